@@ -1,0 +1,210 @@
+"""Arms: a model with its generation settings, and the fingerprint of what it would say.
+
+The fingerprint covers all that can change an output: digests of weights, tokenizer, chat
+template and generation config, dtype, quantisation, adapter, lengths, stops, and sampling where
+there is any. Name, price and instruction are not in it: the first two say nothing to the model,
+the third stands in the messages. Engine, version and device are provenance, not identity.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from hcache.config import ArmConfig, ModelConfig
+from hcache.errors import ConfigError, EngineError
+from hcache.keys import digest, digest_file
+
+WEIGHTS = (".safetensors", ".bin", ".gguf")
+TEXTS = (".json", ".jinja", ".model", ".txt")  # config, tokenizer, template, vocabulary
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """An arm of the pool, ready to be asked. Arms of equal id are equal."""
+
+    name: str
+    model: str  # the model's name in the experiment
+    path: Path  # its folder (or the script, for the scripted engine)
+    fingerprint: str  # identity of its generations
+    model_config: ModelConfig
+    config: ArmConfig
+
+    @cached_property
+    def id(self) -> str:
+        """Identity of the arm as a choice: what it generates, what it is told, what it is called."""
+        return digest([self.fingerprint, self.instruction, self.system, self.name])[:12]
+
+    @property
+    def instruction(self) -> str:
+        """Text that stands last in every prompt of this arm."""
+        return self.config.instruction
+
+    @property
+    def system(self) -> str:
+        """System message of every prompt of this arm."""
+        return self.config.system
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether all samples of a prompt are the same one."""
+        return self.config.temperature == 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Arm) and self.id == other.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    @cached_property
+    def engine_key(self) -> str:
+        """Arms of equal engine key are served by one engine."""
+        return digest(self.model_config.model_dump(mode="json"))
+
+
+Pool = tuple[Arm, ...]
+
+
+def build_pool(
+    models: Mapping[str, ModelConfig], arms: Mapping[str, ArmConfig], folder: Path
+) -> Pool:
+    """The arms of an experiment, in its order, with fingerprints. Reads files, loads nothing.
+
+    Raises:
+        ConfigError: a model path that does not exist.
+        EngineError: a folder that holds no checkpoint.
+    """
+    located = {name: _located(name, model, folder) for name, model in models.items()}
+    contents = {name: _content(f"models.{name}.path", model) for name, model in located.items()}
+    pool = []
+    for name, arm in arms.items():
+        model = located[arm.model]
+        fingerprint = digest({**contents[arm.model], **_settings(model, arm)})
+        pool.append(Arm(name, arm.model, Path(model.path), fingerprint, model, arm))
+    return tuple(pool)
+
+
+def _located(name: str, model: ModelConfig, folder: Path) -> ModelConfig:
+    """The same model with every path of it found."""
+    paths = {
+        field: str(locate(value, folder, f"models.{name}.{field}"))
+        for field in ("path", "chat_template", "adapter")
+        if (value := getattr(model, field)) is not None
+    }
+    return model.model_copy(update=paths)
+
+
+def _settings(model: ModelConfig, arm: ArmConfig) -> dict[str, object]:
+    settings: dict[str, object] = {
+        "dtype": model.dtype,
+        "quantization": model.quantization,
+        "max_model_len": model.max_model_len,
+        "chat_template_args": model.chat_template_args,
+        "max_tokens": arm.max_tokens,
+        "stop": list(arm.stop),
+        "temperature": arm.temperature,
+    }
+    if arm.temperature > 0:
+        settings |= {"top_p": arm.top_p, "seed": arm.seed}
+    return settings
+
+
+def _content(place: str, model: ModelConfig) -> dict[str, object]:
+    """Digests of all files of a model that can change an output."""
+    path = Path(model.path)
+    if model.engine == "scripted":
+        return {"script": digest_file(path)}
+    content: dict[str, object] = dict(_digests(path))
+    has_weights = any(Path(file).suffix in WEIGHTS for file in content)
+    for lacks, ok in (("config.json", "config.json" in content), ("weights", has_weights)):
+        if not ok:
+            raise EngineError(
+                f"{place}: {path} is no checkpoint (it has no {lacks}).",
+                "Give a folder as written by save_pretrained, with weights and tokenizer.",
+            )
+    if model.chat_template is not None:
+        content["chat_template"] = digest_file(Path(model.chat_template))
+    if model.adapter is not None:
+        content["adapter"] = dict(_digests(Path(model.adapter)))
+    return content
+
+
+def locate(path: str, folder: Path, place: str) -> Path:
+    """A path of an experiment: beside its file, else below the working directory.
+
+    A name of the form org/name is also looked up in the local Hugging Face cache; the network is
+    never asked.
+
+    Raises:
+        ConfigError: nothing is there.
+    """
+    given = Path(path).expanduser()
+    for candidate in (folder / given, given):
+        if candidate.exists():
+            return candidate.resolve()
+    if cached := _hub_snapshot(path):
+        return cached
+    hint = f"Change it, or override it with --set {place}=PATH."
+    if path.count("/") == 1 and not path.startswith((".", "/", "~")):
+        hint += f" If it is a model of the hub, fetch it first: hf download {path}"
+    raise ConfigError(f"{place}: {path} does not exist.", hint)
+
+
+def _hub_snapshot(name: str) -> Path | None:
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+    repo = hub / f"models--{name.replace('/', '--')}"
+    ref = repo / "refs" / "main"
+    if not ref.is_file():
+        return None
+    snapshot = repo / "snapshots" / ref.read_text().strip()
+    return snapshot if snapshot.is_dir() else None
+
+
+def _digests(folder: Path) -> Iterator[tuple[str, str]]:
+    """Digest of each file that can change an output; those of weights are remembered."""
+    memo = _Memo()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in WEIGHTS:
+            yield file.name, memo.digest(file)
+        elif file.suffix in TEXTS:
+            yield file.name, digest_file(file)
+    memo.save()
+
+
+class _Memo:
+    """Digests of large files, remembered by path, inode, size, mtime and ctime."""
+
+    def __init__(self) -> None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+        self.file = cache / "hcache" / "digests.json"
+        self.known: dict[str, str] = {}
+        self.changed = False
+        try:
+            self.known = json.loads(self.file.read_text())
+        except (OSError, ValueError):
+            self.known = {}
+
+    def digest(self, file: Path) -> str:
+        stat = file.stat()
+        identity = [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+        key = digest([str(file.resolve()), *identity])
+        if key not in self.known:
+            self.known[key] = digest_file(file)
+            self.changed = True
+        return self.known[key]
+
+    def save(self) -> None:
+        if not self.changed:
+            return
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self.file.with_suffix(f".{os.getpid()}")
+            temporary.write_text(json.dumps(self.known))
+            temporary.replace(self.file)
+        except OSError:
+            return  # a home that cannot be written costs time, nothing else

@@ -1,0 +1,277 @@
+"""The experiment file: one YAML, validated here, with errors that name the place and the fix."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from hcache.errors import ConfigError
+from hcache.queries import SPLITS
+
+
+class Section(BaseModel):
+    """A section of the file: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(Section):
+    """A checkpoint and how it is loaded."""
+
+    path: str = Field(description="folder of a checkpoint, or org/name in the hub's local cache")
+    engine: Literal["vllm", "scripted"] = "vllm"
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "bfloat16", description="explicit, so that identity does not follow the machine"
+    )
+    quantization: str | None = None
+    adapter: str | None = Field(None, description="folder of a LoRA adapter")
+    max_model_len: int = Field(2048, ge=8, description="window in tokens, prompt and reply")
+    chat_template: str | None = Field(None, description="file, in place of the tokenizer's own")
+    chat_template_args: dict[str, Any] = {}
+    engine_args: dict[str, Any] = Field(
+        {}, description="further arguments of the engine; provenance, not identity"
+    )
+
+
+class Price(Section):
+    """Cost of 1,000 tokens read and of 1,000 tokens written."""
+
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+
+
+class ArmConfig(Section):
+    """A model with its generation settings: one choice of the router."""
+
+    model: str = Field(description="name of an entry of `models`")
+    price: Price = Field(Price(input=1, output=1), description="one number, or input and output")
+    max_tokens: int = Field(64, ge=1)
+    temperature: float = Field(0.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    system: str = ""
+    instruction: str = Field("", description="stands last in every prompt of this arm")
+
+    @field_validator("price", mode="before")
+    @classmethod
+    def _one_number(cls, value: object) -> object:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return {"input": value, "output": value}
+        return value
+
+
+class SourceConfig(Section):
+    """A file of questions."""
+
+    path: str
+    limit: int | None = Field(None, ge=1, description="the first rows only")
+
+
+class DatasetConfig(Section):
+    """A data set: where its rows are, how they are read, how answers are judged."""
+
+    reader: str = "jsonl"
+    options: dict[str, Any] = {}
+    extract: str = Field("text", description="how an answer is taken out of a reply")
+    metrics: tuple[str, ...] = ("f1", "em")
+    sources: dict[str, SourceConfig] = Field(
+        description="by split; 'valid/test' deals one file into equal parts by query hash"
+    )
+
+    @field_validator("sources")
+    @classmethod
+    def _known_splits(cls, sources: dict[str, SourceConfig]) -> dict[str, SourceConfig]:
+        names = [split for key in sources for split in key.split("/")]
+        for name in names:
+            if name not in SPLITS:
+                raise ValueError(f"unknown split {name!r}; the splits are {', '.join(SPLITS)}")
+        if len(set(names)) < len(names):
+            raise ValueError("a split has two sources; give each split one")
+        return sources
+
+
+class SamplingConfig(Section):
+    """How the tree is filled."""
+
+    replicas: int = Field(1, ge=1, description="samples per prompt of arms with temperature > 0")
+    schedule: Literal["resident", "swap"] = Field(
+        "resident", description="all engines at once, or one at a time"
+    )
+    logprobs: bool = Field(False, description="keep the log-probability of each output token")
+    seed: int = Field(0, description="order in which queries are taken")
+
+
+class FeaturesConfig(Section):
+    """How the text of a state becomes numbers."""
+
+    encoder: Literal["hashing", "sentence-transformers"] = "hashing"
+    dim: int = Field(256, ge=8, description="of the hashing encoder")
+    path: str | None = Field(None, description="folder of a sentence-transformers model")
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _path_given(self) -> FeaturesConfig:
+        if self.encoder == "sentence-transformers" and self.path is None:
+            raise ValueError("sentence-transformers needs `path`, the folder of a model")
+        return self
+
+
+class TrainConfig(Section):
+    """What is trained, on which reward."""
+
+    algo: str = "ppo"
+    alpha: float = Field(0.1, ge=0, description="weight of cost in R = Q - alpha * C")
+    stop: bool = Field(True, description="whether the router may stop from the second hop on")
+    seed: int = 0
+    iterations: int = Field(400, ge=1)
+    evaluate_every: int = Field(10, ge=1, description="iterations between looks at validation")
+    patience: int = Field(20, ge=1, description="looks without improvement before it ends")
+    settings: dict[str, Any] = Field({}, description="of the algorithm; its defaults otherwise")
+
+
+class EvaluateConfig(Section):
+    """How a figure is reported."""
+
+    resamples: int = Field(10_000, ge=100)
+    level: float = Field(0.95, gt=0, lt=1)
+    seed: int = 0
+
+
+class ExperimentConfig(Section):
+    """One experiment, as its file says."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    db: str = Field(description="the DuckDB file, relative to the working directory")
+    runs: str = Field("runs", description="where run folders go, relative to it as well")
+    workflow: dict[str, Any] = Field(default_factory=lambda: {"name": "relay"})
+    models: dict[str, ModelConfig] = Field(min_length=1)
+    arms: dict[str, ArmConfig] = Field(min_length=1)
+    data: dict[str, DatasetConfig] = Field(min_length=1)
+    quality: str = Field("f1", description="the metric that is Q in the reward")
+    sampling: SamplingConfig = SamplingConfig()
+    features: FeaturesConfig = FeaturesConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @field_validator("arms")
+    @classmethod
+    def _plain_names(cls, arms: dict[str, ArmConfig]) -> dict[str, ArmConfig]:
+        for name in arms:
+            if ">" in name or name == "STOP" or not name.strip():
+                raise ValueError(f"an arm cannot be called {name!r}; use letters, digits, _ and -")
+        return arms
+
+    @model_validator(mode="after")
+    def _names_resolve(self) -> ExperimentConfig:
+        for name, arm in self.arms.items():
+            if arm.model not in self.models:
+                raise ValueError(
+                    f"arms.{name}.model: there is no model {arm.model!r}"
+                    + did_you_mean(arm.model, self.models)
+                )
+        for name, data in self.data.items():
+            if self.quality not in data.metrics:
+                raise ValueError(
+                    f"data.{name}.metrics: lacks {self.quality!r}, which `quality` asks for"
+                )
+        return self
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest one, and all there are."""
+    names = list(known)
+    near = difflib.get_close_matches(word, names, n=1)
+    guess = f"; did you mean {near[0]!r}?" if near else ";"
+    return f"{guess} known: {', '.join(names)}"
+
+
+def read_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """Read and validate an experiment file, with `a.b.c=value` overrides applied.
+
+    Raises:
+        ConfigError: naming the file, the place in it, what is wrong and what would be right.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot read the experiment file ({error.strerror}).",
+            "data/demo/experiment.yaml is one to start from.",
+        ) from error
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise ConfigError(f"{place}: {problem}.") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: an experiment is a YAML mapping.", "See `name:` and `arms:`.")
+    for override in overrides:
+        _set(raw, override)
+    raw.setdefault("name", path.stem)
+    return parse_config(raw, str(path))
+
+
+def parse_config(raw: dict[str, Any], source: str) -> ExperimentConfig:
+    """Validate an experiment given as a mapping; `source` is what errors call it."""
+    try:
+        return ExperimentConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(describe(error, ExperimentConfig, source)) from error
+
+
+def _set(raw: dict[str, Any], override: str) -> None:
+    place, equals, text = override.partition("=")
+    if not equals or not place:
+        raise ConfigError(f"--set {override}: not of the form place=value.", "Like train.alpha=0.1")
+    *parents, last = place.split(".")
+    node = raw
+    for parent in parents:
+        below = node.setdefault(parent, {})
+        if not isinstance(below, dict):
+            raise ConfigError(f"--set {override}: {parent} is a value, nothing is below it.")
+        node = below
+    try:
+        node[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not YAML.") from error
+
+
+def describe(error: ValidationError, model: type[BaseModel], source: str) -> str:
+    """A validation error in one line: every place, with what is wrong and what is known."""
+    return "; ".join(_describe_one(dict(item), model, source) for item in error.errors())
+
+
+def _describe_one(item: dict[str, Any], model: type[BaseModel], source: str) -> str:
+    place = ".".join(str(part) for part in item["loc"])
+    where = f"{source}: {place}" if place else source
+    if item["type"] == "extra_forbidden":
+        known = _fields_at(model, item["loc"][:-1])
+        return f"{where}: unknown setting{did_you_mean(str(item['loc'][-1]), known)}"
+    if item["type"] == "missing":
+        return f"{where}: missing"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if item["type"] == "value_error":
+        return f"{where}: {message}"
+    return f"{where}: {message} (it is {item['input']!r})"
+
+
+def _fields_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
+    """The settings known at a place of the configuration."""
+    current: Any = model
+    for part in loc:
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            field = current.model_fields.get(str(part))
+            current = field.annotation if field else None
+        else:  # dict[str, Section]: the part is a free name
+            current = (get_args(current) or (None,))[-1]
+    if isinstance(current, type) and issubclass(current, BaseModel):
+        return list(current.model_fields)
+    return []

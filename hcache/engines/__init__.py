@@ -1,0 +1,36 @@
+"""Engines, one file each. To add one, write its file and name it in `make_engine`."""
+
+from __future__ import annotations
+
+from hcache.arms import Arm
+from hcache.engines.base import (
+    TOO_LONG,
+    Engine,
+    EngineFactory,
+    Engines,
+    Generation,
+    Request,
+    request_for,
+)
+from hcache.engines.scripted import ScriptedEngine, scripted_engine
+
+__all__ = [
+    "TOO_LONG",
+    "Engine",
+    "EngineFactory",
+    "Engines",
+    "Generation",
+    "Request",
+    "ScriptedEngine",
+    "make_engine",
+    "request_for",
+]
+
+
+def make_engine(arm: Arm, logprobs: bool) -> Engine:
+    """The engine that an arm's model asks for. vLLM is imported only here, and only when due."""
+    if arm.model_config.engine == "scripted":
+        return scripted_engine(arm, logprobs)
+    from hcache.engines.vllm import VllmEngine
+
+    return VllmEngine(arm, logprobs)

@@ -1,0 +1,115 @@
+"""What an engine is: it takes requests and gives generations back as they finish."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Protocol
+
+from hcache.arms import Arm
+from hcache.keys import digest, generation_key, seed_of
+from hcache.workflows.effects import Ask, Message
+
+TOO_LONG = "too_long"
+"""Finish reason of a prompt that does not fit the window: an outcome, not a failure."""
+
+REPLICA_STRIDE = 1 << 16
+"""Sample index of a generation: replica + REPLICA_STRIDE · (sample index of its Ask)."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One generation to be made."""
+
+    key: str
+    arm: Arm
+    messages: tuple[Message, ...]
+    messages_key: str
+    sample: int
+
+    @property
+    def seed(self) -> int:
+        """Seed of this request alone, from its key."""
+        return seed_of(self.key)
+
+
+@lru_cache(maxsize=1 << 16)  # a workflow restarted asks the same again
+def request_for(ask: Ask, replica: int) -> Request:
+    """The generation that an Ask of a replica stands for."""
+    sample = 0 if ask.arm.deterministic else replica + REPLICA_STRIDE * ask.sample
+    messages_key = digest([message._asdict() for message in ask.messages])
+    key = generation_key(ask.arm.fingerprint, messages_key, sample)
+    return Request(key, ask.arm, ask.messages, messages_key, sample)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What an arm said, with what it took."""
+
+    key: str
+    text: str
+    token_ids: tuple[int, ...]
+    prompt_tokens: int
+    finish_reason: str  # "stop", "length" or TOO_LONG
+    cached_tokens: int = 0
+    logprobs: tuple[float, ...] | None = None
+    seconds: float = 0.0
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens generated, the end-of-turn token included where the model said it."""
+        return len(self.token_ids)
+
+
+class Engine(Protocol):
+    """Serves all arms of one checkpoint. One thread only."""
+
+    provenance: dict[str, str]
+
+    def submit(self, request: Request) -> None:
+        """Queue a request."""
+
+    def step(self) -> list[Generation]:
+        """Work a little; what has finished since.
+
+        Raises:
+            EngineError: the engine has failed; what it had queued is lost.
+        """
+
+    def abort(self) -> None:
+        """Drop all that is queued or running."""
+
+    def close(self) -> None:
+        """Free the model."""
+
+
+EngineFactory = Callable[[Arm, bool], Engine]
+"""Makes the engine that serves an arm's checkpoint; the flag asks for log-probabilities."""
+
+
+@dataclass
+class Engines:
+    """The engines in use, by checkpoint; loads each when it is first needed."""
+
+    factory: EngineFactory
+    logprobs: bool = False
+    loaded: dict[str, Engine] = field(default_factory=dict)
+    loads: int = 0
+
+    def get(self, arm: Arm) -> Engine:
+        """The engine that serves `arm`, loaded if it is not."""
+        key = arm.engine_key
+        if key not in self.loaded:
+            self.loaded[key] = self.factory(arm, self.logprobs)
+            self.loads += 1
+        return self.loaded[key]
+
+    def drop(self, key: str) -> None:
+        """Close one engine."""
+        self.loaded.pop(key).close()
+
+    def close(self) -> None:
+        """Close all."""
+        for key in list(self.loaded):
+            self.drop(key)

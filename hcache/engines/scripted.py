@@ -1,0 +1,86 @@
+"""The scripted engine: replies by rule, for tests, dry runs and faults. No model.
+
+Its script is a JSON file, a list of [pattern, reply]: the first pattern (a regular expression)
+that is found in the prompt gives the reply, in which \\1 stands for its first group. A prompt
+that no pattern fits gets the reply "". Tokens are words.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from hcache.arms import Arm
+from hcache.engines.base import TOO_LONG, Generation, Request
+from hcache.errors import EngineError
+from hcache.keys import digest_text
+
+Script = Callable[[Request], str]
+
+
+class ScriptedEngine:
+    """Answers from a function of the request, `batch` replies a step."""
+
+    def __init__(self, script: Script, batch: int = 64) -> None:
+        self.script = script
+        self.batch = batch
+        self.queue: deque[Request] = deque()
+        self.provenance = {"engine": "scripted"}
+
+    def submit(self, request: Request) -> None:
+        """See `Engine`."""
+        self.queue.append(request)
+
+    def step(self) -> list[Generation]:
+        """See `Engine`."""
+        count = min(self.batch, len(self.queue))
+        return [self._reply(self.queue.popleft()) for _ in range(count)]
+
+    def abort(self) -> None:
+        """See `Engine`."""
+        self.queue.clear()
+
+    def close(self) -> None:
+        """See `Engine`."""
+        self.queue.clear()
+
+    def _reply(self, request: Request) -> Generation:
+        prompt_tokens = sum(len(message.content.split()) for message in request.messages)
+        if prompt_tokens >= request.arm.model_config.max_model_len:
+            return Generation(request.key, "", (), prompt_tokens, TOO_LONG)
+        words = self.script(request).split()
+        kept = words[: request.arm.config.max_tokens]
+        reason = "stop" if len(kept) == len(words) else "length"
+        ids = tuple(int(digest_text(word)[:4], 16) for word in kept)
+        return Generation(request.key, " ".join(kept), ids, prompt_tokens, reason)
+
+
+def read_script(path: Path) -> Script:
+    """A script from its JSON file.
+
+    Raises:
+        EngineError: not JSON, or not a list of [pattern, reply].
+    """
+    try:
+        rules = [(re.compile(pattern), reply) for pattern, reply in json.loads(path.read_text())]
+    except (ValueError, TypeError, re.error) as error:
+        raise EngineError(
+            f"{path}: not a script ({error}).", "It is a JSON list of [pattern, reply]."
+        ) from error
+
+    def script(request: Request) -> str:
+        prompt = "\n".join(message.content for message in request.messages)
+        for pattern, reply in rules:
+            if match := pattern.search(prompt):
+                return match.expand(reply)
+        return ""
+
+    return script
+
+
+def scripted_engine(arm: Arm, logprobs: bool) -> ScriptedEngine:
+    """The engine of a model with `engine: scripted`."""
+    return ScriptedEngine(read_script(arm.path))

@@ -1,0 +1,195 @@
+"""vLLM in process: one engine per checkpoint, requests streamed in and out step by step.
+
+Prompts are rendered from messages with the model's chat template and tokenised here; output ids
+are decoded here too and never spliced into a prompt. On a CPU the engine is quick and repeatable
+with one thread, eager mode and small cache blocks (https://docs.vllm.ai, "CPU").
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from hcache.arms import Arm
+from hcache.engines.base import TOO_LONG, Generation, Request
+from hcache.errors import EngineError
+
+QUIET = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "TQDM_DISABLE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+CPU_ONLY = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+CPU_ARGS = {
+    "enforce_eager": True,
+    "block_size": 32,
+    "max_num_seqs": 128,
+    "kv_cache_memory_bytes": 512 * 1024**2,
+}
+
+
+def has_gpu() -> bool:
+    """Whether an NVIDIA device is there, without importing torch."""
+    return Path("/proc/driver/nvidia/version").exists()
+
+
+def prepare_environment() -> None:
+    """Settings that vLLM reads at import; what the user has set stays."""
+    for name, value in (QUIET if has_gpu() else QUIET | CPU_ONLY).items():
+        os.environ.setdefault(name, value)
+
+
+class VllmEngine:
+    """A checkpoint in vLLM, serving every arm that uses it."""
+
+    def __init__(self, arm: Arm, logprobs: bool) -> None:
+        """Load the checkpoint of `arm`.
+
+        Raises:
+            EngineError: vLLM is not installed, or cannot load the checkpoint.
+        """
+        prepare_environment()
+        try:
+            import torch
+            import vllm
+        except ImportError as error:
+            raise EngineError(
+                f"vLLM cannot be imported ({error}).",
+                "Install it with scripts/install.sh; `hcache doctor` says what is missing.",
+            ) from error
+        self._vllm = vllm
+        self.logprobs = logprobs
+        self.window = arm.model_config.max_model_len
+        self.template_args = arm.model_config.chat_template_args
+        self.requests: dict[str, tuple[Request, int, float]] = {}
+        self.refused: list[Generation] = []
+        try:
+            self.llm: Any = vllm.LLM(**_arguments(arm))
+        except Exception as error:  # vLLM raises whatever its parts raise
+            raise EngineError(
+                f"models.{arm.model}: vLLM cannot load {arm.path} "
+                f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}).",
+                "Check the folder and the settings of the model.",
+            ) from error
+        self.tokenizer: Any = self.llm.get_tokenizer()
+        if arm.model_config.chat_template is not None:
+            self.tokenizer.chat_template = Path(arm.model_config.chat_template).read_text()
+        self.lora = _lora(arm)
+        self.provenance = {
+            "engine": "vllm",
+            "vllm": vllm.__version__,
+            "torch": torch.__version__,
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "eager": str(_arguments(arm).get("enforce_eager", False)),
+        }
+
+    def render(self, request: Request) -> list[int]:
+        """Token ids of a prompt: the chat template's text, tokenised once, with no token added."""
+        messages = [message._asdict() for message in request.messages]
+        text = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **self.template_args
+        )
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def submit(self, request: Request) -> None:
+        """See `Engine`. A prompt that leaves no room for a reply is answered at once."""
+        ids = self.render(request)
+        if not ids or len(ids) >= self.window:
+            self.refused.append(Generation(request.key, "", (), len(ids), TOO_LONG))
+            return
+        config = request.arm.config
+        sampling = self._vllm.SamplingParams(
+            max_tokens=min(config.max_tokens, self.window - len(ids)),
+            temperature=config.temperature,
+            top_p=config.top_p if config.temperature > 0 else 1.0,
+            seed=request.seed if config.temperature > 0 else None,
+            stop=list(config.stop) or None,
+            logprobs=0 if self.logprobs else None,
+            detokenize=bool(config.stop),
+        )
+        self.requests[request.key] = (request, len(ids), time.perf_counter())
+        self.llm.llm_engine.add_request(
+            request.key, {"prompt_token_ids": ids}, sampling, lora_request=self.lora
+        )
+
+    def step(self) -> list[Generation]:
+        """See `Engine`."""
+        finished, self.refused = self.refused, []
+        if not self.requests:
+            return finished
+        try:
+            outputs = self.llm.llm_engine.step()
+        except Exception as error:  # out of memory, a dead worker: the engine is gone
+            self.requests.clear()
+            raise EngineError(
+                f"the engine failed ({type(error).__name__}: {str(error)[:200]}).",
+                "Run the same command again: what was finished is kept.",
+            ) from error
+        return finished + [self._generation(output) for output in outputs if output.finished]
+
+    def abort(self) -> None:
+        """See `Engine`."""
+        engine = self.llm.llm_engine
+        engine.abort_request(list(engine.output_processor.request_states), internal=True)
+        self.requests.clear()
+        self.refused.clear()
+
+    def close(self) -> None:
+        """See `Engine`."""
+        del self.llm
+        gc.collect()
+
+    def _generation(self, output: Any) -> Generation:
+        request, prompt_tokens, since = self.requests.pop(output.request_id)
+        completion = output.outputs[0]
+        ids = tuple(completion.token_ids)
+        logprobs = None
+        if completion.logprobs is not None:
+            logprobs = tuple(
+                entry[token].logprob for token, entry in zip(ids, completion.logprobs, strict=True)
+            )
+        text = completion.text if request.arm.config.stop else self._decode(ids)
+        return Generation(
+            request.key,
+            text.strip(),
+            ids,
+            prompt_tokens,
+            completion.finish_reason,
+            output.num_cached_tokens or 0,
+            logprobs,
+            time.perf_counter() - since,
+        )
+
+    def _decode(self, ids: tuple[int, ...]) -> str:
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+
+def _arguments(arm: Arm) -> dict[str, Any]:
+    config = arm.model_config
+    arguments: dict[str, Any] = {
+        "model": str(arm.path),
+        "dtype": config.dtype,
+        "quantization": config.quantization,
+        "max_model_len": config.max_model_len,
+        "seed": 0,
+        "use_tqdm_on_load": False,
+        "enable_lora": config.adapter is not None,
+    }
+    return arguments | ({} if has_gpu() else CPU_ARGS) | config.engine_args
+
+
+def _lora(arm: Arm) -> Any:
+    if arm.model_config.adapter is None:
+        return None
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest("adapter", 1, arm.model_config.adapter)

@@ -1,0 +1,48 @@
+"""Errors that a user can act on, each with what was wrong, where, and what to type next.
+
+    HcacheError                   exit code 1, one line on the terminal, no traceback
+    ├── ConfigError               an experiment file or an override does not hold
+    ├── DataError                 a data set cannot be read as it stands
+    ├── StoreError                the database cannot be opened, read or written
+    │   └── StoreBusyError        another process holds it; trying later helps
+    ├── EngineError               a model cannot be loaded, or the engine died
+    └── RunError                  a run folder is missing, incomplete or does not fit
+"""
+
+from __future__ import annotations
+
+
+class HcacheError(Exception):
+    """Base of all errors that hcache raises on purpose; `hint` says what to do next."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+class ConfigError(HcacheError):
+    """An experiment file, an override or a name in it does not hold."""
+
+
+class DataError(HcacheError):
+    """A data set cannot be read as it stands."""
+
+
+class StoreError(HcacheError):
+    """The database cannot be opened, read or written."""
+
+
+class StoreBusyError(StoreError):
+    """Another process holds the database open; trying again later helps."""
+
+
+class EngineError(HcacheError):
+    """A model cannot be loaded, or its engine failed."""
+
+
+class RunError(HcacheError):
+    """A run folder is missing, incomplete, or does not fit what is asked of it."""

@@ -1,0 +1,193 @@
+"""An experiment: its file resolved into queries, arms and a workflow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from hcache.answers import extractor
+from hcache.arms import Pool, build_pool, locate
+from hcache.config import DatasetConfig, ExperimentConfig, describe, did_you_mean, read_config
+from hcache.errors import ConfigError, DataError
+from hcache.keys import canonical
+from hcache.metrics import metric
+from hcache.queries import Query, check_splits, split_by_hash
+from hcache.readers import read
+from hcache.store import Store, wait_and_write
+from hcache.workflows import WORKFLOWS, Workflow
+
+
+class Experiment:
+    """An experiment file, validated; what it names is read when it is first needed."""
+
+    def __init__(
+        self, config: ExperimentConfig, source: Path = Path("experiment.yaml"), db: Path | None = None
+    ) -> None:
+        """`source` is the file that relative paths of data and models are looked up beside."""
+        self.config = config
+        self.source = source
+        self.folder = source.resolve().parent
+        self.db = db if db is not None else Path(config.db)
+        self.workflow = build_workflow(config.workflow, f"{source}: workflow")
+        for name, dataset in config.data.items():
+            _check_names(dataset, f"{source}: data.{name}")
+
+    @classmethod
+    def load(
+        cls, path: str | Path, overrides: Sequence[str] = (), db: str | Path | None = None
+    ) -> Experiment:
+        """Read an experiment file.
+
+        Raises:
+            ConfigError: naming the place in the file and the fix.
+        """
+        source = Path(path)
+        return cls(read_config(source, overrides), source, None if db is None else Path(db))
+
+    @property
+    def name(self) -> str:
+        """Name under which the store knows it."""
+        return self.config.name
+
+    @cached_property
+    def pool(self) -> Pool:
+        """The arms, with fingerprints; reads the files of the models, loads none."""
+        return build_pool(self.config.models, self.config.arms, self.folder)
+
+    @cached_property
+    def splits(self) -> dict[str, list[Query]]:
+        """The queries of each split, checked for questions that stand twice.
+
+        Raises:
+            DataError: naming file, line and what is wrong.
+        """
+        splits: dict[str, list[Query]] = {}
+        for name, dataset in self.config.data.items():
+            for split, queries in self._read(name, dataset).items():
+                splits.setdefault(split, []).extend(queries)
+        check_splits(splits)
+        return splits
+
+    def queries(self) -> list[Query]:
+        """All queries of all splits."""
+        return [query for queries in self.splits.values() for query in queries]
+
+    def _read(self, name: str, dataset: DatasetConfig) -> dict[str, list[Query]]:
+        out: dict[str, list[Query]] = {}
+        for key, source in dataset.sources.items():
+            place = f"data.{name}.sources.{key}.path"
+            path = locate(source.path, self.folder, place)
+            queries = read(
+                dataset.reader, path, dataset=name, options=dataset.options, limit=source.limit
+            )
+            names = key.split("/")
+            parts = split_by_hash(queries, dict.fromkeys(names, 1 / len(names)))
+            for split, part in parts.items():
+                if not part:
+                    raise DataError(
+                        f"{place}: split {split} of {name} has no queries.",
+                        "Raise the limit, or give it a file of its own.",
+                    )
+            out |= parts
+        return out
+
+    def record(self, patience: float) -> None:
+        """Bring the experiment, its arms and its queries into the store, if they changed."""
+        tables = self._tables()
+        if self.db.exists() and self._recorded(tables):
+            return
+        wait_and_write(self.db, tables, patience, ("experiments", "pools", "splits"), self.name)
+
+    def _recorded(self, tables: dict[str, list[dict[str, Any]]]) -> bool:
+        with Store(self.db) as store:
+            for table in ("experiments", "pools", "splits"):
+                stored = store.sql(f"select * from {table} where experiment = $1", [self.name])
+                rows = {canonical(row) for row in stored.iter_rows(named=True)}
+                if rows != {canonical(row) for row in tables[table]}:
+                    return False
+        return True
+
+    def _tables(self) -> dict[str, list[dict[str, Any]]]:
+        config = self.config
+        return {
+            "queries": [
+                {
+                    "query_id": query.id,
+                    "dataset": query.dataset,
+                    "kind": query.kind,
+                    "question": query.question,
+                    "references": list(query.references),
+                }
+                for query in self.queries()
+            ],
+            "arms": [
+                {
+                    "arm_id": arm.id,
+                    "name": arm.name,
+                    "fingerprint": arm.fingerprint,
+                    "settings": canonical(
+                        arm.model_config.model_dump(mode="json") | arm.config.model_dump(mode="json")
+                    ),
+                }
+                for arm in self.pool
+            ],
+            "experiments": [
+                {
+                    "experiment": self.name,
+                    "workflow": self.workflow.fingerprint,
+                    "hops": self.workflow.hops,
+                    "replicas": config.sampling.replicas,
+                    "quality": config.quality,
+                    "config": canonical(config.model_dump(mode="json")),
+                }
+            ],
+            "pools": [
+                {
+                    "experiment": self.name,
+                    "position": position,
+                    "arm_id": arm.id,
+                    "input_price": arm.config.price.input,
+                    "output_price": arm.config.price.output,
+                }
+                for position, arm in enumerate(self.pool)
+            ],
+            "splits": [
+                {
+                    "experiment": self.name,
+                    "query_id": query.id,
+                    "split": split,
+                    "extractor": config.data[query.dataset].extract,
+                }
+                for split, queries in self.splits.items()
+                for query in queries
+            ],
+        }
+
+
+def build_workflow(settings: dict[str, Any], place: str) -> Workflow:
+    """A workflow from its settings.
+
+    Raises:
+        ConfigError: an unknown workflow or setting.
+    """
+    name = settings.get("name")
+    if name not in WORKFLOWS:
+        raise ConfigError(f"{place}.name: no workflow {name!r}{did_you_mean(str(name), WORKFLOWS)}")
+    try:
+        return WORKFLOWS[name].model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(describe(error, WORKFLOWS[name], place)) from error
+
+
+def _check_names(dataset: DatasetConfig, place: str) -> None:
+    """Refuse unknown extractors and metrics before anything is read or run."""
+    try:
+        extractor(dataset.extract)
+        for name in dataset.metrics:
+            metric(name)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error.message}", error.hint) from error

@@ -1,0 +1,188 @@
+"""The enumerator: every trajectory of a workflow, for each query and replica.
+
+It answers every `Choose` with every arm (and STOP), by restarting the workflow with each list
+of decisions. Replies it does not have it hands out as requests; each reply that comes in takes
+the branches that waited for it further. It runs no model and keeps no order: results do not
+depend on when replies arrive.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from hcache.arms import Pool
+from hcache.engines.base import Request, request_for
+from hcache.keys import digest, digest_text
+from hcache.queries import Query
+from hcache.workflows import (
+    STOP,
+    Ask,
+    Choose,
+    Decision,
+    Finished,
+    Pending,
+    Stop,
+    Undecided,
+    Workflow,
+    advance,
+)
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the enumerator must know of a generation."""
+
+    text: str
+    prompt_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A query of a replica with the decisions taken so far."""
+
+    query: Query
+    replica: int
+    decisions: tuple[Decision, ...] = ()
+
+    @property
+    def hop(self) -> int:
+        """Hops taken, the one under way included; a request made before any is of hop 1."""
+        return max(1, sum(decision is not STOP for decision in self.decisions))
+
+    def then(self, decision: Decision) -> Branch:
+        """The branch one decision further on."""
+        return Branch(self.query, self.replica, (*self.decisions, decision))
+
+
+@dataclass
+class Enumerator:
+    """Grows the trees of many queries at once; give it replies, take requests and rows."""
+
+    workflow: Workflow
+    pool: Pool
+    complete: int = 0  # queries of which every trajectory is known
+    replies: dict[str, dict[str, Reply]] = field(default_factory=dict)  # of open queries, by id
+    waiting: dict[str, list[Branch]] = field(default_factory=dict)  # by the key they wait for
+    rows: dict[str, list[Row]] = field(default_factory=lambda: defaultdict(list))
+    _open: Counter[str] = field(default_factory=Counter)  # waiting branches of each query
+
+    def start(self, query: Query, replicas: int) -> list[Request]:
+        """Begin a query: the requests it needs first."""
+        self.replies[query.id] = {}
+        requests = [
+            request
+            for replica in range(replicas)
+            for request in self._grow(Branch(query, replica))
+        ]
+        self._close_if_complete(query.id)
+        return requests
+
+    def supply(self, key: str, reply: Reply) -> list[Request]:
+        """Give the reply to a request: the requests that this makes possible."""
+        branches = self.waiting.pop(key, [])
+        requests: list[Request] = []
+        for branch in branches:
+            self.replies[branch.query.id][key] = reply
+            self._open[branch.query.id] -= 1
+            requests += self._grow(branch)
+        for query_id in {branch.query.id for branch in branches}:
+            self._close_if_complete(query_id)
+        return requests
+
+    def take_rows(self) -> dict[str, list[Row]]:
+        """The states, texts and trajectories found since the last call."""
+        rows, self.rows = self.rows, defaultdict(list)
+        return rows
+
+    def _close_if_complete(self, query_id: str) -> None:
+        if self._open[query_id] == 0:
+            self.complete += 1
+            del self._open[query_id], self.replies[query_id]
+
+    def _grow(self, branch: Branch) -> Iterator[Request]:
+        todo = [branch]
+        while todo:
+            branch = todo.pop()
+            outcome = self._advance(branch)
+            if isinstance(outcome, Pending):
+                request = request_for(outcome.ask, branch.replica)
+                if request.key not in self.waiting:
+                    yield request
+                self.waiting.setdefault(request.key, []).append(branch)
+                self._open[branch.query.id] += 1
+            elif isinstance(outcome, Undecided):
+                self._record_state(branch, outcome)
+                todo += [branch.then(decision) for decision in reversed(_options(outcome.choose))]
+            else:
+                self._record_trajectory(branch, outcome)
+
+    def _advance(self, branch: Branch) -> Pending | Undecided | Finished:
+        replies = self.replies[branch.query.id]
+
+        def reply_to(ask: Ask) -> str | None:
+            reply = replies.get(request_for(ask, branch.replica).key)
+            return None if reply is None else reply.text
+
+        flow = self.workflow.run(branch.query, self.pool)
+        return advance(flow, branch.decisions, reply_to)
+
+    def _record_state(self, branch: Branch, outcome: Undecided) -> None:
+        choose = outcome.choose
+        texts = [(digest_text(part), part) for part in choose.context]
+        self.rows["texts"] += [{"text_id": key, "text": text} for key, text in texts]
+        context = [key for key, _ in texts]
+        self.rows["states"].append(
+            self._row(branch, outcome.asks)
+            | {
+                "role": choose.role,
+                "context_id": digest(context),
+                "context": context,
+                "actions": [arm.id for arm in choose.arms],
+                "stop": choose.stop,
+            }
+        )
+
+    def _record_trajectory(self, branch: Branch, outcome: Finished) -> None:
+        row = self._row(branch, outcome.asks)
+        names = [arm.name for arm in branch.decisions if arm is not STOP]
+        identity = [row["query_id"], row["workflow"], row["decisions"], row["replica"]]
+        self.rows["trajectories"].append(
+            row
+            | {
+                "trajectory_id": digest(identity)[:16],
+                "sequence": ">".join(names),
+                "output": outcome.output,
+            }
+        )
+
+    def _row(self, branch: Branch, asks: tuple[Ask, ...]) -> Row:
+        decisions = [arm.id for arm in branch.decisions if not isinstance(arm, Stop)]
+        return {
+            "query_id": branch.query.id,
+            "workflow": self.workflow.fingerprint,
+            "replica": branch.replica,
+            "decisions": decisions,
+            "depth": len(decisions),
+            "asks": [self._ask_row(branch, ask) for ask in asks],
+        }
+
+    def _ask_row(self, branch: Branch, ask: Ask) -> Row:
+        key = request_for(ask, branch.replica).key
+        reply = self.replies[branch.query.id][key]
+        return {
+            "arm": ask.arm.id,
+            "generation": key,
+            "prompt_tokens": reply.prompt_tokens,
+            "output_tokens": reply.output_tokens,
+        }
+
+
+def _options(choose: Choose) -> list[Decision]:
+    """Everything that can be decided at a Choose."""
+    return [*choose.arms, *([STOP] if choose.stop else [])]

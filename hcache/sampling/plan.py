@@ -1,0 +1,152 @@
+"""The plan: what a sampling run would have to do, before it is started."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from hcache.engines import Request
+from hcache.experiment import Experiment
+from hcache.keys import digest_text
+from hcache.queries import Query
+from hcache.sampling.enumerator import Enumerator, Reply
+from hcache.store import Store
+
+
+@dataclass
+class Line:
+    """One arm at one hop."""
+
+    arm: str
+    hop: int
+    generations: int = 0
+    cached: int = 0
+    prompt_tokens: int = 0  # of what is not cached, estimated where a reply is not known
+    output_tokens: int = 0  # likewise, at most
+    seconds: float | None = None  # None where nothing was measured for this arm
+
+
+@dataclass
+class Plan:
+    """All lines, and some of the prompts that would be sent."""
+
+    lines: list[Line]
+    prompts: list[Request] = field(default_factory=list)
+
+    @property
+    def missing(self) -> int:
+        """Generations still to be made, at most."""
+        return sum(line.generations - line.cached for line in self.lines)
+
+    @property
+    def seconds(self) -> float | None:
+        """Estimated time, or None where an arm was never measured."""
+        parts = [line.seconds for line in self.lines if line.generations > line.cached]
+        if any(part is None for part in parts):
+            return None
+        return sum(part for part in parts if part is not None)
+
+
+def tree_size(experiment: Experiment, query: Query) -> Counter[tuple[str, int]]:
+    """Generations of one query's whole tree by (arm, hop), if no two replies are equal."""
+    count: Counter[tuple[str, int]] = Counter()
+    for request, hop in _walk(experiment, query, lambda request: None):
+        count[request.arm.name, hop] += 1
+    return count
+
+
+def make_plan(experiment: Experiment, show: int = 0) -> Plan:
+    """Enumerate everything with what is stored, and stand-ins for replies that are not."""
+    stored = _stored(experiment)
+    rates = _rates(experiment)
+    lengths = {arm.name: _Tokens(arm.path) for arm in experiment.pool}
+    lines: dict[tuple[str, int], Line] = {}
+    prompts: list[Request] = []
+    for query in experiment.queries():
+        for request, hop in _walk(experiment, query, lambda r: stored.get(r.key)):
+            arm = request.arm
+            line = lines.setdefault((arm.name, hop), Line(arm.name, hop))
+            line.generations += 1
+            if request.key in stored:
+                line.cached += 1
+                continue
+            line.prompt_tokens += lengths[arm.name].count(request)
+            line.output_tokens += arm.config.max_tokens
+            if len(prompts) < show:
+                prompts.append(request)
+    for line in lines.values():
+        rate = rates.get(line.arm)
+        line.seconds = None if rate is None else rate * (line.generations - line.cached)
+    order = {arm.name: place for place, arm in enumerate(experiment.pool)}
+    ordered = sorted(lines.values(), key=lambda line: (line.hop, order[line.arm]))
+    return Plan(ordered, prompts)
+
+
+def _walk(experiment: Experiment, query: Query, known: Any) -> list[tuple[Request, int]]:
+    """Every request of a query's tree with its hop; unknown replies get a stand-in of their own."""
+    enumerator = Enumerator(experiment.workflow, experiment.pool)
+    found: list[tuple[Request, int]] = []
+    todo = enumerator.start(query, experiment.config.sampling.replicas)
+    while todo:
+        request = todo.pop(0)
+        hop = min(branch.hop for branch in enumerator.waiting[request.key])
+        found.append((request, hop))
+        stand_in = Reply(f"({digest_text(request.key)[:8]})", 0, 0)
+        todo += enumerator.supply(request.key, known(request) or stand_in)
+    return found
+
+
+def _stored(experiment: Experiment) -> dict[str, Reply]:
+    if not experiment.db.exists():
+        return {}
+    with Store(experiment.db) as store:
+        frame = store.match("generations", _fingerprints(experiment))
+    columns = frame.select("generation_id", "text", "prompt_tokens", "output_tokens")
+    return {key: Reply(*rest) for key, *rest in columns.iter_rows()}
+
+
+def _fingerprints(experiment: Experiment) -> pl.DataFrame:
+    return pl.DataFrame({"fingerprint": [arm.fingerprint for arm in experiment.pool]}).unique()
+
+
+def _rates(experiment: Experiment) -> dict[str, float]:
+    """Seconds per generation of each arm, as its last thousand took on the wall clock."""
+    if not experiment.db.exists():
+        return {}
+    rates = {}
+    with Store(experiment.db) as store:
+        for arm in experiment.pool:
+            frame = store.sql(RATE, [arm.fingerprint])
+            if (rate := frame.item()) is not None:
+                rates[arm.name] = float(rate)
+    return rates
+
+
+RATE = """
+select epoch(max(created) - min(created)) / nullif(count(*) - 1, 0)
+from (select created from generations where fingerprint = $1 order by created desc limit 1000)
+"""
+
+
+class _Tokens:
+    """Counts the tokens of prompts with a model's own tokenizer; words where it has none."""
+
+    def __init__(self, model: Path) -> None:
+        file = model / "tokenizer.json"
+        self.tokenizer: Any = None
+        if file.is_file():
+            try:
+                from tokenizers import Tokenizer
+            except ImportError:
+                return
+            self.tokenizer = Tokenizer.from_file(str(file))
+
+    def count(self, request: Request) -> int:
+        text = "\n".join(message.content for message in request.messages)
+        if self.tokenizer is None:
+            return len(text.split())
+        return len(self.tokenizer.encode(text).ids)

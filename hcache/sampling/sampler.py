@@ -1,0 +1,388 @@
+"""The sampler: drives the enumerator with engines, and brings every reply into the store.
+
+It streams: as soon as a reply is there, what it unlocks is queued. Replies go to the spool at
+once and to the database in short transactions when that is free. Stopped in whatever way, the
+same run started again generates only what is missing.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from hcache.engines import Engine, EngineFactory, Engines, Generation, Request, make_engine
+from hcache.errors import EngineError, StoreBusyError
+from hcache.experiment import Experiment
+from hcache.keys import canonical, digest
+from hcache.queries import Query
+from hcache.sampling.enumerator import Enumerator, Reply
+from hcache.sampling.plan import tree_size
+from hcache.scoring import score, score_missing
+from hcache.store import Spool, Store, wait_and_write, write
+
+BATCH = 256  # queries begun together, so that the store is asked once for all
+IN_FLIGHT = 256  # requests given to an engine at once
+BACKLOG = 1024  # requests queued before further queries are begun
+COMMIT_SECONDS = 2.0
+PATIENCE_SECONDS = 10.0  # for a database held open by others, at the start and the end
+
+
+@dataclass
+class Tally:
+    """What a run has done so far."""
+
+    queries: int = 0
+    complete: int = 0
+    expected: Counter[str] = field(default_factory=Counter)  # generations by arm, at most
+    cached: Counter[str] = field(default_factory=Counter)
+    generated: Counter[str] = field(default_factory=Counter)
+    output_tokens: int = 0
+    loads: int = 0
+    missing: int = 0  # outcomes lost to a failed engine
+    left: int = 0  # queries not begun, for want of budget
+    waiting: bool = False  # whether finished generations wait in the spool
+    seconds: float = 0.0
+
+
+class Sampler:
+    """One run of `sample`."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        factory: EngineFactory = make_engine,
+        *,
+        budget: int | None = None,
+        minutes: float | None = None,
+        on_progress: Callable[[Tally], None] = lambda tally: None,
+    ) -> None:
+        """`budget` bounds the generations of this run, `minutes` when queries are still begun."""
+        self.experiment = experiment
+        self.config = experiment.config.sampling
+        self.db = experiment.db
+        self.queries = experiment.queries()
+        self.enumerator = Enumerator(experiment.workflow, experiment.pool)
+        self.engines = Engines(factory, self.config.logprobs)
+        self.budget = budget
+        self.minutes = minutes
+        self.on_progress = on_progress
+        self.tally = Tally(queries=len(self.queries))
+        self.names = {arm.fingerprint: arm.name for arm in experiment.pool}
+        self.queued: dict[str, deque[Request]] = {
+            arm.engine_key: deque() for arm in experiment.pool
+        }
+        self.running: dict[str, dict[str, Request]] = {key: {} for key in self.queued}
+        self.order = deque(self._shuffled())
+        self.held: deque[tuple[str, list[Request]]] = deque()  # begun, not yet within budget
+        self.begun: set[str] = set()  # open queries whose requests went to engines
+        self.known: set[str] = set()  # generations in the database
+        self.known_trajectories: set[str] = set()
+        self.fresh: dict[str, Reply] = {}  # generations of this run that are not there yet
+        self.uncommitted: list[dict[str, Any]] = []
+        self.error: EngineError | None = None
+
+    def run(self) -> Tally:
+        """Sample until all is there or the budget is spent.
+
+        Raises:
+            EngineError: an engine failed; what the others could do was done.
+            StoreBusyError: another process is sampling into the same database.
+            KeyboardInterrupt: after everything finished was made safe.
+        """
+        started = time.monotonic()
+        self.spool = Spool(self.db)
+        try:
+            self._begin()
+            self._loop(started)
+        finally:
+            self._end(started)
+        if self.error is not None:
+            raise self.error
+        score_missing(
+            self.db,
+            {query.id: query for query in self.queries},
+            self.experiment.config.data,
+            PATIENCE_SECONDS,
+        )
+        return self.tally
+
+    def _shuffled(self) -> list[Query]:
+        queries = sorted(self.queries, key=lambda query: query.id)
+        random.Random(self.config.seed).shuffle(queries)
+        return queries
+
+    # The run: begin, loop, end
+
+    def _begin(self) -> None:
+        recovered = self.spool.recover()
+        if recovered:
+            rows = _tables(recovered)
+            wait_and_write(self.db, rows, PATIENCE_SECONDS)
+            self.spool.clear()
+        self.experiment.record(PATIENCE_SECONDS)
+        fingerprints = pl.DataFrame({"fingerprint": sorted(self.names)})
+        workflow = self.experiment.workflow.fingerprint
+        with Store(self.db) as store:
+            store.connection.register("arms_here", fingerprints)
+            keys = store.sql("select generation_id from generations semi join arms_here using (fingerprint)")
+            ids = store.sql("select trajectory_id from trajectories where workflow = $1", [workflow])
+        self.known = set(keys.to_series())
+        self.known_trajectories = set(ids.to_series())
+        if self.queries:
+            size = tree_size(self.experiment, self.queries[0])
+            self.tree = sum(size.values())
+            for (arm, _), count in size.items():
+                self.tally.expected[arm] += count * len(self.queries)
+
+    def _loop(self, started: float) -> None:
+        committed = time.monotonic()
+        schedule = self._resident if self.config.schedule == "resident" else _Sweep(self).next
+        while True:
+            self._admit(started)
+            key = schedule()
+            if key is None:
+                return
+            self._pump(key)
+            if time.monotonic() - committed > COMMIT_SECONDS:
+                self._commit()
+                committed = time.monotonic()
+            self.tally.seconds = time.monotonic() - started
+            self.on_progress(self.tally)
+
+    def _end(self, started: float) -> None:
+        for engine in self.engines.loaded.values():
+            engine.abort()
+        try:
+            self._commit(PATIENCE_SECONDS)
+        finally:
+            self.spool.close()
+            self.engines.close()
+            self.tally.loads = self.engines.loads
+            self.tally.left = len(self.held) + len(self.order)
+            self.tally.seconds = time.monotonic() - started
+            self.on_progress(self.tally)
+
+    # Queries in, requests to the engines
+
+    def _admit(self, started: float) -> None:
+        """Begin queries while there is room, so that the engines never wait."""
+        while self.order and len(self.held) + sum(map(len, self.queued.values())) < BACKLOG:
+            # One engine at a time wants all there is to do.
+            count = len(self.order) if self.config.schedule == "swap" else BATCH
+            self._begin_queries([self.order.popleft() for _ in range(min(count, len(self.order)))])
+        while self.held and self._affordable(started):
+            owner, requests = self.held.popleft()
+            self.begun.add(owner)
+            self._queue(requests)
+
+    def _begin_queries(self, batch: list[Query]) -> None:
+        replicas = self.config.replicas
+        first = [request for query in batch for request in self.enumerator.start(query, replicas)]
+        missing: dict[str, list[Request]] = {}
+        for request in self._answer_known(first):
+            owner = self.enumerator.waiting[request.key][0].query.id
+            missing.setdefault(owner, []).append(request)
+        self.held.extend(missing.items())
+        self.tally.complete = self.enumerator.complete
+
+    def _affordable(self, started: float) -> bool:
+        """Whether one more whole tree fits the budget, beside all that are open."""
+        if self.minutes is not None and time.monotonic() - started > 60 * self.minutes:
+            return False
+        if self.budget is None:
+            return True
+        self.begun &= self.enumerator.replies.keys()  # the others are complete
+        spent = sum(self.tally.generated.values())
+        return spent + (len(self.begun) + 1) * self.tree <= self.budget
+
+    def _answer_known(self, requests: list[Request]) -> list[Request]:
+        """Answer requests from what is there, and those that this unlocks; the rest is returned."""
+        missing: list[Request] = []
+        while requests:
+            here = [request for request in requests if request.key in self.known]
+            missing += [request for request in requests if request.key not in self.known]
+            replies = self._look_up(here)
+            requests = []
+            for request in here:
+                self.tally.cached[request.arm.name] += 1
+                requests += self.enumerator.supply(request.key, replies[request.key])
+        return missing
+
+    def _look_up(self, requests: list[Request]) -> dict[str, Reply]:
+        replies = {r.key: self.fresh[r.key] for r in requests if r.key in self.fresh}
+        stored = [r.key for r in requests if r.key not in replies]
+        if stored:
+            keys = pl.DataFrame({"generation_id": stored})
+            with Store(self.db) as store:
+                frame = store.match("generations", keys)
+            columns = frame.select("generation_id", "text", "prompt_tokens", "output_tokens")
+            replies |= {key: Reply(*rest) for key, *rest in columns.iter_rows()}
+        return replies
+
+    def _queue(self, requests: Iterable[Request]) -> None:
+        for request in requests:
+            self.queued[request.arm.engine_key].append(request)
+
+    # Engines
+
+    def _busy(self, key: str) -> bool:
+        return bool(self.queued.get(key) or self.running.get(key))
+
+    def _resident(self) -> str | None:
+        """The next engine in turn that has something to do."""
+        for key in list(self.queued):
+            self.queued[key] = self.queued.pop(key)  # to the end of the line
+            if self._busy(key):
+                return key
+        return None
+
+    def _pump(self, key: str) -> None:
+        """Let one engine work a little."""
+        queue, running = self.queued[key], self.running[key]
+        engine = self._engine(key)
+        try:
+            while queue and len(running) < IN_FLIGHT:
+                request = queue.popleft()
+                running[request.key] = request
+                engine.submit(request)
+            finished = engine.step()
+        except EngineError as error:
+            self._fail(key, error)
+            return
+        if finished:
+            self._take(engine, finished, running)
+
+    def _engine(self, key: str) -> Engine:
+        request = next(iter(self.running[key].values()), None) or self.queued[key][0]
+        return self.engines.get(request.arm)
+
+    def _fail(self, key: str, error: EngineError) -> None:
+        """Give up an engine: what it owed stays missing, the others go on."""
+        self.error = self.error or error
+        self.tally.missing += len(self.queued[key]) + len(self.running[key])
+        self.engines.loaded.pop(key, None)
+        del self.queued[key], self.running[key]
+
+    def _take(
+        self, engine: Engine, finished: list[Generation], running: dict[str, Request]
+    ) -> None:
+        """Make replies safe, then let the trees grow."""
+        pairs = [(running.pop(generation.key), generation) for generation in finished]
+        records = [_record(request, generation, engine) for request, generation in pairs]
+        self.spool.append(records)
+        self.uncommitted += records
+        unlocked: list[Request] = []
+        for request, generation in pairs:
+            reply = Reply(generation.text, generation.prompt_tokens, generation.output_tokens)
+            self.fresh[request.key] = reply
+            self.known.add(request.key)
+            self.tally.generated[request.arm.name] += 1
+            self.tally.output_tokens += generation.output_tokens
+            unlocked += self.enumerator.supply(request.key, reply)
+        self._queue(
+            request for request in self._answer_known(unlocked) if request.arm.engine_key in self.queued
+        )
+        self.tally.complete = self.enumerator.complete
+
+    # The store
+
+    def _commit(self, patience: float = 0.0) -> None:
+        """Move what is finished into the database, if it is free."""
+        rows = self.enumerator.rows
+        new = [r for r in rows["trajectories"] if r["trajectory_id"] not in self.known_trajectories]
+        if not self.uncommitted and not new:
+            return
+        queries = {query.id: query for query in self.queries}
+        tables = _tables(self.uncommitted) | {
+            "texts": rows["texts"],
+            "states": rows["states"],
+            "trajectories": new,
+            "scores": score(new, queries, self.experiment.config.data),
+        }
+        self.tally.waiting = True
+        try:
+            wait_and_write(self.db, tables, patience) if patience else write(self.db, tables)
+        except StoreBusyError:
+            return
+        self.tally.waiting = False
+        self.enumerator.take_rows()
+        self.known_trajectories |= {row["trajectory_id"] for row in new}
+        self.uncommitted.clear()
+        self.fresh.clear()
+        self.spool.clear()
+
+
+class _Sweep:
+    """One engine at a time: drained, then swapped, in alternating order.
+
+    L·(K−1)+1 loads for K checkpoints and L hops, against L·K in a fixed order.
+    """
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler = sampler
+        self.keys = list(sampler.queued)
+        self.place = 0
+        self.direction = 1
+
+    def next(self) -> str | None:
+        """The engine to run: the one loaded while it has work, then the next on the way."""
+        for _ in range(2 * len(self.keys)):
+            key = self.keys[self.place]
+            if self.sampler._busy(key):
+                self._only(key)
+                return key
+            self._move()
+        return None
+
+    def _only(self, key: str) -> None:
+        for other in list(self.sampler.engines.loaded):
+            if other != key:
+                self.sampler.engines.drop(other)
+
+    def _move(self) -> None:
+        if not 0 <= self.place + self.direction < len(self.keys):
+            self.direction = -self.direction
+        self.place = max(0, min(len(self.keys) - 1, self.place + self.direction))
+
+
+def _record(request: Request, generation: Generation, engine: Engine) -> dict[str, Any]:
+    """A finished generation as it stands in the spool."""
+    return {
+        "generation_id": generation.key,
+        "fingerprint": request.arm.fingerprint,
+        "messages_id": request.messages_key,
+        "messages": canonical([message._asdict() for message in request.messages]),
+        "sample": request.sample,
+        "text": generation.text,
+        "token_ids": generation.token_ids,
+        "prompt_tokens": generation.prompt_tokens,
+        "output_tokens": generation.output_tokens,
+        "cached_tokens": generation.cached_tokens,
+        "finish_reason": generation.finish_reason,
+        "logprobs": generation.logprobs,
+        "seconds": generation.seconds,
+        "provenance_id": digest(engine.provenance),
+        "provenance": canonical(engine.provenance),
+        "created": datetime.now(UTC).replace(tzinfo=None).isoformat(),
+    }
+
+
+def _tables(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Records of the spool as rows of tables."""
+    generations = [
+        {name: value for name, value in record.items() if name not in ("messages", "provenance")}
+        | {"created": datetime.fromisoformat(record["created"])}
+        for record in records
+    ]
+    messages = [{"messages_id": r["messages_id"], "messages": r["messages"]} for r in records]
+    facts = {record["provenance_id"]: record["provenance"] for record in records}
+    provenance = [{"provenance_id": key, "facts": value} for key, value in facts.items()]
+    return {"generations": generations, "messages": messages, "provenance": provenance}

@@ -1,0 +1,158 @@
+"""The schema of the database: tables of raw facts, views for people, and migrations.
+
+All SQL that shapes the file stands here; queries on it stand in `store.py`.
+"""
+
+from __future__ import annotations
+
+VERSION = 1
+
+ASK = "struct(arm varchar, generation varchar, prompt_tokens integer, output_tokens integer)"
+
+TABLES = f"""
+create table queries (
+    query_id varchar not null, dataset varchar not null, kind varchar not null,
+    question varchar not null, "references" varchar[] not null
+);
+create table arms (
+    arm_id varchar not null, name varchar not null, fingerprint varchar not null,
+    settings varchar not null
+);
+create table experiments (
+    experiment varchar not null, workflow varchar not null, hops integer not null,
+    replicas integer not null, quality varchar not null, config varchar not null
+);
+create table pools (
+    experiment varchar not null, position integer not null, arm_id varchar not null,
+    input_price double not null, output_price double not null
+);
+create table splits (
+    experiment varchar not null, query_id varchar not null, split varchar not null,
+    extractor varchar not null
+);
+create table messages (messages_id varchar not null, messages varchar not null);
+create table generations (
+    generation_id varchar not null, fingerprint varchar not null, messages_id varchar not null,
+    sample integer not null, text varchar not null, token_ids integer[] not null,
+    prompt_tokens integer not null, output_tokens integer not null, cached_tokens integer not null,
+    finish_reason varchar not null, logprobs float[], seconds double not null,
+    provenance_id varchar not null, created timestamp not null
+);
+create table provenance (provenance_id varchar not null, facts varchar not null);
+create table texts (text_id varchar not null, text varchar not null);
+create table states (
+    query_id varchar not null, workflow varchar not null, replica integer not null,
+    decisions varchar[] not null, depth integer not null, role varchar not null,
+    context_id varchar not null, context varchar[] not null, actions varchar[] not null,
+    stop boolean not null, asks {ASK}[] not null
+);
+create table trajectories (
+    trajectory_id varchar not null, query_id varchar not null, workflow varchar not null,
+    replica integer not null, decisions varchar[] not null, depth integer not null,
+    sequence varchar not null, output varchar not null, asks {ASK}[] not null
+);
+create table scores (
+    trajectory_id varchar not null, extractor varchar not null, metric varchar not null,
+    answer varchar not null, value double not null
+);
+"""
+
+UNIQUE = {
+    "queries": "query_id",
+    "arms": "arm_id",
+    "experiments": "experiment",
+    "pools": "experiment, position",
+    "splits": "experiment, query_id",
+    "messages": "messages_id",
+    "generations": "generation_id",
+    "provenance": "provenance_id",
+    "texts": "text_id",
+    "states": "query_id, workflow, replica, decisions",
+    "trajectories": "trajectory_id",
+    "scores": "trajectory_id, extractor, metric",
+}
+"""What identifies a row. The writer keeps it so; primary keys would make commits 3 times slower."""
+
+VIEWS = """
+create or replace view outcomes as
+with prices as (
+    select p.experiment,
+           map_from_entries(list((p.arm_id, p.input_price))) as input_price,
+           map_from_entries(list((p.arm_id, p.output_price))) as output_price,
+           list(p.arm_id) as arm_ids
+    from pools p group by p.experiment
+),
+pivoted as (
+    select trajectory_id, extractor, any_value(answer) as answer,
+           max(value) filter (metric = 'f1') as f1,
+           max(value) filter (metric = 'em') as em,
+           max(value) filter (metric = 'numeric') as numeric,
+           max(value) filter (metric = 'choice') as choice
+    from scores group by all
+)
+select e.experiment, s.split, q.dataset, q.kind, t.sequence, t.depth, t.replica,
+       v.answer, q."references", v.f1, v.em, v.numeric, v.choice,
+       list_sum([(p.input_price[a.arm] * a.prompt_tokens
+                  + p.output_price[a.arm] * a.output_tokens) / 1000 for a in t.asks]) as cost,
+       list_sum([a.prompt_tokens for a in t.asks]) as prompt_tokens,
+       list_sum([a.output_tokens for a in t.asks]) as output_tokens,
+       t.query_id, t.trajectory_id
+from experiments e
+join prices p using (experiment)
+join splits s using (experiment)
+join trajectories t on t.query_id = s.query_id and t.workflow = e.workflow
+     and t.depth <= e.hops and t.replica < e.replicas and list_has_all(p.arm_ids, t.decisions)
+join queries q on q.query_id = t.query_id
+left join pivoted v on v.trajectory_id = t.trajectory_id and v.extractor = s.extractor;
+
+create or replace view sequences as
+select experiment, split, sequence, depth, count(distinct query_id) as queries,
+       avg(f1) as f1, avg(em) as em, avg(numeric) as numeric, avg(choice) as choice,
+       avg(cost) as cost, avg(prompt_tokens) as prompt_tokens,
+       avg(output_tokens) as output_tokens
+from outcomes group by all;
+
+create or replace view oracle as
+with best as (
+    select experiment, split, dataset, kind, query_id, replica,
+           max(f1) as f1, arg_max(sequence, (f1, -cost)) as sequence,
+           arg_max(cost, (f1, -cost)) as cost
+    from outcomes group by all
+)
+select experiment, split, dataset, kind, count(distinct query_id) as queries,
+       avg(f1) as f1, avg(cost) as cost, mode(sequence) as commonest_sequence
+from best group by all;
+
+create or replace view leaderboard as
+select experiment, split, rank() over (partition by experiment, split order by f1 desc, cost)
+       as place, sequence, queries, f1, em, cost
+from sequences
+union all
+select experiment, split, 0 as place, 'oracle' as sequence, sum(queries) as queries,
+       sum(f1 * queries) / sum(queries) as f1, null as em,
+       sum(cost * queries) / sum(queries) as cost
+from oracle group by experiment, split;
+
+create or replace view coverage as
+with wanted as (
+    select e.experiment, s.split, st.depth + 1 as depth, count(distinct st.query_id) as queries,
+           sum(len(list_intersect(st.actions, p.arm_ids))) as expected
+    from experiments e
+    join (select experiment, list(arm_id) as arm_ids from pools group by experiment) p
+         using (experiment)
+    join splits s using (experiment)
+    join states st on st.query_id = s.query_id and st.workflow = e.workflow
+         and st.depth < e.hops and st.replica < e.replicas
+         and list_has_all(p.arm_ids, st.decisions)
+    group by all
+),
+present as (
+    select experiment, split, depth, count(*) as trajectories from outcomes group by all
+)
+select w.experiment, w.split, w.depth, w.queries, w.expected,
+       coalesce(p.trajectories, 0) as trajectories
+from wanted w left join present p using (experiment, split, depth);
+"""
+
+MIGRATIONS: dict[int, str] = {}
+"""SQL that lifts a file from the version that is its key to the next one."""

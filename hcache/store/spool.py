@@ -1,0 +1,146 @@
+"""The spool: finished generations on disk at once, while the database may be busy.
+
+An append-only file beside the database, one record a line: CRC-32 in hex, a space, JSON. It is
+locked for its writer. Records stay until they are committed to the database; a torn last line
+(the process was killed while writing it) is dropped, anything else that does not check is an
+error.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import time
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hcache.errors import StoreBusyError, StoreError
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+SYNC_SECONDS = 1.0
+
+
+def spool_path(db: Path) -> Path:
+    """Where the spool of a database lies."""
+    return db.with_name(db.name + ".spool")
+
+
+class Spool:
+    """The writer's end; at most one process holds it."""
+
+    def __init__(self, db: Path) -> None:
+        self.path = spool_path(db)
+        self._synced = 0.0
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("a+b")
+        except OSError as error:
+            raise StoreError(
+                f"cannot write beside {db} ({error.strerror}).", "Choose another place with --db."
+            ) from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise StoreBusyError(
+                f"another process is sampling into {db}.",
+                "Wait for it to end, or sample into another file with --db.",
+            ) from error
+
+    def recover(self) -> list[dict[str, Any]]:
+        """The records that were never committed; a torn tail is cut off.
+
+        Raises:
+            StoreError: a record in the middle that does not check.
+        """
+        self._file.seek(0)
+        data = self._file.read()
+        records, good = parse_records(data, self.path)
+        if good < len(data):
+            self._file.truncate(good)
+        return records
+
+    def append(self, records: Iterable[dict[str, Any]]) -> None:
+        """Write records; they survive a kill at once, and a power cut within a second.
+
+        Raises:
+            StoreError: the disk is full. What was written before stays readable.
+        """
+        data = b"".join(encode(record) for record in records)
+        if not data:
+            return
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            self._file.write(data)
+            self._file.flush()
+            if time.monotonic() - self._synced > SYNC_SECONDS:
+                os.fsync(self._file.fileno())
+                self._synced = time.monotonic()
+        except OSError as error:
+            self._restore(end)
+            if error.errno in FULL:
+                raise disk_full(self.path) from error
+            raise StoreError(f"cannot write {self.path} ({error.strerror}).") from error
+
+    def clear(self) -> None:
+        """Forget all records: they are in the database now."""
+        self._file.truncate(0)
+
+    def close(self) -> None:
+        """Let go of the lock; an empty spool is removed."""
+        if self._file.closed:
+            return
+        try:
+            if self._file.seek(0, os.SEEK_END) == 0:
+                self.path.unlink(missing_ok=True)
+        finally:
+            self._file.close()
+
+    def _restore(self, end: int) -> None:
+        # Python keeps what it could not write and would try again on close: start afresh.
+        descriptor = os.dup(self._file.fileno())
+        try:
+            self._file.close()
+        except OSError:
+            pass  # the same full disk, said once already
+        self._file = os.fdopen(descriptor, "a+b")
+        self._file.truncate(end)
+
+
+def encode(record: dict[str, Any]) -> bytes:
+    """One line of the spool."""
+    body = json.dumps(record, separators=(",", ":"), ensure_ascii=True).encode()
+    return b"%08x %s\n" % (zlib.crc32(body), body)
+
+
+def parse_records(data: bytes, path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The records of a spool, and the length of the part that is whole."""
+    records: list[dict[str, Any]] = []
+    start = 0
+    while start < len(data):
+        end = data.find(b"\n", start)
+        if end < 0:
+            break
+        checksum, _, body = data[start:end].partition(b" ")
+        if checksum != b"%08x" % zlib.crc32(body):
+            if end == len(data) - 1:
+                break
+            raise StoreError(
+                f"{path}: record {len(records) + 1} is damaged.",
+                "Move the file away to go on without it; what it holds would be sampled again.",
+            )
+        records.append(json.loads(body))
+        start = end + 1
+    return records, start
+
+
+def disk_full(path: Path) -> StoreError:
+    """The error for a disk with no room left."""
+    return StoreError(
+        f"no room left on the disk of {path}; all that was finished before is kept.",
+        "Free some space and run the same command again.",
+    )

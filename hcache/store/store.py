@@ -1,0 +1,251 @@
+"""The store: one DuckDB file of raw facts. The only module that opens it.
+
+DuckDB lets one process write, and nobody read meanwhile, so every write is one short
+transaction on a connection of its own, and readers open the file read-only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import duckdb
+import polars as pl
+
+from hcache.errors import StoreBusyError, StoreError
+from hcache.store.schema import MIGRATIONS, TABLES, UNIQUE, VERSION, VIEWS
+from hcache.store.spool import disk_full
+
+TEXT, TEXTS, INT = pl.String, pl.List(pl.String), pl.Int32
+ASKS = pl.List(
+    pl.Struct({"arm": TEXT, "generation": TEXT, "prompt_tokens": INT, "output_tokens": INT})
+)
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "queries": {
+        "query_id": TEXT, "dataset": TEXT, "kind": TEXT, "question": TEXT, "references": TEXTS,
+    },
+    "arms": {"arm_id": TEXT, "name": TEXT, "fingerprint": TEXT, "settings": TEXT},
+    "experiments": {
+        "experiment": TEXT, "workflow": TEXT, "hops": INT, "replicas": INT, "quality": TEXT,
+        "config": TEXT,
+    },
+    "pools": {
+        "experiment": TEXT, "position": INT, "arm_id": TEXT, "input_price": pl.Float64,
+        "output_price": pl.Float64,
+    },
+    "splits": {"experiment": TEXT, "query_id": TEXT, "split": TEXT, "extractor": TEXT},
+    "messages": {"messages_id": TEXT, "messages": TEXT},
+    "generations": {
+        "generation_id": TEXT, "fingerprint": TEXT, "messages_id": TEXT, "sample": INT,
+        "text": TEXT, "token_ids": pl.List(INT), "prompt_tokens": INT, "output_tokens": INT,
+        "cached_tokens": INT, "finish_reason": TEXT, "logprobs": pl.List(pl.Float32),
+        "seconds": pl.Float64, "provenance_id": TEXT, "created": pl.Datetime,
+    },
+    "provenance": {"provenance_id": TEXT, "facts": TEXT},
+    "texts": {"text_id": TEXT, "text": TEXT},
+    "states": {
+        "query_id": TEXT, "workflow": TEXT, "replica": INT, "decisions": TEXTS, "depth": INT,
+        "role": TEXT, "context_id": TEXT, "context": TEXTS, "actions": TEXTS,
+        "stop": pl.Boolean, "asks": ASKS,
+    },
+    "trajectories": {
+        "trajectory_id": TEXT, "query_id": TEXT, "workflow": TEXT, "replica": INT,
+        "decisions": TEXTS, "depth": INT, "sequence": TEXT, "output": TEXT, "asks": ASKS,
+    },
+    "scores": {
+        "trajectory_id": TEXT, "extractor": TEXT, "metric": TEXT, "answer": TEXT,
+        "value": pl.Float64,
+    },
+}  # fmt: skip
+
+Rows = Mapping[str, Sequence[Mapping[str, Any]]]
+"""Rows to write, by table."""
+
+
+class Store:
+    """A database opened for reading; use it as a context manager."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Open an existing database read-only.
+
+        Raises:
+            StoreBusyError: another process is writing to it at this moment.
+            StoreError: there is none, it is no database, or it is from a newer version.
+        """
+        self.path = Path(path)
+        if not self.path.exists():
+            raise StoreError(
+                f"there is no database {self.path}.", "Fill one with: hcache sample EXPERIMENT.yaml"
+            )
+        self.connection = _connect(self.path, read_only=True)
+        try:
+            _check_version(self.connection, self.path)
+        except BaseException:
+            self.connection.close()
+            raise
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file, so that it can be written."""
+        self.connection.close()
+
+    def sql(self, query: str, parameters: Sequence[object] = ()) -> pl.DataFrame:
+        """The result of any SQL query as a polars frame.
+
+        Raises:
+            StoreError: with DuckDB's own words about what is wrong in the query.
+        """
+        try:
+            relation = self.connection.sql(query, params=list(parameters))
+            return pl.DataFrame() if relation is None else relation.pl()
+        except duckdb.Error as error:
+            raise StoreError(f"{error}") from error
+
+    def sequences(self, split: str | None = None) -> pl.DataFrame:
+        """Mean quality and cost of each model sequence, best first."""
+        return self._view("sequences", split, "f1 desc, cost")
+
+    def trajectories(self, split: str | None = None) -> pl.DataFrame:
+        """Every trajectory with answer, scores, tokens and cost."""
+        return self._view("outcomes", split, "query_id, depth, sequence, replica")
+
+    def _view(self, view: str, split: str | None, order: str) -> pl.DataFrame:
+        return self.sql(
+            f"select * from {view} where $1 is null or split = $1 order by {order}", [split]
+        )
+
+    def match(self, table: str, keys: pl.DataFrame) -> pl.DataFrame:
+        """The rows of a table whose columns equal a row of `keys`."""
+        self.connection.register("wanted", keys)
+        columns = ", ".join(f'"{column}"' for column in keys.columns)
+        try:
+            return self.sql(f"select t.* from {table} t semi join wanted using ({columns})")
+        finally:
+            self.connection.unregister("wanted")
+
+
+def write(path: Path, rows: Rows, replace: Sequence[str] = (), experiment: str = "") -> None:
+    """Add rows in one transaction; those that are there already stay as they are.
+
+    `replace` names tables in which all rows of `experiment` give way to the new ones.
+
+    Raises:
+        StoreBusyError: another process has the file open; nothing was written.
+        StoreError: the disk is full, or the file is not ours to write.
+    """
+    with _writing(path) as connection:
+        for table in replace:
+            connection.execute(f"delete from {table} where experiment = ?", [experiment])
+        for table, items in rows.items():
+            _insert(connection, table, items)
+
+
+def _insert(
+    connection: duckdb.DuckDBPyConnection, table: str, items: Sequence[Mapping[str, Any]]
+) -> None:
+    if not items:
+        return
+    keys = [key.strip() for key in UNIQUE[table].split(",")]
+    frame = pl.DataFrame(items, schema=SCHEMAS[table]).unique(keys, keep="first", maintain_order=True)
+    connection.register("batch", frame)
+    connection.execute(
+        f"insert into {table} by name select * from batch anti join {table} using ({UNIQUE[table]})"
+    )
+    connection.unregister("batch")
+
+
+def wait_and_write(
+    path: Path, rows: Rows, seconds: float, replace: Sequence[str] = (), experiment: str = ""
+) -> None:
+    """`write`, trying again for some seconds while another process has the file open."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return write(path, rows, replace, experiment)
+        except StoreBusyError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = _connect(path, read_only=False)
+    try:
+        connection.begin()
+        if not connection.execute("select 1 from duckdb_tables()").fetchall():
+            _create(connection)
+        _migrate(connection, path)
+        yield connection
+        connection.commit()
+    except duckdb.Error as error:
+        raise _translated(error, path) from error
+    finally:
+        connection.close()
+
+
+def _create(connection: duckdb.DuckDBPyConnection) -> None:
+    connection.execute("create table meta (version integer not null)")
+    connection.execute("insert into meta values (?)", [VERSION])
+    connection.execute(TABLES)
+    connection.execute(VIEWS)
+
+
+def _migrate(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    version = _check_version(connection, path)
+    if version == VERSION:
+        return
+    for step in range(version, VERSION):
+        connection.execute(MIGRATIONS[step])
+    connection.execute(VIEWS)
+    connection.execute("update meta set version = ?", [VERSION])
+
+
+def _check_version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
+    try:
+        rows = connection.execute("select version from meta").fetchall()
+    except duckdb.CatalogException as error:
+        raise StoreError(
+            f"{path} is a DuckDB file, but not one of hcache.", "Name another file with --db."
+        ) from error
+    version = int(rows[0][0]) if rows else 0
+    if version > VERSION:
+        raise StoreError(
+            f"{path} was written by a newer hcache (schema {version}, this one knows {VERSION}).",
+            "Upgrade hcache to read it.",
+        )
+    return version
+
+
+def _connect(path: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+    try:
+        return duckdb.connect(str(path), read_only=read_only)
+    except duckdb.Error as error:
+        raise _translated(error, path) from error
+
+
+def _translated(error: duckdb.Error, path: Path) -> StoreError:
+    """DuckDB's error as ours; the one place that knows its wording."""
+    text = str(error)
+    if "Could not set lock" in text or isinstance(error, duckdb.ConnectionException):
+        return StoreBusyError(
+            f"{path} is held open by another process or connection.",
+            "Try again in a moment, or close what has it open.",
+        )
+    if "not a valid DuckDB" in text or "Is a directory" in text:
+        return StoreError(f"{path} is not a DuckDB database.", "Name another file with --db.")
+    if "No space left" in text or "File too large" in text:
+        return disk_full(path)
+    return StoreError(f"{path}: {text.splitlines()[0]}")

@@ -1,0 +1,228 @@
+"""The tree as tensors, and everything that is exact on it.
+
+A split of sampled queries is a forest of complete decision trees. A state is a `Choose`; an
+action is an arm or, last, STOP; a leaf is a finished trajectory with its quality and its cost.
+One step of the environment is a gather, and the oracle, the return of any policy and its
+Q-values follow from one backward pass (backward induction; Puterman, Markov Decision Processes,
+1994, section 4.5).
+
+Axes in names: T trees (query × replica), N states, M leaves, A actions (arms, then STOP),
+D features, L hops, S static sequences, Q queries. States are ordered by hop, so that a level is
+a slice. Rewards and costs are float64: sums of them are reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+NONE = -1  # no such child, leaf or action
+
+
+@dataclass(frozen=True)
+class States:
+    """What a policy sees of n states: features of the text, hop, cost so far, valid actions."""
+
+    features_ND: Tensor  # float32
+    hop_N: Tensor  # int64
+    cost_N: Tensor  # float64, in units of the price table
+    valid_NA: Tensor  # bool
+
+    def __len__(self) -> int:
+        return len(self.hop_N)
+
+    def __getitem__(self, index: Tensor) -> States:
+        return States(
+            self.features_ND[index], self.hop_N[index], self.cost_N[index], self.valid_NA[index]
+        )
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A split of queries as flat arrays; build it with `hcache.replay.load`."""
+
+    arms: tuple[str, ...]
+    queries: tuple[str, ...]  # ids of the Q queries
+    datasets: tuple[str, ...]  # of each query
+    kinds: tuple[str, ...]  # of each query
+    query_T: Tensor  # index of the query of a tree
+    replica_T: Tensor
+    root_T: Tensor  # state where a tree starts
+    child_NA: Tensor  # next state, or NONE
+    leaf_NA: Tensor  # leaf, or NONE
+    hop_N: Tensor
+    cost_N: Tensor  # cost so far, C_t
+    features_ND: Tensor
+    quality_M: Tensor
+    cost_M: Tensor
+    path_ML: Tensor  # actions that lead to a leaf, STOP left out, padded with NONE
+
+    def __len__(self) -> int:
+        return len(self.root_T)
+
+    @property
+    def actions(self) -> int:
+        """A, the number of actions: one per arm, and STOP."""
+        return len(self.arms) + 1
+
+    @property
+    def stop(self) -> int:
+        """Index of the action STOP."""
+        return len(self.arms)
+
+    @cached_property
+    def hops(self) -> int:
+        """L, the largest number of hops of a trajectory."""
+        return int(self.hop_N.max()) + 1
+
+    @cached_property
+    def valid_NA(self) -> Tensor:
+        """Which actions a state has."""
+        return (self.child_NA >= 0) | (self.leaf_NA >= 0)
+
+    @cached_property
+    def levels(self) -> list[slice]:
+        """The states of each hop, as slices."""
+        counts = torch.bincount(self.hop_N, minlength=self.hops).tolist()
+        ends = torch.tensor(counts).cumsum(0).tolist()
+        return [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
+
+    @cached_property
+    def states(self) -> States:
+        """All states, as a policy sees them."""
+        return States(self.features_ND, self.hop_N, self.cost_N, self.valid_NA)
+
+    def reward_M(self, alpha: float) -> Tensor:
+        """R = Q − α·C of each leaf (HierRouter, arXiv 2511.09873)."""
+        return self.quality_M - alpha * self.cost_M
+
+    def without_stop(self) -> Tree:
+        """The same forest where every trajectory runs to its last hop."""
+        leaf_NA = self.leaf_NA.clone()
+        leaf_NA[:, self.stop] = NONE
+        return replace(self, leaf_NA=leaf_NA)
+
+    def to(self, device: str | torch.device) -> Tree:
+        """The same forest on another device."""
+        moved = {
+            name: value.to(device)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor) and name in self.__dataclass_fields__
+        }
+        return replace(self, **moved)
+
+
+def backward(tree: Tree, reward_M: Tensor, probs_NA: Tensor | None = None) -> Tensor:
+    """Q-values of every state and action, float64 [N, A]; −inf where an action is not valid.
+
+    With `probs_NA` they are those of that policy, Q^π; without, those of the oracle, Q*.
+    """
+    q_NA = torch.full(tree.leaf_NA.shape, -torch.inf, dtype=torch.float64, device=reward_M.device)
+    value_N = torch.zeros(len(tree.hop_N), dtype=torch.float64, device=reward_M.device)
+    for level in reversed(tree.levels):
+        leaf, child = tree.leaf_NA[level], tree.child_NA[level]
+        q = q_NA[level]
+        q = torch.where(child >= 0, value_N[child.clamp(min=0)], q)
+        q = torch.where(leaf >= 0, reward_M[leaf.clamp(min=0)], q)
+        q_NA[level] = q
+        value_N[level] = _value(q, None if probs_NA is None else probs_NA[level])
+    return q_NA
+
+
+def _value(q_NA: Tensor, probs_NA: Tensor | None) -> Tensor:
+    if probs_NA is None:
+        return q_NA.max(dim=1).values
+    return (probs_NA.double() * q_NA.masked_fill(q_NA == -torch.inf, 0.0)).sum(dim=1)
+
+
+def returns(tree: Tree, reward_M: Tensor, probs_NA: Tensor) -> Tensor:
+    """Expected return of a stochastic policy in each tree, float64 [T], exactly."""
+    q_NA = backward(tree, reward_M, probs_NA)
+    return _value(q_NA, probs_NA)[tree.root_T]
+
+
+def reach(tree: Tree, probs_NA: Tensor) -> Tensor:
+    """Probability that a policy passes each state of its tree, float64 [N]."""
+    reach_N = torch.zeros(len(tree.hop_N), dtype=torch.float64, device=tree.hop_N.device)
+    reach_N[tree.root_T] = 1.0
+    for level in tree.levels[:-1]:
+        child = tree.child_NA[level]
+        flow = reach_N[level, None] * probs_NA[level].double()
+        reach_N.index_add_(0, child[child >= 0], flow[child >= 0])
+    return reach_N
+
+
+def follow(tree: Tree, action_N: Tensor) -> Tensor:
+    """The leaf that each tree ends in under a deterministic policy, int64 [T]."""
+    state_T = tree.root_T.clone()
+    leaf_T = torch.full_like(state_T, NONE)
+    for _ in range(tree.hops):
+        open_T = leaf_T == NONE
+        action_T = action_N[state_T]
+        leaf_T = torch.where(open_T, tree.leaf_NA[state_T, action_T], leaf_T)
+        child_T = tree.child_NA[state_T, action_T]
+        state_T = torch.where((leaf_T == NONE) & (child_T >= 0), child_T, state_T)
+    return leaf_T
+
+
+def greedy(probs_NA: Tensor, valid_NA: Tensor) -> Tensor:
+    """The most probable valid action of each state; the first of equals."""
+    return probs_NA.masked_fill(~valid_NA, -torch.inf).argmax(dim=1)
+
+
+def oracle(tree: Tree, reward_M: Tensor) -> Tensor:
+    """The best action of every state, int64 [N]: a router that knew the outcome."""
+    return backward(tree, reward_M).argmax(dim=1)
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Every static sequence of arms that the action set allows, and where it ends."""
+
+    names: tuple[str, ...]  # "reader>solver"
+    path_SL: Tensor
+    leaf_TS: Tensor  # NONE where a tree lacks the sequence
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """Number of hops of each sequence, int64 [S]."""
+        return (self.path_SL >= 0).sum(dim=1)
+
+
+def sequences(tree: Tree) -> Sequences:
+    """The static sequences of a forest, shortest first, then in the order of the arms."""
+    reachable = tree.leaf_NA[tree.leaf_NA >= 0].unique()
+    tree_M = _tree_of_leaf(tree)
+    paths = tree.path_ML[reachable]
+    order_key = torch.cat([(paths >= 0).sum(dim=1, keepdim=True), paths], dim=1)
+    distinct, index = order_key.unique(dim=0, return_inverse=True)
+    leaf_TS = torch.full((len(tree), len(distinct)), NONE, device=paths.device)
+    leaf_TS[tree_M[reachable], index] = reachable
+    path_SL = distinct[:, 1:]
+    names = tuple(path_name(path, tree.arms) for path in path_SL.tolist())
+    return Sequences(names, path_SL, leaf_TS)
+
+
+def path_name(path: Sequence[int], arms: Sequence[str]) -> str:
+    """A path as people read it: `reader>solver`."""
+    return ">".join(arms[action] for action in path if action >= 0)
+
+
+def _tree_of_leaf(tree: Tree) -> Tensor:
+    tree_N = torch.zeros_like(tree.hop_N)
+    tree_N[tree.root_T] = torch.arange(len(tree), device=tree_N.device)
+    for level in tree.levels[:-1]:
+        child = tree.child_NA[level]
+        owner = tree_N[level, None].expand_as(child)
+        tree_N[child[child >= 0]] = owner[child >= 0]
+    tree_M = torch.zeros(len(tree.quality_M), dtype=torch.int64, device=tree_N.device)
+    has = tree.leaf_NA >= 0
+    tree_M[tree.leaf_NA[has]] = tree_N[:, None].expand_as(tree.leaf_NA)[has]
+    return tree_M

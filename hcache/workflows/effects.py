@@ -1,0 +1,132 @@
+"""The two effects of a workflow, and one step of running it.
+
+A workflow is a plain generator: it yields `Choose`, a decision of the router, and is sent the
+arm chosen (or STOP); it yields `Ask`, a call of a model, and is sent the reply's text; it
+returns its answer. It is deterministic and free of side effects, so it may be restarted at any
+time with a list of decisions. Enumeration, replay and live routing all go through `advance`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple, TypeAlias
+
+from hcache.arms import Arm
+from hcache.errors import ConfigError
+
+
+class Message(NamedTuple):
+    """One message of a chat."""
+
+    role: str
+    content: str
+
+
+
+class Stop:
+    """The action that ends a trajectory."""
+
+    id = name = "STOP"
+
+    def __repr__(self) -> str:
+        return "STOP"
+
+
+STOP: Final = Stop()
+Decision: TypeAlias = Arm | Stop
+
+
+@dataclass(frozen=True)
+class Choose:
+    """A decision of the router over `arms`, and STOP where `stop`.
+
+    `context` is the text that the router may see (c_t), in parts: the question first, then what
+    was said since. `role` names what is being assigned, where a workflow has roles.
+    """
+
+    context: tuple[str, ...]
+    arms: tuple[Arm, ...]
+    stop: bool = False
+    role: str = ""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A call of `arm` with `messages`; `sample` tells apart repeated calls in one trajectory."""
+
+    arm: Arm
+    messages: tuple[Message, ...]
+    sample: int = 0
+
+
+Flow: TypeAlias = Generator[Choose | Ask, Decision | str, str]
+
+
+@dataclass(frozen=True)
+class Pending:
+    """The workflow waits for a reply that is not known yet."""
+
+    ask: Ask
+
+
+@dataclass(frozen=True)
+class Undecided:
+    """The workflow has used up the decisions given and waits at `choose`."""
+
+    choose: Choose
+    asks: tuple[Ask, ...]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The workflow has returned its answer."""
+
+    output: str
+    asks: tuple[Ask, ...]
+
+
+def advance(
+    flow: Flow, decisions: Sequence[Decision], reply_to: Callable[[Ask], str | None]
+) -> Pending | Undecided | Finished:
+    """Run a fresh `flow` along `decisions` until it needs what is not given.
+
+    `reply_to` gives the text of a reply, or None where it is not known yet. `asks` of the result
+    are the calls made, in order.
+
+    Raises:
+        ConfigError: a decision that the workflow does not offer at that place.
+    """
+    asks: list[Ask] = []
+    left = iter(decisions)
+    answer: Decision | str | None = None
+    try:
+        while True:
+            effect = next(flow) if answer is None else flow.send(answer)
+            if isinstance(effect, Ask):
+                reply = reply_to(effect)
+                if reply is None:
+                    return Pending(effect)
+                asks.append(effect)
+                answer = reply
+                continue
+            decision = next(left, None)
+            if decision is None:
+                return Undecided(effect, tuple(asks))
+            _check_offered(effect, decision)
+            answer = decision
+    except StopIteration as end:
+        return Finished(end.value, tuple(asks))
+    finally:
+        flow.close()
+
+
+def _check_offered(choose: Choose, decision: Decision) -> None:
+    if decision is STOP and choose.stop:
+        return
+    if isinstance(decision, Arm) and any(arm.id == decision.id for arm in choose.arms):
+        return
+    offered = [arm.name for arm in choose.arms] + (["STOP"] if choose.stop else [])
+    raise ConfigError(
+        f"the workflow does not offer {decision.name!r} here.", f"It offers: {', '.join(offered)}."
+    )

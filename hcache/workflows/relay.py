@@ -1,0 +1,57 @@
+"""HierRouter's workflow (arXiv 2511.09873): models take turns on one growing context.
+
+At each hop the router chooses an arm; the arm reads the question and all earlier replies; its
+reply is appended. The answer is the last reply. From the second hop on the router may STOP.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from hcache.answers import drop_thought
+from hcache.arms import Arm
+from hcache.queries import Query
+from hcache.workflows.base import Workflow, register
+from hcache.workflows.effects import STOP, Ask, Choose, Flow, Message
+
+
+@register
+class Relay(Workflow):
+    """Settings of the relay; prompts say neither L nor which hop is last."""
+
+    name: Literal["relay"] = "relay"
+    separator: str = Field("\n\n", description="between question, replies and instruction")
+    reply: str = Field("{reply}", description="how an earlier reply stands in the prompt")
+
+    @field_validator("reply")
+    @classmethod
+    def _has_place(cls, value: str) -> str:
+        if "{reply}" not in value:
+            raise ValueError("needs the placeholder {reply}, as in 'Earlier reply: {reply}'")
+        return value
+
+    def run(self, query: Query, arms: tuple[Arm, ...]) -> Flow:
+        """See `Workflow.run`."""
+        context = (query.question,)
+        answer = ""
+        for hop in range(self.hops):
+            arm = yield Choose(context, arms, stop=hop > 0)
+            if arm is STOP:
+                break
+            assert isinstance(arm, Arm)
+            reply = yield Ask(arm, self.messages(context, arm))
+            assert isinstance(reply, str)
+            answer = drop_thought(reply)
+            context = (*context, answer)
+        return answer
+
+    def messages(self, context: tuple[str, ...], arm: Arm) -> tuple[Message, ...]:
+        """The prompt: question, earlier replies, and last what is particular to the arm."""
+        question, *replies = context
+        parts = [question]
+        parts += [self.reply.replace("{reply}", reply) for reply in replies if reply]
+        parts += [arm.instruction] if arm.instruction else []
+        user = Message("user", self.separator.join(parts))
+        return (Message("system", arm.system), user) if arm.system else (user,)
