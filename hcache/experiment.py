@@ -84,8 +84,7 @@ class Experiment:
             queries = read(
                 dataset.reader, path, dataset=name, options=dataset.options, limit=source.limit
             )
-            names = key.split("/")
-            parts = split_by_hash(queries, dict.fromkeys(names, 1 / len(names)))
+            parts = split_by_hash(queries, key.split("/"))
             for split, part in parts.items():
                 if not part:
                     raise DataError(

@@ -6,7 +6,7 @@ read twice is the same query, and no question can stand in two splits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -31,21 +31,16 @@ class Query:
         return digest([self.dataset, self.question, list(self.references)])
 
 
-def split_by_hash(queries: Iterable[Query], parts: dict[str, float]) -> dict[str, list[Query]]:
-    """Deal queries into splits by their id, so that a query's split depends on nothing else.
+def split_by_hash(queries: Iterable[Query], names: Sequence[str]) -> dict[str, list[Query]]:
+    """Deal queries into equal parts, in an order that depends on their ids alone.
 
-    `parts` maps split names to shares that sum to 1. Each split is ordered by query id; its size
-    is the share rounded, so 80 queries halved are 40 and 40.
+    80 queries dealt into two splits are 40 and 40; each split is ordered by query id.
     """
     ordered = sorted(queries, key=lambda query: digest_text("split:" + query.id))
-    out: dict[str, list[Query]] = {}
-    start, share = 0, 0.0
-    for name, part in parts.items():
-        share += part
-        end = round(share * len(ordered))
-        out[name] = sorted(ordered[start:end], key=lambda query: query.id)
-        start = end
-    return out
+    return {
+        name: sorted(ordered[place :: len(names)], key=lambda query: query.id)
+        for place, name in enumerate(names)
+    }
 
 
 def check_splits(splits: dict[str, list[Query]]) -> None:
@@ -58,9 +53,10 @@ def check_splits(splits: dict[str, list[Query]]) -> None:
     for split, queries in splits.items():
         for query in queries:
             place = f"{split} of {query.dataset or 'the data'}"
-            first = seen.setdefault(query.question, place)
-            if first is not place:
+            if query.question in seen:
                 raise DataError(
-                    f"duplicate question in {first} and {place}: {query.question[:80]!r}.",
+                    f"duplicate question in {seen[query.question]} and {place}: "
+                    f"{query.question[:80]!r}.",
                     "Remove one of them; a question may stand in one split only.",
                 )
+            seen[query.question] = place

@@ -8,8 +8,12 @@ with one thread, eager mode and small cache blocks (https://docs.vllm.ai, "CPU")
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +50,18 @@ def prepare_environment() -> None:
         os.environ.setdefault(name, value)
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the notices that vLLM and its parts give while they are imported and loaded."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
 class VllmEngine:
     """A checkpoint in vLLM, serving every arm that uses it."""
 
@@ -57,12 +73,13 @@ class VllmEngine:
         """
         prepare_environment()
         try:
-            import torch
-            import vllm
+            with _quiet():
+                import torch
+                import vllm
         except ImportError as error:
             raise EngineError(
                 f"vLLM cannot be imported ({error}).",
-                "Install it with scripts/install.sh; `hcache doctor` says what is missing.",
+                "Install it with `make setup`; `hcache doctor` says what is missing.",
             ) from error
         self._vllm = vllm
         self.logprobs = logprobs
@@ -71,7 +88,8 @@ class VllmEngine:
         self.requests: dict[str, tuple[Request, int, float]] = {}
         self.refused: list[Generation] = []
         try:
-            self.llm: Any = vllm.LLM(**_arguments(arm))
+            with _quiet():
+                self.llm: Any = vllm.LLM(**_arguments(arm))
         except Exception as error:  # vLLM raises whatever its parts raise
             raise EngineError(
                 f"models.{arm.model}: vLLM cannot load {arm.path} "

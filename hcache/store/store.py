@@ -7,11 +7,11 @@ transaction on a connection of its own, and readers open the file read-only.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import polars as pl
@@ -20,6 +20,7 @@ from hcache.errors import StoreBusyError, StoreError
 from hcache.store.schema import MIGRATIONS, TABLES, UNIQUE, VERSION, VIEWS
 from hcache.store.spool import disk_full
 
+T = TypeVar("T")
 TEXT, TEXTS, INT = pl.String, pl.List(pl.String), pl.Int32
 ASKS = pl.List(
     pl.Struct({"arm": TEXT, "generation": TEXT, "prompt_tokens": INT, "output_tokens": INT})
@@ -69,11 +70,11 @@ Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 class Store:
     """A database opened for reading; use it as a context manager."""
 
-    def __init__(self, path: str | Path) -> None:
-        """Open an existing database read-only.
+    def __init__(self, path: str | Path, patience: float = 10.0) -> None:
+        """Open an existing database read-only; a sampler holds it for moments only.
 
         Raises:
-            StoreBusyError: another process is writing to it at this moment.
+            StoreBusyError: another process has been writing to it for `patience` seconds.
             StoreError: there is none, it is no database, or it is from a newer version.
         """
         self.path = Path(path)
@@ -81,7 +82,7 @@ class Store:
             raise StoreError(
                 f"there is no database {self.path}.", "Fill one with: hcache sample EXPERIMENT.yaml"
             )
-        self.connection = _connect(self.path, read_only=True)
+        self.connection = _patiently(lambda: _connect(self.path, read_only=True), patience)
         try:
             _check_version(self.connection, self.path)
         except BaseException:
@@ -169,14 +170,19 @@ def wait_and_write(
     path: Path, rows: Rows, seconds: float, replace: Sequence[str] = (), experiment: str = ""
 ) -> None:
     """`write`, trying again for some seconds while another process has the file open."""
+    _patiently(lambda: write(path, rows, replace, experiment), seconds)
+
+
+def _patiently(action: Callable[[], T], seconds: float) -> T:
+    """Do it as soon as nobody else has the file, within `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         try:
-            return write(path, rows, replace, experiment)
+            return action()
         except StoreBusyError:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(0.1)
+            time.sleep(0.05)
 
 
 @contextmanager

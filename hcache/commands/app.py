@@ -1,0 +1,48 @@
+"""The application: its commands in order, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from hcache.commands import demo, inspect, routers, sampling
+from hcache.errors import HcacheError
+
+app = typer.Typer(
+    name="hcache",
+    help="Sample every model sequence once, then train and judge routers by replay.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    add_completion=False,
+)
+app.command()(demo.demo)
+app.command()(sampling.plan)
+app.command()(sampling.sample)
+app.command()(routers.train)
+app.command("eval")(routers.evaluate)
+app.command()(routers.route)
+app.command()(inspect.show)
+app.command()(inspect.sql)
+app.add_typer(inspect.runs, name="runs")
+app.command()(routers.rerun)
+app.command()(inspect.doctor)
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        app()
+    except HcacheError as error:
+        console = Console(stderr=True, soft_wrap=True)
+        console.print(f"[bold red]error:[/] {escape(error.message)} {escape(error.hint)}".rstrip())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped; run the same command again to go on.")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)

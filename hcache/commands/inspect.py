@@ -1,0 +1,179 @@
+"""`hcache sql`, `show`, `runs` and `doctor`: looking at what is there."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hcache.commands.options import AsJson, console, table_of
+from hcache.errors import StoreError
+from hcache.runs import all_runs, find_run
+from hcache.store import Store
+
+DatabaseFile = Annotated[Path, typer.Option("--db", help="The database.", show_default=False)]
+RunsFolder = Annotated[Path, typer.Option("--runs", help="Folder of the runs.")]
+
+
+class Format(StrEnum):
+    """How rows are printed."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+def sql(
+    query: Annotated[str, typer.Argument(help="Any SQL query.", show_default=False)],
+    db: DatabaseFile,
+    format: Annotated[Format, typer.Option(help="How rows are printed.")] = Format.table,
+) -> None:
+    """Ask the database. Read-only; works while sampling runs.
+
+    Views for people: `sequences`, `leaderboard`, `oracle`, `coverage`, `outcomes`.
+
+    Example: `hcache sql "select * from sequences order by f1 desc limit 5" --db FILE`
+    """
+    with Store(db) as store:
+        frame = store.sql(query)
+    if format is Format.csv:
+        typer.echo(frame.write_csv(), nl=False)
+    elif format is Format.json:
+        typer.echo(json.dumps(frame.to_dicts(), indent=2, default=str, ensure_ascii=False))
+    elif frame.is_empty():
+        console.print("no rows")
+    else:
+        console.print(table_of(frame.to_dicts()))
+
+
+def show(
+    trajectory: Annotated[
+        str, typer.Argument(help="Id of a trajectory, or its first characters.", show_default=False)
+    ],
+    db: DatabaseFile,
+) -> None:
+    """Show a trajectory: the question, each hop's arm, prompt, reply, tokens and cost, the score.
+
+    Ids stand in the view `outcomes`.
+
+    Example: `hcache show 3f2a91 --db runs/demo/hcache.duckdb`
+    """
+    with Store(db) as store:
+        found = store.sql(FIND, [trajectory])
+        if found.is_empty():
+            raise StoreError(
+                f"{db} holds no trajectory {trajectory!r} of an experiment.",
+                "Ids: hcache sql 'select trajectory_id, sequence from outcomes limit 9' --db FILE",
+            )
+        if found["trajectory_id"].n_unique() > 1:
+            raise StoreError(f"more than one trajectory begins with {trajectory!r}.", "Give more.")
+        outcome = found.row(0, named=True)
+        hops = store.sql(HOPS, [outcome["experiment"], outcome["trajectory_id"]])
+    _show(outcome, hops.to_dicts())
+
+
+def _show(outcome: dict[str, Any], hops: list[dict[str, Any]]) -> None:
+    console.rule(f"{outcome['sequence']}  ({outcome['dataset']}, {outcome['split']})")
+    _field("question", outcome["question"])
+    for number, hop in enumerate(hops, 1):
+        cost = f"{hop['prompt_tokens']} + {hop['output_tokens']} tokens, cost {hop['cost']:.4g}"
+        console.rule(f"{number}. {hop['name']}: {cost}, {hop['finish_reason']}")
+        for message in json.loads(hop["messages"]):
+            _field(message["role"], message["content"])
+        _field("reply", hop["text"])
+    console.rule("outcome")
+    _field("answer", outcome["answer"] or "")
+    _field("references", " | ".join(outcome["references"]))
+    scores = {name: outcome[name] for name in ("f1", "em", "numeric", "choice")}
+    known = ", ".join(f"{name} {value:.4g}" for name, value in scores.items() if value is not None)
+    _field("scores", f"{known}; cost {outcome['cost']:.4g}")
+
+
+def _field(name: str, text: str) -> None:
+    console.print(f"[bold]{name}:[/]", end=" ")
+    console.print(text, markup=False, highlight=False)
+
+
+FIND = """
+select o.*, q.question from outcomes o join queries q using (query_id)
+where starts_with(o.trajectory_id, $1) order by o.trajectory_id, o.experiment limit 100
+"""
+HOPS = """
+with asks as (
+    select unnest(asks) as ask, generate_subscripts(asks, 1) as place
+    from trajectories where trajectory_id = $2
+)
+select a.name, g.text, m.messages, g.finish_reason, ask.prompt_tokens, ask.output_tokens,
+       (p.input_price * ask.prompt_tokens + p.output_price * ask.output_tokens) / 1000 as cost
+from asks
+join generations g on g.generation_id = ask.generation
+join messages m using (messages_id)
+join arms a on a.arm_id = ask.arm
+join pools p on p.arm_id = ask.arm and p.experiment = $1
+order by place
+"""
+
+runs = typer.Typer(help="List runs, or show one.", invoke_without_command=True)
+
+
+@runs.callback()
+def list_runs(context: typer.Context, folder: RunsFolder = Path("runs"), as_json: AsJson = False) -> None:
+    """List runs, oldest first: algorithm, seed, α, validation reward.
+
+    Example: `hcache runs`
+    """
+    if context.invoked_subcommand is not None:
+        return
+    rows = [_run_row(run.manifest, run.folder) for run in all_runs(folder)]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+    elif rows:
+        console.print(table_of(rows))
+    else:
+        console.print(f"no runs below {folder}; train one with: hcache train EXPERIMENT.yaml")
+
+
+@runs.command("show")
+def show_run(
+    run: Annotated[str, typer.Argument(help="Folder or name of a run.", show_default=False)],
+    folder: RunsFolder = Path("runs"),
+) -> None:
+    """Show the manifest of a run and its last metrics.
+
+    Example: `hcache runs show runs/demo/ppo-s0-1a2b3c4d`
+    """
+    found = find_run(run, folder)
+    metrics = found.metrics()
+    shown = found.manifest | {"last_metrics": metrics[-1] if metrics else None}
+    typer.echo(json.dumps(shown, indent=2, ensure_ascii=False))
+
+
+def _run_row(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
+    outcome = manifest.get("outcome") or {}
+    return {
+        "run": str(folder),
+        "experiment": manifest["experiment"],
+        "algo": manifest["algo"],
+        "seed": manifest["seed"],
+        "alpha": manifest["config"]["train"]["alpha"],
+        "valid reward": outcome.get("best_valid_reward"),
+        "seconds": outcome.get("seconds"),
+        "state": "finished" if outcome else "stopped: the same train command goes on",
+    }
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Say what is installed, which engine and device would be used, and what to type if not.
+
+    Example: `hcache doctor`
+    """
+    from hcache.doctor import examine
+
+    findings = examine()
+    if as_json:
+        typer.echo(json.dumps([vars(finding) for finding in findings], indent=2))
+        return
+    console.print(table_of([vars(finding) for finding in findings]))

@@ -1,0 +1,196 @@
+"""`hcache train`, `eval`, `route` and `rerun`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from hcache.commands.options import (
+    AsJson,
+    Database,
+    ExperimentFile,
+    Overrides,
+    Seed,
+    console,
+    notes,
+)
+from hcache.config import ExperimentConfig
+from hcache.errors import RunError
+from hcache.experiment import Experiment
+
+if TYPE_CHECKING:
+    from hcache.runs import Run
+
+
+def train(
+    experiment: ExperimentFile,
+    algo: Annotated[str | None, typer.Option(help="Algorithm, in place of train.algo.")] = None,
+    seed: Seed = None,
+    init: Annotated[str | None, typer.Option(help="Run to start from, as in SFT, then PPO.")] = None,
+    db: Database = None,
+    set_: Overrides = None,
+) -> None:
+    """Train a router on the sampled trajectories. Loads no model.
+
+    Stopped, the same command goes on; finished, it says where the run is.
+
+    Example: `hcache train data/demo/experiment.yaml --algo ppo --seed 1`
+    """
+    from hcache.training import train as train_router
+
+    overrides = list(set_ or ())
+    overrides += [f"train.algo={algo}"] if algo is not None else []
+    overrides += [f"train.seed={seed}"] if seed is not None else []
+    loaded = Experiment.load(experiment, overrides, db)
+    with TrainingProgress(loaded.config) as on_metrics:
+        run = train_router(loaded.config, loaded.db, init=init, on_metrics=on_metrics)
+    outcome = run.manifest["outcome"]
+    console.print(
+        f"{run.folder}: best validation reward {outcome['best_valid_reward']:.4f} "
+        f"after {outcome['best_iteration']} of {outcome['iterations']} iterations, "
+        f"{outcome['seconds']:.1f} s",
+        soft_wrap=True,
+    )
+
+
+class TrainingProgress:
+    """A bar over iterations with the validation reward; gives the callback that moves it."""
+
+    def __init__(self, config: ExperimentConfig) -> None:
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} valid R {task.fields[reward]}"),
+            TimeRemainingColumn(),
+            console=notes,
+        )
+        name = f"{config.train.algo} seed {config.train.seed}"
+        self.task = self.bars.add_task(name, total=config.train.iterations, reward="")
+
+    def __enter__(self) -> Callable[[dict[str, float]], None]:
+        self.bars.start()
+        return self._update
+
+    def __exit__(self, *error: object) -> None:
+        self.bars.stop()
+
+    def _update(self, metrics: dict[str, float]) -> None:
+        reward = metrics.get("valid_reward")
+        fields = {} if reward is None else {"reward": f"{reward:.4f}"}
+        self.bars.update(self.task, completed=metrics["iteration"], **fields)
+
+
+def evaluate(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="EXPERIMENT.yaml|RUN",
+            help="An experiment (all its finished runs) or one run.",
+            show_default=False,
+        ),
+    ],
+    split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
+    db: Database = None,
+    set_: Overrides = None,
+    as_json: AsJson = False,
+    csv: Annotated[Path | None, typer.Option(help="Also write the rows to this CSV file.")] = None,
+) -> None:
+    """Judge routers against every single model, the best static sequence, random and the oracle.
+
+    Intervals are bootstrapped over queries; runs of one algorithm with several seeds are averaged.
+
+    Example: `hcache eval data/demo/experiment.yaml --split test`
+    """
+    from hcache.evaluation import table
+    from hcache.judging import judge
+
+    config, runs, database = _target(target, set_ or (), db)
+    report = judge(config, database, runs, split)
+    if csv is not None:
+        _write_csv(csv, report.to_dict()["rows"])
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=2))
+        return
+    console.print(table(report))
+
+
+def route(
+    run: Annotated[str, typer.Argument(help="Folder or name of a run.", show_default=False)],
+    question: Annotated[str, typer.Argument(help="The question.", show_default=False)],
+    experiment: Annotated[
+        Path | None, typer.Option(help="Experiment file, where the run's own has moved.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Route one question live: the trained router decides, real models answer.
+
+    Example: `hcache route RUN "What is: 12 + 30"`
+    """
+    from hcache.judging import live_router
+
+    with live_router(run, experiment) as router:
+        routed = router.route(question)
+    if as_json:
+        typer.echo(json.dumps(_plain(routed), indent=2, ensure_ascii=False))
+        return
+    for step in routed.steps:
+        console.print(f"[bold]{step.arm}[/] ({step.cost:.4g}):", end=" ")
+        console.print(step.reply, markup=False, highlight=False)
+    console.print(f"[bold]answer[/] ({routed.sequence}, cost {routed.cost:.4g}):", end=" ")
+    console.print(routed.answer, markup=False, highlight=False)
+
+
+def rerun(
+    run: Annotated[str, typer.Argument(help="Folder or name of a run.", show_default=False)],
+    db: Database = None,
+) -> None:
+    """Repeat a run from its manifest, and say whether the result is identical.
+
+    Example: `hcache rerun runs/demo/ppo-s0-1a2b3c4d`
+    """
+    from hcache.judging import repeat
+    from hcache.runs import find_run
+
+    found = find_run(run)
+    with TrainingProgress(found.config) as on_metrics:
+        difference = repeat(found, db, on_metrics)
+    if difference is not None:
+        raise RunError(f"{found.name}: {difference}")
+    console.print(f"{found.name}: identical")
+
+
+def _target(
+    target: str, overrides: list[str] | tuple[()], db: Path | None
+) -> tuple[ExperimentConfig, list[Run], Path]:
+    from hcache.runs import all_runs, find_run
+
+    if target.endswith((".yaml", ".yml")):
+        loaded = Experiment.load(target, overrides, db)
+        runs = [
+            run
+            for run in all_runs(Path(loaded.config.runs))
+            if run.finished and run.manifest["experiment"] == loaded.name
+        ]
+        return loaded.config, runs, loaded.db
+    run = find_run(target)
+    if not run.finished:
+        raise RunError(f"{run.folder} is not finished.", "Run the same train command to go on.")
+    return run.config, [run], db or Path(run.manifest["db"])
+
+
+def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
+    import polars as pl
+
+    flat = [{key: value for key, value in row.items()} for row in rows]
+    pl.json_normalize(flat).write_csv(file)
+
+
+def _plain(value: object) -> object:
+    from dataclasses import asdict
+
+    return asdict(value)  # type: ignore[call-overload]

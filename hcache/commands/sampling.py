@@ -1,0 +1,128 @@
+"""`hcache plan` and `hcache sample`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from hcache.commands.options import Database, ExperimentFile, Overrides, console, notes, table_of
+from hcache.experiment import Experiment
+from hcache.sampling import Plan, Sampler, Tally, make_plan
+
+
+def plan(
+    experiment: ExperimentFile,
+    db: Database = None,
+    set_: Overrides = None,
+    show: Annotated[int, typer.Option(help="Print this many real prompts.")] = 0,
+) -> None:
+    """Say what sampling would do: generations, what is cached, tokens, time. Runs no model.
+
+    Example: `hcache plan data/demo/experiment.yaml --show 3`
+    """
+    loaded = Experiment.load(experiment, set_ or (), db)
+    made = make_plan(loaded, show)
+    console.print(table_of(_plan_rows(made), f"plan of {loaded.name}"))
+    console.print(
+        f"{len(loaded.queries())} queries, at most {made.missing} generations to make, "
+        f"{_duration(made.seconds)}."
+    )
+    for number, request in enumerate(made.prompts, 1):
+        console.rule(f"prompt {number}: {request.arm.name}")
+        for message in request.messages:
+            console.print(f"[dim]{message.role}:[/]", end=" ")
+            console.print(message.content, markup=False, highlight=False)
+
+
+def sample(
+    experiment: ExperimentFile,
+    db: Database = None,
+    set_: Overrides = None,
+    budget: Annotated[
+        int | None, typer.Option(min=0, help="Make at most this many generations; whole queries.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Begin no query after this many minutes.")
+    ] = None,
+) -> None:
+    """Run every model sequence of every query, and keep all of it. Made once, never again.
+
+    Ctrl-C keeps what is finished; the same command goes on where it stopped.
+
+    Example: `hcache sample data/demo/experiment.yaml`
+    """
+    loaded = Experiment.load(experiment, set_ or (), db)
+    with SamplingProgress() as progress:
+        tally = Sampler(loaded, budget=budget, minutes=minutes, on_progress=progress.update).run()
+    console.print(summary(tally, str(loaded.db)))
+
+
+class SamplingProgress:
+    """A bar for each arm, with rate and time left."""
+
+    def __init__(self) -> None:
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=notes,
+        )
+        self.tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> SamplingProgress:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bars.stop()
+
+    def update(self, tally: Tally) -> None:
+        """Show a tally. Totals are upper bounds: branches with equal replies share generations."""
+        for arm, total in tally.expected.items():
+            if arm not in self.tasks:
+                self.tasks[arm] = self.bars.add_task(arm, total=total, rate="")
+            done = tally.cached[arm] + tally.generated[arm]
+            rate = tally.generated[arm] / max(tally.seconds, 1e-9)
+            self.bars.update(self.tasks[arm], completed=done, rate=f"{rate:.1f}/s")
+        if "queries" not in self.tasks:
+            self.tasks["queries"] = self.bars.add_task("queries", total=tally.queries, rate="")
+        self.bars.update(self.tasks["queries"], completed=tally.complete)
+
+
+def summary(tally: Tally, db: str) -> str:
+    """What a run did, in words."""
+    generated, cached = sum(tally.generated.values()), sum(tally.cached.values())
+    text = (
+        f"{generated} generations made ({cached} were there) in {tally.seconds:.1f} s; "
+        f"{tally.complete} of {tally.queries} queries complete in {db}"
+    )
+    if tally.left:
+        text += f"; {tally.left} queries left for want of budget: run the same command again"
+    if tally.waiting:
+        text += "; the database is in use, finished generations wait beside it for the next run"
+    return text
+
+
+def _plan_rows(made: Plan) -> list[dict[str, object]]:
+    return [
+        {
+            "hop": line.hop,
+            "arm": line.arm,
+            "generations": line.generations,
+            "cached": line.cached,
+            "prompt tokens": line.prompt_tokens,
+            "output tokens at most": line.output_tokens,
+            "minutes": None if line.seconds is None else line.seconds / 60,
+        }
+        for line in made.lines
+    ]
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "time unknown until each arm has run once (`hcache sample … --budget 50` measures)"
+    return f"about {seconds / 60:.1f} minutes at the rate measured before"

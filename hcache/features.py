@@ -1,0 +1,209 @@
+"""Features: the text of a state (c_t) as a vector, computed once per distinct state.
+
+An encoder maps contexts (question, then replies) to float16 rows. Rows are kept beside the
+database in `<db>.features/<encoder>/`, shards of safetensors that are memory-mapped; rows are
+addressed by the key of the context, so shards written side by side do no harm.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from hcache.config import FeaturesConfig
+from hcache.errors import ConfigError
+from hcache.keys import digest
+
+Array = npt.NDArray[Any]
+Context = Sequence[str]
+TAIL = 16  # words at the end of the question that count once more: there the task is stated
+BUCKETS = 1 << 14
+_WORD = re.compile(r"\w+|[^\w\s]")
+_DIGIT = re.compile(r"\d")
+
+
+class Encoder(Protocol):
+    """Turns contexts into vectors."""
+
+    dim: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity: encoders of equal fingerprint give equal vectors."""
+
+    def encode(self, contexts: Sequence[Context]) -> Array:
+        """Vectors of n contexts, float16 [n, dim]."""
+
+
+class HashingEncoder:
+    """Words, word pairs and shapes of numbers, hashed and projected; no download, no fitting.
+
+    Question, end of question, last reply and earlier replies are hashed apart and each scaled to
+    unit length, so that a short reply weighs as much as a long passage. The projection is a
+    seeded sparse random one (Li, Hastie & Church, KDD 2006), which keeps distances.
+    """
+
+    def __init__(self, dim: int, seed: int) -> None:
+        self.dim = dim
+        self.seed = seed
+        self._parts: Any = None
+
+    @property
+    def fingerprint(self) -> str:
+        """See `Encoder`."""
+        return digest(["hashing", 1, self.dim, self.seed])
+
+    def encode(self, contexts: Sequence[Context]) -> Array:
+        """See `Encoder`."""
+        vectorizer, projection = self._load()
+        hashed = sum(
+            vectorizer.transform([list(_terms(name, text)) for text in texts])
+            for name, texts in _segments(contexts).items()
+        )
+        return np.asarray(projection.transform(hashed), dtype=np.float16)
+
+    def _load(self) -> Any:
+        if self._parts is None:
+            from scipy.sparse import csr_matrix
+            from sklearn.feature_extraction.text import HashingVectorizer
+            from sklearn.random_projection import SparseRandomProjection
+
+            vectorizer = HashingVectorizer(n_features=BUCKETS, analyzer=list, norm="l2")
+            projection = SparseRandomProjection(
+                self.dim, density=1 / 16, dense_output=True, random_state=self.seed
+            )
+            projection.fit(csr_matrix((1, BUCKETS)))  # takes the shape alone
+            self._parts = vectorizer, projection
+        return self._parts
+
+
+def _segments(contexts: Sequence[Context]) -> dict[str, list[str]]:
+    return {
+        "question": [context[0] for context in contexts],
+        "tail": [" ".join(context[0].split()[-TAIL:]) for context in contexts],
+        "reply": [context[-1] if len(context) > 1 else "" for context in contexts],
+        "earlier": ["\n".join(context[1:-1]) for context in contexts],
+    }
+
+
+def _terms(segment: str, text: str) -> Iterator[str]:
+    words = _WORD.findall(text.lower())
+    shapes = [_DIGIT.sub("0", word) for word in words]
+    for word, shape in zip(words, shapes, strict=True):
+        yield f"{segment}:{word}"
+        if shape != word:
+            yield f"{segment}#{shape}"
+    for first, second in zip(shapes, shapes[1:], strict=False):
+        yield f"{segment}:{first} {second}"
+
+
+class SentenceEncoder:
+    """A sentence-transformers model from a folder; the network is never asked."""
+
+    def __init__(self, path: Path) -> None:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError as error:
+            raise ConfigError(
+                "features.encoder: sentence-transformers is not installed.",
+                "Install it with: pip install 'hcache[encoders]'",
+            ) from error
+        if not path.is_dir():
+            raise ConfigError(
+                f"features.path: {path} does not exist.", "Give the folder of the encoder's model."
+            )
+        self.path = path
+        self.model: Any = SentenceTransformer(str(path), device="cpu")
+        self.dim = int(self.model.get_sentence_embedding_dimension())
+
+    @property
+    def fingerprint(self) -> str:
+        """See `Encoder`; weights are told apart by their sizes, names and folder."""
+        files = sorted(self.path.rglob("*.safetensors"))
+        return digest(["sentence-transformers", [[f.name, f.stat().st_size] for f in files]])
+
+    def encode(self, contexts: Sequence[Context]) -> Array:
+        """See `Encoder`."""
+        texts = ["\n".join(context) for context in contexts]
+        vectors = self.model.encode(texts, convert_to_numpy=True, normalize_embeddings=True)
+        return np.asarray(vectors, dtype=np.float16)
+
+
+def make_encoder(config: FeaturesConfig) -> Encoder:
+    """The encoder of an experiment."""
+    if config.encoder == "sentence-transformers":
+        assert config.path is not None
+        return SentenceEncoder(Path(config.path).expanduser())
+    return HashingEncoder(config.dim, config.seed)
+
+
+class FeatureStore:
+    """Vectors of contexts, kept beside a database."""
+
+    def __init__(self, db: Path, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self.folder = db.with_name(db.name + ".features") / encoder.fingerprint
+        self._shards = list(self._read())
+
+    def missing(self, ids: Iterable[str]) -> list[str]:
+        """Which contexts have no vector yet, each once."""
+        wanted = np.unique(_binary(list(ids)))
+        known = [shard_ids for shard_ids, _ in self._shards]
+        left = np.setdiff1d(wanted, np.concatenate(known)) if known else wanted
+        return [bytes(identity).hex() for identity in left]
+
+    def add(self, contexts: Mapping[str, Context]) -> None:
+        """Encode contexts by id, and keep their vectors."""
+        if not contexts:
+            return
+        ids = _binary(list(contexts))
+        vectors = self.encoder.encode(list(contexts.values()))
+        order = np.argsort(ids)
+        tensors = {
+            "ids": ids[order].view(np.uint8).reshape(len(ids), -1),
+            "vectors": np.ascontiguousarray(vectors[order]),
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = self.folder / f"{digest(sorted(contexts))}.safetensors"
+        temporary = file.with_suffix(f".{os.getpid()}")
+        save_file(tensors, temporary)
+        temporary.replace(file)
+        self._shards.append((ids[order], tensors["vectors"]))
+
+    def rows(self, ids: Sequence[str]) -> Array:
+        """Vectors of contexts in the order of `ids`, float16 [n, dim].
+
+        Raises:
+            KeyError: a context that has none; `add` it first.
+        """
+        wanted = _binary(ids)
+        out = np.empty((len(ids), self.encoder.dim), dtype=np.float16)
+        found = np.zeros(len(ids), dtype=bool)
+        for shard_ids, vectors in self._shards:
+            place = np.searchsorted(shard_ids, wanted).clip(max=len(shard_ids) - 1)
+            here = shard_ids[place] == wanted
+            out[here] = vectors[place[here]]
+            found |= here
+        if not found.all():
+            raise KeyError(ids[int(np.argmin(found))])
+        return out
+
+    def _read(self) -> Iterator[tuple[Array, Array]]:
+        for file in sorted(self.folder.glob("*.safetensors")):
+            with safe_open(file, framework="numpy") as shard:
+                ids = shard.get_tensor("ids")
+                yield ids.view("V16").reshape(-1), shard.get_tensor("vectors")
+
+
+def _binary(ids: Sequence[str]) -> Array:
+    """Keys of 32 hex digits as 16-byte values, which numpy can sort."""
+    return np.frombuffer(bytes.fromhex("".join(ids)), dtype="V16")

@@ -1,0 +1,173 @@
+"""The actor-critic of HierRouter (arXiv 2511.09873): two small MLPs over (c_t, hop, C_t).
+
+What goes in: features of the text c_t, a learned embedding of the hop (the paper's stage), and
+the cost so far C_t. Text features and cost are brought to a common scale by constants taken once
+from the training tree and saved with the weights. Orthogonal initialisation and tanh as in
+CleanRL (github.com/vwxyzjn/cleanrl) and Huang et al., "The 37 Implementation Details of PPO".
+
+Axes in names: n states asked about, D text features, I inputs of the network, A actions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from hcache.errors import RunError
+from hcache.policies import register, write_policy
+from hcache.policies.settings import check, setting
+from hcache.tree import States, Tree
+
+MASKED = -1e9  # logit of an action that is not valid: its probability is exactly 0 in float32
+TEXT_NORM = 4.0  # typical length of the scaled text features; longer ones are learned by heart
+
+
+@dataclass(frozen=True)
+class MLPSettings:
+    """Size of the two networks."""
+
+    hidden: int = setting(64, "units of a hidden layer", low=1)
+    layers: int = setting(2, "hidden layers of the actor and of the critic", low=1)
+    embedding: int = setting(8, "size of the learned hop embedding", low=1)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@register("mlp")
+class MLPPolicy(nn.Module):
+    """π(a | s) and V(s), two MLPs with the same inputs."""
+
+    Settings = MLPSettings
+
+    def __init__(
+        self, arms: Sequence[str], features: int, hops: int, settings: MLPSettings
+    ) -> None:
+        super().__init__()
+        self.arms = tuple(arms)
+        self.features, self.hops, self.settings = features, hops, settings
+        inputs = features + settings.embedding + 1
+        self.embedding = nn.Parameter(torch.zeros(hops, settings.embedding))
+        self.actor = _mlp(inputs, len(self.arms) + 1, settings)
+        self.critic = _mlp(inputs, 1, settings)
+        self.mean_D: Tensor
+        self.text_scale: Tensor
+        self.cost_scale: Tensor
+        self.register_buffer("mean_D", torch.zeros(features))
+        self.register_buffer("text_scale", torch.ones(()))
+        self.register_buffer("cost_scale", torch.ones((), dtype=torch.float64))
+
+    @classmethod
+    def for_tree(
+        cls, train: Tree, settings: MLPSettings | None = None, *, seed: int
+    ) -> MLPPolicy:
+        """A fresh policy for the arms, hops and features of a training tree, scaled by it."""
+        settings = settings or MLPSettings()
+        policy = cls(train.arms, train.features_ND.shape[1], train.hops, settings)
+        policy._initialise(torch.Generator().manual_seed(seed))
+        policy._fit_scale(train)
+        return policy
+
+    def inputs(self, states: States) -> Tensor:
+        """What both networks see, float32 [n, I], on the device of the weights.
+
+        Raises:
+            RunError: if the states have other features or more hops than the policy knows.
+        """
+        self._check(states)
+        device = self.embedding.device
+        text_ND = (states.features_ND.to(device).float() - self.mean_D) / self.text_scale
+        # One-hot times matrix: unlike an index, its gradient is deterministic on a GPU.
+        stage = nn.functional.one_hot(states.hop_N.to(device), self.hops).float() @ self.embedding
+        cost_N = (states.cost_N.to(device) / self.cost_scale).float()
+        return torch.cat([text_ND, stage, cost_N[:, None]], dim=1)
+
+    def logits(self, states: States) -> Tensor:
+        """Scores of the actions, float32 [n, A]; MASKED where an action is not valid."""
+        return self._logits(self.inputs(states), states)
+
+    def values(self, states: States) -> Tensor:
+        """V(s), the critic's estimate of the return, float32 [n]."""
+        return self._values(self.inputs(states))
+
+    def logits_and_values(self, states: States) -> tuple[Tensor, Tensor]:
+        """Both at once; the inputs are made only once."""
+        inputs_NI = self.inputs(states)
+        return self._logits(inputs_NI, states), self._values(inputs_NI)
+
+    @torch.no_grad()
+    def probs(self, states: States) -> Tensor:
+        """π(a | s), float64 [n, A], on the device of the states."""
+        logits = self.logits(states).to(states.valid_NA.device).double()
+        return logits.masked_fill(~states.valid_NA, -torch.inf).softmax(dim=1)
+
+    def save(self, folder: Path) -> None:
+        """Write weights, scales and settings."""
+        settings = {
+            "arms": self.arms,
+            "features": self.features,
+            "hops": self.hops,
+            **asdict(self.settings),
+        }
+        write_policy(folder, "mlp", settings, self.state_dict())
+
+    @classmethod
+    def restore(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
+        """The policy that `save` wrote."""
+        sizes = dict(settings)
+        arms, features, hops = (sizes.pop(name) for name in ("arms", "features", "hops"))
+        policy = cls(arms, features, hops, MLPSettings(**sizes))
+        policy.load_state_dict(tensors)
+        return policy
+
+    def _logits(self, inputs_NI: Tensor, states: States) -> Tensor:
+        scores: Tensor = self.actor(inputs_NI)
+        return scores.masked_fill(~states.valid_NA.to(scores.device), MASKED)
+
+    def _values(self, inputs_NI: Tensor) -> Tensor:
+        values: Tensor = self.critic(inputs_NI)
+        return values[:, 0]
+
+    def _initialise(self, generator: torch.Generator) -> None:
+        nn.init.normal_(self.embedding, generator=generator)
+        for network, last_gain in ((self.actor, 0.01), (self.critic, 1.0)):
+            linears = [layer for layer in network if isinstance(layer, nn.Linear)]
+            for linear in linears:
+                gain = last_gain if linear is linears[-1] else math.sqrt(2)
+                nn.init.orthogonal_(linear.weight, gain, generator=generator)
+                nn.init.zeros_(linear.bias)
+
+    def _fit_scale(self, train: Tree) -> None:
+        features_ND = train.features_ND.float()
+        self.mean_D.copy_(features_ND.mean(dim=0))
+        norm = float((features_ND - self.mean_D).norm(dim=1).square().mean().sqrt())
+        self.text_scale.fill_(norm / TEXT_NORM if norm > 0 else 1.0)
+        cost = float(train.cost_M.mean())
+        self.cost_scale.fill_(cost if cost > 0 else 1.0)
+
+    def _check(self, states: States) -> None:
+        width = states.features_ND.shape[1]
+        if width != self.features:
+            raise RunError(
+                f"the states have {width} text features, the policy was made for {self.features}.",
+                "Load the tree with the encoder that the policy was trained on.",
+            )
+        if len(states) and int(states.hop_N.max()) >= self.hops:
+            raise RunError(
+                f"the tree has {int(states.hop_N.max()) + 1} hops, the policy knows {self.hops}.",
+                "Train a policy on trees with as many hops.",
+            )
+
+
+def _mlp(inputs: int, outputs: int, settings: MLPSettings) -> nn.Sequential:
+    sizes = [inputs] + [settings.hidden] * settings.layers
+    layers: list[nn.Module] = []
+    for size_in, size_out in zip(sizes, sizes[1:], strict=False):
+        layers += [nn.Linear(size_in, size_out), nn.Tanh()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))

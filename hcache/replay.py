@@ -1,0 +1,347 @@
+"""Replay: the stored trajectories of some splits as a `Tree` of tensors. Loads no model.
+
+In: the database (read-only) and the experiment's settings. Out: the tree of the queries that
+are complete, and how many are not. A path of decisions is coded as one integer, base K+1 digits
+behind the number of its tree, so that parents and children are found by arithmetic and sorting,
+with no loop over rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+
+from hcache.config import ExperimentConfig
+from hcache.errors import ConfigError, StoreError
+from hcache.experiment import build_workflow
+from hcache.features import Encoder, FeatureStore, make_encoder
+from hcache.keys import canonical, digest
+from hcache.store import Store
+from hcache.tree import NONE, Tree
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A tree with what is to be said about where it comes from."""
+
+    tree: Tree
+    split: str
+    incomplete: int  # queries left out, since an outcome of theirs is missing
+
+    @property
+    def fingerprint(self) -> str:
+        """Key of all that a result on this tree depends on."""
+        tree = self.tree
+        numbers = [tree.quality_M.tolist(), tree.cost_M.tolist(), tree.path_ML.tolist()]
+        return digest([list(tree.arms), list(tree.queries), numbers])
+
+
+def load(
+    store: Store, config: ExperimentConfig, split: str, encoder: Encoder | None = None
+) -> Replay:
+    """The tree of one split, with the config's arms, hops, prices and quality metric.
+
+    The config may ask for fewer arms or hops than were sampled.
+
+    Raises:
+        StoreError: the experiment was not sampled, or not like this; the split has no queries,
+            or none that is complete.
+    """
+    workflow = build_workflow(config.workflow, "workflow")
+    pool = _sampled_pool(store, config, workflow.fingerprint, workflow.hops)
+    wanted = [config.name, split, workflow.fingerprint, workflow.hops, config.sampling.replicas]
+    prices = [pool, *_prices(config)]
+    states = store.sql(STATES, [*wanted, *prices])
+    leaves = store.sql(LEAVES, [*wanted, *prices, config.quality])
+    queries = store.sql(QUERIES, wanted[:2])
+    if queries.is_empty():
+        raise StoreError(
+            f"{store.path}: split {split} of {config.name} has no queries.",
+            "Give it a source in the experiment's data, and sample it.",
+        )
+    _check_scored(store, leaves, config.quality)
+    assembly = _Assembly(states, leaves, queries, len(pool), workflow.hops)
+    if not assembly.complete.any():
+        raise StoreError(
+            f"{store.path}: no query of split {split} is complete.",
+            "Run the same `hcache sample` again; it generates what is missing.",
+        )
+    features = _features(store, assembly.contexts, encoder or make_encoder(config.features))
+    tree = assembly.tree(tuple(config.arms), features)
+    return Replay(tree, split, int((~assembly.complete).sum()))
+
+
+def _sampled_pool(
+    store: Store, config: ExperimentConfig, workflow: str, hops: int
+) -> list[str]:
+    """Ids of the config's arms as they were sampled, in the config's order."""
+    found = store.sql("select * from experiments where experiment = $1", [config.name])
+    if found.is_empty():
+        known = store.sql("select experiment from experiments order by 1").to_series().to_list()
+        raise StoreError(
+            f"{store.path} holds no experiment {config.name!r} (it has: {', '.join(known)}).",
+            "Sample it first: hcache sample EXPERIMENT.yaml",
+        )
+    sampled = ExperimentConfig.model_validate_json(found["config"][0])
+    arms: dict[str, str] = dict(store.sql(POOL, [config.name]).iter_rows())
+    changes = [
+        f"arms.{name}"
+        for name in config.arms
+        if name not in arms or _said(config, name) != _said(sampled, name)
+    ]
+    changes += ["workflow"] if found["workflow"][0] != workflow else []
+    changes += ["workflow.hops"] if found["hops"][0] < hops else []
+    changes += ["sampling.replicas"] if found["replicas"][0] < config.sampling.replicas else []
+    changes += ["data"] if _data(config) != _data(sampled) else []
+    if changes:
+        raise StoreError(
+            f"{store.path}: {config.name} was sampled otherwise ({', '.join(changes)} differ).",
+            "Run `hcache sample` with these settings, or undo the change.",
+        )
+    return [arms[name] for name in config.arms]
+
+
+def _said(config: ExperimentConfig, name: str) -> str:
+    """The settings of an arm that change what it says; where its files lie is no matter."""
+    arm = config.arms[name].model_dump(mode="json", exclude={"price", "model"})
+    exclude = {"path", "chat_template", "adapter", "engine_args"}
+    model = config.models[config.arms[name].model].model_dump(mode="json", exclude=exclude)
+    return canonical([arm, model])
+
+
+def _data(config: ExperimentConfig) -> str:
+    """The data of an experiment, without where the files lie and how answers are judged."""
+    return canonical(
+        {
+            name: {
+                "reader": data.reader,
+                "options": data.options,
+                "extract": data.extract,
+                "limits": {key: source.limit for key, source in data.sources.items()},
+            }
+            for name, data in config.data.items()
+        }
+    )
+
+
+def _prices(config: ExperimentConfig) -> list[list[float]]:
+    prices = [arm.price for arm in config.arms.values()]
+    return [[price.input for price in prices], [price.output for price in prices]]
+
+
+def _check_scored(store: Store, leaves: pl.DataFrame, quality: str) -> None:
+    unscored = leaves["quality"].null_count()
+    if unscored:
+        raise StoreError(
+            f"{store.path}: {unscored} trajectories have no score {quality!r}.",
+            "Add the metric to the data's `metrics` and run `hcache sample` again; "
+            "it runs no model for that.",
+        )
+
+
+COST = "coalesce(list_sum([(i[a.arm] * a.prompt_tokens + o[a.arm] * a.output_tokens) / 1000 for a in t.asks]), 0)"
+FROM = """
+with prices as (select map($6, $7) as i, map($6, $8) as o),
+chosen as (select query_id, extractor from splits where experiment = $1 and split = $2)
+"""
+WHERE = """
+where t.workflow = $3 and t.replica < $5 and list_has_all($6, t.decisions)
+"""
+STATES = f"""{FROM}
+select t.query_id, t.replica, [list_position($6, d) for d in t.decisions] as path, t.context_id,
+       len(list_intersect(t.actions, $6)) as arms, t.stop, {COST} as cost
+from states t join chosen using (query_id), prices {WHERE} and t.depth < $4
+"""
+LEAVES = f"""{FROM}
+select t.query_id, t.replica, [list_position($6, d) for d in t.decisions] as path,
+       s.value as quality, {COST} as cost
+from trajectories t join chosen c using (query_id) cross join prices
+left join scores s on s.trajectory_id = t.trajectory_id and s.extractor = c.extractor
+     and s.metric = $9
+{WHERE} and t.depth <= $4
+"""
+QUERIES = """
+select q.query_id, q.dataset, q.kind from splits s join queries q using (query_id)
+where s.experiment = $1 and s.split = $2 order by q.query_id
+"""
+POOL = """
+select a.name, a.arm_id from pools p join arms a using (arm_id)
+where p.experiment = $1 order by p.position
+"""
+
+
+class _Assembly:
+    """States and leaves with integer codes, and the tree that they make."""
+
+    def __init__(
+        self, states: pl.DataFrame, leaves: pl.DataFrame, queries: pl.DataFrame, arms: int, hops: int
+    ) -> None:
+        self.arms, self.hops = arms, hops
+        self.base = arms + 1
+        self.span = self.base**hops  # codes of one tree
+        self.queries = queries
+        self.replicas = int(states["replica"].max() or 0) + 1 if len(states) else 1  # type: ignore[arg-type]
+        self.states = self._coded(states).sort("hop", "code")
+        self.leaves = self._coded(leaves).sort("code")
+        self.code_N, self.code_M = self.states["code"].to_numpy(), self.leaves["code"].to_numpy()
+        self._link()
+        self.complete = self._complete_queries()
+
+    @property
+    def contexts(self) -> list[str]:
+        """Context ids of the states that are kept."""
+        return self.states.filter(self._kept_N())["context_id"].to_list()
+
+    def _coded(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Add `hop` and `code`: tree · span + the path's arms as digits 1..K, base K+1."""
+        frame = frame.join(self.queries.with_row_index("query"), on="query_id", how="inner")
+        digits = [
+            pl.col("path").list.get(hop, null_on_oob=True).fill_null(0).cast(pl.Int64)
+            for hop in range(self.hops)
+        ]
+        code: Any = pl.lit(0, dtype=pl.Int64)
+        for digit in digits:
+            code = pl.when(digit > 0).then(code * self.base + digit).otherwise(code)
+        tree = pl.col("query").cast(pl.Int64) * self.replicas + pl.col("replica")
+        return frame.with_columns(
+            hop=pl.col("path").list.len().cast(pl.Int64), code=tree * self.span + code
+        )
+
+    def _link(self) -> None:
+        """Fill child_NA and leaf_NA, by looking parents up among the sorted codes."""
+        shape = (len(self.code_N), self.base)
+        self.child_NA = np.full(shape, NONE, dtype=np.int64)
+        self.leaf_NA = np.full(shape, NONE, dtype=np.int64)
+        order = np.argsort(self.code_N)
+        hop_N, hop_M = self.states["hop"].to_numpy(), self.leaves["hop"].to_numpy()
+        leaf_of = np.nonzero(hop_M > 0)[0]
+        parent, action, found = self._parents(self.code_M[leaf_of], order)
+        self.leaf_NA[parent[found], action[found]] = leaf_of[found]
+        state_of = np.nonzero(hop_N > 0)[0]
+        parent, action, found = self._parents(self.code_N[state_of], order)
+        self.child_NA[parent[found], action[found]] = state_of[found]
+        self.leaf_NA[self.child_NA >= 0] = NONE
+        place, found = _find(self.code_M, np.arange(len(self.code_M)), self.code_N)
+        stops = found & self.states["stop"].to_numpy()
+        self.leaf_NA[stops, self.arms] = place[stops]
+
+    def _parents(self, codes: Ints, order: Ints) -> tuple[Ints, Ints, npt.NDArray[np.bool_]]:
+        tree, path = codes // self.span, codes % self.span
+        parent, found = _find(self.code_N[order], order, tree * self.span + path // self.base)
+        return parent, path % self.base - 1, found
+
+    def _complete_queries(self) -> npt.NDArray[np.bool_]:
+        """Whether every replica of a query has its root, and every state all its outcomes."""
+        filled_NA = (self.child_NA >= 0) | (self.leaf_NA >= 0)
+        whole = filled_NA[:, : self.arms].sum(axis=1) == self.states["arms"].to_numpy()
+        whole &= filled_NA[:, self.arms] | ~self.states["stop"].to_numpy()
+        query_N = self.states["query"].to_numpy()
+        broken = np.bincount(query_N[~whole], minlength=len(self.queries)) > 0
+        roots = np.bincount(query_N[self.states["hop"].to_numpy() == 0], minlength=len(self.queries))
+        return (roots == self.replicas) & ~broken
+
+    def _kept_N(self) -> npt.NDArray[np.bool_]:
+        return self.complete[self.states["query"].to_numpy()]
+
+    def tree(self, names: tuple[str, ...], features_ND: npt.NDArray[Any]) -> Tree:
+        """The complete queries as tensors."""
+        keep_N, keep_M = self._kept_N(), self.complete[self.leaves["query"].to_numpy()]
+        states, leaves = self.states.filter(keep_N), self.leaves.filter(keep_M)
+        queries = self.queries.filter(self.complete)
+        new_N, new_M = _renumber(keep_N), _renumber(keep_M)
+        tree_N = self.code_N[keep_N] // self.span
+        roots = np.nonzero(states["hop"].to_numpy() == 0)[0]
+        new_Q = _renumber(self.complete)
+        return Tree(
+            arms=names,
+            queries=tuple(queries["query_id"]),
+            datasets=tuple(queries["dataset"]),
+            kinds=tuple(queries["kind"]),
+            query_T=_tensor(new_Q[tree_N[roots] // self.replicas]),
+            replica_T=_tensor(tree_N[roots] % self.replicas),
+            root_T=_tensor(roots),
+            child_NA=_tensor(new_N[self.child_NA[keep_N]]),
+            leaf_NA=_tensor(new_M[self.leaf_NA[keep_N]]),
+            hop_N=_tensor(states["hop"].to_numpy()),
+            cost_N=_tensor(states["cost"].to_numpy()),
+            features_ND=_tensor(features_ND.astype(np.float32)),
+            quality_M=_tensor(leaves["quality"].to_numpy()),
+            cost_M=_tensor(leaves["cost"].to_numpy()),
+            path_ML=_tensor(self._paths(leaves)),
+        )
+
+    def _paths(self, leaves: pl.DataFrame) -> Ints:
+        digits = [
+            leaves["path"].list.get(hop, null_on_oob=True).fill_null(0).to_numpy() - 1
+            for hop in range(self.hops)
+        ]
+        return np.stack(digits, axis=1).astype(np.int64)
+
+
+def _find(values: Ints, numbers: Ints, wanted: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:
+    """Where `wanted` stands among sorted `values`, as `numbers`, and whether it is there."""
+    if not len(values):
+        return np.zeros(len(wanted), dtype=np.int64), np.zeros(len(wanted), dtype=bool)
+    place = np.searchsorted(values, wanted).clip(max=len(values) - 1)
+    return numbers[place], values[place] == wanted
+
+
+def _renumber(keep: npt.NDArray[np.bool_]) -> Ints:
+    """New numbers of the kept, and NONE for the rest; index −1 gives NONE too."""
+    numbers = np.where(keep, np.cumsum(keep) - 1, NONE)
+    return np.append(numbers, NONE).astype(np.int64)
+
+
+def _tensor(values: npt.NDArray[Any]) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values).copy())
+
+
+def _features(store: Store, contexts: Sequence[str], encoder: Encoder) -> npt.NDArray[Any]:
+    """Vectors of the contexts; those never encoded before are encoded and kept."""
+    cache = FeatureStore(store.path, encoder)
+    missing = cache.missing(contexts)
+    if missing:
+        cache.add(_texts(store, missing))
+    return cache.rows(contexts)
+
+
+def _texts(store: Store, contexts: list[str]) -> dict[str, list[str]]:
+    store.connection.register("contexts", pl.DataFrame({"context_id": contexts}))
+    try:
+        frame = store.sql(CONTEXTS)
+    finally:
+        store.connection.unregister("contexts")
+    return dict(frame.iter_rows())
+
+
+CONTEXTS = """
+with wanted as (
+    select distinct s.context_id, s.context from states s semi join contexts using (context_id)
+), parts as (
+    select context_id, unnest(context) as text_id, generate_subscripts(context, 1) as place
+    from wanted
+)
+select p.context_id, list(t.text order by p.place) from parts p join texts t using (text_id)
+group by p.context_id order by p.context_id
+"""
+
+
+def check_split(name: str) -> str:
+    """A split's name, refused where there is no such split.
+
+    Raises:
+        ConfigError: naming the splits there are.
+    """
+    from hcache.queries import SPLITS
+
+    if name not in SPLITS:
+        raise ConfigError(f"no split {name!r}.", f"The splits are {', '.join(SPLITS)}.")
+    return name

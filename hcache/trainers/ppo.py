@@ -1,0 +1,221 @@
+"""PPO on stored trees: the trainer of HierRouter (arXiv 2511.09873).
+
+Routing is a finite-horizon MDP with γ = 1. The state is (c_t, hop, C_t), an action is the next
+arm or STOP, and the reward comes once, at the end: R = Q − α·C. (Charging α·δ_t at each hop sums
+to the same.) Thousands of episodes advance at once, a hop of all of them is a gather on the tree.
+Clipped surrogate, GAE and the names of the settings follow Schulman et al. (arXiv 1707.06347,
+arXiv 1506.02438) and CleanRL (github.com/vwxyzjn/cleanrl).
+
+Axes in names: L hops, E episodes, B steps of a batch, A actions, N states.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hcache.policies.mlp import MLPPolicy
+from hcache.policies.settings import check, pick_device, setting
+from hcache.trainers import load_optimizer_state, optimizer_state, register
+from hcache.tree import Tree
+
+
+@dataclass(frozen=True)
+class PPOSettings:
+    """Settings of PPO."""
+
+    episodes: int = setting(512, "episodes sampled per iteration, spread evenly over the trees", low=1)
+    lr: float = setting(3e-3, "learning rate of Adam", above=0)
+    update_epochs: int = setting(4, "passes over the episodes of an iteration", low=1)
+    minibatches: int = setting(4, "minibatches of a pass", low=1)
+    clip_coef: float = setting(0.2, "ε of the clipped surrogate", above=0)
+    gae_lambda: float = setting(0.95, "λ of generalised advantage estimation", low=0, high=1)
+    ent_coef: float = setting(0.05, "weight of the entropy bonus", low=0)
+    vf_coef: float = setting(0.5, "weight of the value loss", low=0)
+    max_grad_norm: float = setting(0.5, "gradients are clipped to this norm", above=0)
+    norm_adv: bool = setting(True, "normalise the advantages of each minibatch")
+    device: str = setting("auto", "where to train", choices=("auto", "cpu", "cuda"))
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Episodes played by one policy; steps after the end of an episode are not live."""
+
+    state_LE: Tensor
+    action_LE: Tensor
+    logprob_LE: Tensor
+    value_LE: Tensor
+    reward_LE: Tensor
+    live_LE: Tensor
+
+
+@register("ppo")
+class PPO:
+    """Proximal policy optimisation of an actor-critic on the training trees."""
+
+    Settings = PPOSettings
+    Policy = MLPPolicy
+
+    def __init__(
+        self,
+        policy: MLPPolicy,
+        train: Tree,
+        settings: PPOSettings | None = None,
+        *,
+        alpha: float,
+        seed: int,
+    ) -> None:
+        self.settings = settings or PPOSettings()
+        self.device = pick_device(self.settings.device)
+        self.policy = policy.to(self.device)
+        self.tree = train.to(self.device)
+        self.reward_M = self.tree.reward_M(alpha).float()
+        self.optimizer = torch.optim.Adam(
+            policy.parameters(), lr=self.settings.lr, eps=1e-5, fused=True
+        )
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+
+    def step(self) -> dict[str, float]:
+        """Play `episodes`, then `update_epochs` passes over them."""
+        rollout = self.rollout()
+        advantage_LE = gae(
+            rollout.reward_LE, rollout.value_LE, rollout.live_LE, self.settings.gae_lambda
+        )
+        losses = self._update(rollout, advantage_LE)
+        episode_reward_E = rollout.reward_LE.sum(dim=0).double()
+        return {
+            "train_reward": float(episode_reward_E.mean()),
+            "train_hops": float(self._hops(rollout).double().mean()),
+            **losses,
+        }
+
+    @torch.no_grad()
+    def rollout(self) -> Rollout:
+        """Sample actions from root to leaf, all episodes at once."""
+        root_E = self.tree.root_T[self._draw_trees()]
+        hops, episodes = self.tree.hops, len(root_E)
+        shape = (hops, episodes)
+        state_LE = torch.zeros(shape, dtype=torch.int64, device=self.device)
+        action_LE = torch.zeros_like(state_LE)
+        logprob_LE = torch.zeros(shape, device=self.device)
+        value_LE, reward_LE = torch.zeros_like(logprob_LE), torch.zeros_like(logprob_LE)
+        live_LE = torch.zeros(shape, dtype=torch.bool, device=self.device)
+        open_E, state = torch.arange(episodes, device=self.device), root_E
+        for hop in range(hops):
+            states = self.tree.states[state]
+            logits, value = self.policy.logits_and_values(states)
+            action = self._sample(logits)
+            logprob = logits.log_softmax(dim=1).gather(1, action[:, None])[:, 0]
+            leaf = self.tree.leaf_NA[state, action]
+            done = leaf >= 0
+            state_LE[hop, open_E], action_LE[hop, open_E] = state, action
+            logprob_LE[hop, open_E] = logprob
+            value_LE[hop, open_E] = value
+            reward_LE[hop, open_E[done]] = self.reward_M[leaf[done]]
+            live_LE[hop, open_E] = True
+            open_E, state = open_E[~done], self.tree.child_NA[state, action][~done]
+        return Rollout(state_LE, action_LE, logprob_LE, value_LE, reward_LE, live_LE)
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights, moments of Adam, and the generator."""
+        weights = {f"policy.{name}": value for name, value in self.policy.state_dict().items()}
+        return {
+            **weights,
+            **optimizer_state(self.optimizer),
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        prefix = "policy."
+        weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        self.policy.load_state_dict(weights)
+        load_optimizer_state(self.optimizer, state)
+        self.generator.set_state(state["generator"].cpu())
+
+    def _draw_trees(self) -> Tensor:
+        """Trees of the next episodes: whole random passes over all, the last one cut."""
+        trees, episodes = len(self.tree), self.settings.episodes
+        passes = [
+            torch.randperm(trees, generator=self.generator, device=self.device)
+            for _ in range(-(-episodes // trees))
+        ]
+        return torch.cat(passes)[:episodes]
+
+    def _sample(self, logits: Tensor) -> Tensor:
+        """One action per row by the Gumbel-max trick; a masked action cannot win."""
+        exponential = torch.empty_like(logits).exponential_(generator=self.generator)
+        return (logits - exponential.log()).argmax(dim=1)
+
+    def _hops(self, rollout: Rollout) -> Tensor:
+        asked_LE = rollout.live_LE & (rollout.action_LE != self.tree.stop)
+        return asked_LE.sum(dim=0)
+
+    def _update(self, rollout: Rollout, advantage_LE: Tensor) -> dict[str, float]:
+        live = rollout.live_LE
+        state_B, action_B = rollout.state_LE[live], rollout.action_LE[live]
+        logprob_B, advantage_B = rollout.logprob_LE[live], advantage_LE[live]
+        return_B = advantage_B + rollout.value_LE[live]
+        sums: dict[str, Tensor] = {}
+        updates = 0
+        for _ in range(self.settings.update_epochs):
+            order = torch.randperm(len(state_B), generator=self.generator, device=self.device)
+            for part in order.chunk(self.settings.minibatches):
+                losses = self._losses(
+                    state_B[part], action_B[part], logprob_B[part], advantage_B[part], return_B[part]
+                )
+                self._descend(losses["loss"])
+                sums = {k: sums.get(k, 0.0) + v.detach() for k, v in losses.items()}
+                updates += 1
+        return {name: float(value) / updates for name, value in sums.items()}
+
+    def _losses(
+        self, state_B: Tensor, action_B: Tensor, old_B: Tensor, advantage_B: Tensor, return_B: Tensor
+    ) -> dict[str, Tensor]:
+        """L = −surrogate + vf_coef · value loss − ent_coef · entropy, each a mean over steps."""
+        settings = self.settings
+        states = self.tree.states[state_B]
+        logits_BA, value_B = self.policy.logits_and_values(states)
+        logprobs_BA = logits_BA.log_softmax(dim=1)
+        logprob_B = logprobs_BA.gather(1, action_B[:, None])[:, 0]
+        if settings.norm_adv and len(advantage_B) > 1:
+            advantage_B = (advantage_B - advantage_B.mean()) / (advantage_B.std() + 1e-8)
+        ratio_B = (logprob_B - old_B).exp()
+        clipped_B = ratio_B.clamp(1 - settings.clip_coef, 1 + settings.clip_coef)
+        surrogate = torch.minimum(ratio_B * advantage_B, clipped_B * advantage_B).mean()
+        value_loss = 0.5 * (value_B - return_B).square().mean()
+        entropy = -(logprobs_BA.exp() * logprobs_BA).sum(dim=1).mean()
+        return {
+            "loss": -surrogate + settings.vf_coef * value_loss - settings.ent_coef * entropy,
+            "policy_loss": -surrogate,
+            "value_loss": value_loss,
+            "entropy": entropy,
+            "clip_fraction": (ratio_B != clipped_B).float().mean(),
+        }
+
+    def _descend(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.policy.parameters(), self.settings.max_grad_norm)
+        self.optimizer.step()
+
+
+def gae(reward_LE: Tensor, value_LE: Tensor, live_LE: Tensor, gae_lambda: float) -> Tensor:
+    """Generalised advantage estimates with γ = 1, [L, E]; 0 on steps that are not live.
+
+    A_t = δ_t + λ·A_{t+1} with δ_t = r_t + V_{t+1} − V_t; after the end, V and A are 0.
+    """
+    advantage_LE = torch.zeros_like(reward_LE)
+    next_value_E = torch.zeros_like(reward_LE[0])
+    next_advantage_E = torch.zeros_like(reward_LE[0])
+    for hop in reversed(range(len(reward_LE))):
+        delta_E = reward_LE[hop] + next_value_E - value_LE[hop]
+        advantage_LE[hop] = torch.where(live_LE[hop], delta_E + gae_lambda * next_advantage_E, 0.0)
+        next_value_E = torch.where(live_LE[hop], value_LE[hop], 0.0)
+        next_advantage_E = advantage_LE[hop]
+    return advantage_LE

@@ -1,0 +1,144 @@
+"""Training a router: from a database and a configuration to a run folder. Loads no model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hcache import replay
+from hcache.config import ExperimentConfig, did_you_mean
+from hcache.errors import ConfigError
+from hcache.keys import digest, digest_file
+from hcache.policies import load_policy
+from hcache.policies.settings import make
+from hcache.runs import MetricsLog, Run, find_run, now, provenance
+from hcache.store import Store
+from hcache.trainers import TRAINERS, fit
+from hcache.tree import Tree
+
+OnMetrics = Callable[[dict[str, float]], None]
+
+
+def train(
+    config: ExperimentConfig,
+    db: Path,
+    *,
+    init: str | Path | None = None,
+    folder: Path | None = None,
+    on_metrics: OnMetrics = lambda metrics: None,
+) -> Run:
+    """Train the algorithm that `config.train` names; the run it went into.
+
+    A run of the same identity that was stopped goes on; one that is finished is returned as it
+    is. `folder` puts the run elsewhere than where the configuration says.
+
+    Raises:
+        ConfigError: an unknown algorithm or setting.
+        StoreError: the experiment was not sampled like this.
+        RunError: `init` is no run that fits.
+    """
+    settings = config.train
+    trainer_class = _trainer_class(settings.algo)
+    algorithm = make(trainer_class.Settings, settings.settings)
+    start = None if init is None else find_run(init, Path(config.runs))
+    trees = {}
+    with Store(db) as store:
+        for split in ("train", "valid"):
+            trees[split] = replay.load(store, config, split)
+    identity = {
+        "config": _relevant(config),
+        "data": {split: loaded.fingerprint for split, loaded in trees.items()},
+        "init": None if start is None else _weights(start),
+    }
+    name = f"{settings.algo}-s{settings.seed}-{digest(identity)[:8]}"
+    run = Run((folder or Path(config.runs)) / name)
+    if run.finished:
+        return run
+    manifest = {
+        "name": name,
+        "experiment": config.name,
+        "algo": settings.algo,
+        "seed": settings.seed,
+        "init": None if start is None else str(start.folder),
+        "db": str(db),
+        "created": now(),
+        "config": config.model_dump(mode="json"),
+        "settings": asdict(algorithm),
+        "identity": identity,
+        "incomplete": {split: loaded.incomplete for split, loaded in trees.items()},
+        **provenance(),
+    }
+    run.write_manifest(manifest)
+    outcome = _fit(run, config, algorithm, trees["train"].tree, trees["valid"].tree, start, on_metrics)
+    run.write_manifest(manifest | {"finished": now(), "outcome": outcome})
+    run.checkpoint.unlink(missing_ok=True)
+    return run
+
+
+def _fit(
+    run: Run,
+    config: ExperimentConfig,
+    algorithm: Any,
+    train_tree: Tree,
+    valid_tree: Tree,
+    start: Run | None,
+    on_metrics: OnMetrics,
+) -> dict[str, Any]:
+    settings = config.train
+    if not settings.stop:
+        train_tree, valid_tree = train_tree.without_stop(), valid_tree.without_stop()
+    trainer = _trainer_class(settings.algo)(
+        train_tree,
+        algorithm,
+        alpha=settings.alpha,
+        seed=settings.seed,
+        init=None if start is None else load_policy(start.policy_folder),
+    )
+    log = MetricsLog(run.folder / "metrics.jsonl")
+
+    def record(metrics: dict[str, float]) -> None:
+        log.write(metrics)
+        on_metrics(metrics)
+
+    began = time.monotonic()
+    try:
+        fitted = fit(
+            trainer,
+            valid_tree,
+            alpha=settings.alpha,
+            iterations=settings.iterations,
+            evaluate_every=settings.evaluate_every,
+            patience=settings.patience,
+            on_metrics=record,
+            checkpoint=run.checkpoint,
+            resume=True,
+        )
+    finally:
+        log.close()
+    fitted.policy.save(run.policy_folder)
+    return {
+        "iterations": fitted.iterations,
+        "best_iteration": fitted.best_iteration,
+        "best_valid_reward": fitted.best_reward,
+        "weights": _weights(run),
+        "seconds": round(time.monotonic() - began, 3),
+    }
+
+
+def _trainer_class(name: str) -> Any:
+    if name not in TRAINERS:
+        raise ConfigError(f"train.algo: no trainer {name!r}{did_you_mean(name, TRAINERS)}")
+    return TRAINERS[name]
+
+
+def _weights(run: Run) -> str:
+    return digest_file(run.policy_folder / "policy.safetensors")
+
+
+def _relevant(config: ExperimentConfig) -> dict[str, Any]:
+    """The settings that a training depends on; the others may change without a new run."""
+    dump = config.model_dump(mode="json")
+    return {"features": dump["features"], "train": dump["train"], "quality": config.quality}
