@@ -1,0 +1,82 @@
+"""hcache: the offline study of routing queries among language models.
+
+What the command line does, as functions; each name is imported when it is first used.
+
+    experiment = hcache.Experiment.load("data/demo/experiment.yaml")
+    hcache.Sampler(experiment).run()                          # runs models; all else does not
+    with hcache.Store(experiment.db) as store:
+        frame = store.sequences("test")                       # polars
+        tree = hcache.load_replay(store, experiment.config, "train").tree
+    run = hcache.train(experiment.config, experiment.db)
+    report = hcache.judge(experiment.config, experiment.db, [run], "test")
+    with hcache.live_router(run.folder) as router:
+        route = router.route("What is: 12 + 30")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hcache.engines import ScriptedEngine
+    from hcache.errors import HcacheError
+    from hcache.evaluation import Report, evaluate
+    from hcache.experiment import Experiment
+    from hcache.judging import judge, live_router, repeat
+    from hcache.policies import load_policy
+    from hcache.replay import load as load_replay
+    from hcache.runs import Run, find_run
+    from hcache.sampling import Sampler, make_plan
+    from hcache.store import Store
+    from hcache.training import train
+    from hcache.tree import Tree
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Experiment": "experiment",
+    "HcacheError": "errors",
+    "Report": "evaluation",
+    "Run": "runs",
+    "Sampler": "sampling",
+    "ScriptedEngine": "engines",
+    "Store": "store",
+    "Tree": "tree",
+    "evaluate": "evaluation",
+    "find_run": "runs",
+    "judge": "judging",
+    "live_router": "judging",
+    "load_policy": "policies",
+    "load_replay": "replay",
+    "make_plan": "sampling",
+    "repeat": "judging",
+    "train": "training",
+}
+
+__all__ = [
+    "Experiment",
+    "HcacheError",
+    "Report",
+    "Run",
+    "Sampler",
+    "ScriptedEngine",
+    "Store",
+    "Tree",
+    "evaluate",
+    "find_run",
+    "judge",
+    "live_router",
+    "load_policy",
+    "load_replay",
+    "make_plan",
+    "repeat",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'hcache' has no attribute {name!r}")
+    module = import_module(f"hcache.{_HOME[name]}")
+    return getattr(module, "load" if name == "load_replay" else name)

@@ -139,7 +139,6 @@ class EvaluateConfig(Section):
     """How a figure is reported."""
 
     resamples: int = Field(10_000, ge=100)
-    level: float = Field(0.95, gt=0, lt=1)
     seed: int = 0
 
 

@@ -26,6 +26,7 @@ def train(
     config: ExperimentConfig,
     db: Path,
     *,
+    source: Path = Path("experiment.yaml"),
     init: str | Path | None = None,
     folder: Path | None = None,
     on_metrics: OnMetrics = lambda metrics: None,
@@ -33,7 +34,8 @@ def train(
     """Train the algorithm that `config.train` names; the run it went into.
 
     A run of the same identity that was stopped goes on; one that is finished is returned as it
-    is. `folder` puts the run elsewhere than where the configuration says.
+    is. `source` is the experiment's file, for live routing later; `folder` puts the run elsewhere
+    than where the configuration says.
 
     Raises:
         ConfigError: an unknown algorithm or setting.
@@ -63,6 +65,7 @@ def train(
         "algo": settings.algo,
         "seed": settings.seed,
         "init": None if start is None else str(start.folder),
+        "source": str(source.resolve()),
         "db": str(db),
         "created": now(),
         "config": config.model_dump(mode="json"),

@@ -11,6 +11,8 @@ from rich.markup import escape
 from hcache.commands import demo, inspect, routers, sampling
 from hcache.errors import HcacheError
 
+INTERRUPTED = 130  # what typer exits with after Ctrl-C
+
 app = typer.Typer(
     name="hcache",
     help="Sample every model sequence once, then train and judge routers by replay.",
@@ -34,15 +36,16 @@ app.command()(inspect.doctor)
 
 def main() -> None:
     """Run the command line and exit."""
+    console = Console(stderr=True, soft_wrap=True)
     try:
         app()
     except HcacheError as error:
-        console = Console(stderr=True, soft_wrap=True)
         console.print(f"[bold red]error:[/] {escape(error.message)} {escape(error.hint)}".rstrip())
         sys.exit(1)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; run the same command again to go on.")
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
+    except OSError as error:  # a file or folder that cannot be read or written
+        console.print(f"[bold red]error:[/] {escape(str(error))}")
+        sys.exit(1)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            console.print("stopped; run the same command again to go on.")
+        raise

@@ -48,7 +48,9 @@ def train(
     overrides += [f"train.seed={seed}"] if seed is not None else []
     loaded = Experiment.load(experiment, overrides, db)
     with TrainingProgress(loaded.config) as on_metrics:
-        run = train_router(loaded.config, loaded.db, init=init, on_metrics=on_metrics)
+        run = train_router(
+            loaded.config, loaded.db, source=loaded.source, init=init, on_metrics=on_metrics
+        )
     outcome = run.manifest["outcome"]
     console.print(
         f"{run.folder}: best validation reward {outcome['best_valid_reward']:.4f} "

@@ -10,6 +10,7 @@ Axes in names: n states asked about, D text features, I inputs of the network, A
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from hcache.errors import RunError
-from hcache.policies import register, write_policy
+from hcache.policies import Policy, register, write_policy
 from hcache.policies.settings import check, setting
 from hcache.tree import States, Tree
 
@@ -64,15 +65,39 @@ class MLPPolicy(nn.Module):
         self.register_buffer("cost_scale", torch.ones((), dtype=torch.float64))
 
     @classmethod
-    def for_tree(
-        cls, train: Tree, settings: MLPSettings | None = None, *, seed: int
-    ) -> MLPPolicy:
+    def for_tree(cls, train: Tree, settings: MLPSettings | None = None, *, seed: int) -> MLPPolicy:
         """A fresh policy for the arms, hops and features of a training tree, scaled by it."""
-        settings = settings or MLPSettings()
-        policy = cls(train.arms, train.features_ND.shape[1], train.hops, settings)
+        given = settings or MLPSettings()
+        sizes = MLPSettings(given.hidden, given.layers, given.embedding)
+        policy = cls(train.arms, train.features_ND.shape[1], train.hops, sizes)
         policy._initialise(torch.Generator().manual_seed(seed))
         policy._fit_scale(train)
         return policy
+
+    @classmethod
+    def for_training(
+        cls, train: Tree, settings: MLPSettings, *, seed: int, init: Policy | None
+    ) -> MLPPolicy:
+        """A copy of `init`, to be trained further, or a fresh policy where there is none.
+
+        Raises:
+            RunError: if `init` is no MLP, or was made for other arms.
+        """
+        if init is None:
+            return cls.for_tree(train, settings, seed=seed)
+        if not isinstance(init, MLPPolicy):
+            raise RunError(
+                f"training cannot start from a {type(init).__name__}: it has no networks.",
+                "Start from a run of ppo or sft.",
+            )
+        if init.arms != train.arms:
+            raise RunError(
+                f"the policy to start from routes among {', '.join(init.arms)}, "
+                f"the training tree among {', '.join(train.arms)}.",
+                "Start from a run on the same pool.",
+            )
+        init._check(train.states)
+        return copy.deepcopy(init)
 
     def inputs(self, states: States) -> Tensor:
         """What both networks see, float32 [n, I], on the device of the weights.

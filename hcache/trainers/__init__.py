@@ -42,10 +42,13 @@ class TrainablePolicy(Policy, Protocol):
 
 
 class Trainer(Protocol):
-    """One way to improve a policy on the training trees."""
+    """One way to improve a policy on the training trees.
+
+    It is made as `Trainer(train, settings, alpha=…, seed=…, init=…)`, where `init` is a policy to
+    start from, as in SFT, then PPO, or None.
+    """
 
     Settings: ClassVar[type[Any]]
-    Policy: ClassVar[type[Any]]  # what it trains; `Policy.for_tree(train, seed=…)` is a fresh one
 
     @property
     def policy(self) -> TrainablePolicy:
@@ -165,25 +168,32 @@ def greedy_metrics(policy: Policy, tree: Tree, alpha: float) -> dict[str, float]
     return {name: float(mean_by_query(tree, v[leaf_T]).mean()) for name, v in values.items()}
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The moments of an optimizer as flat tensors."""
-    moments = optimizer.state_dict()["state"]
-    return {
-        f"optimizer.{index}.{key}": value.detach().cpu().clone()
-        for index, entry in moments.items()
-        for key, value in entry.items()
-    }
+def training_state(
+    policy: torch.nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """What most trainers' `state` is: weights, moments of the optimizer, RNG, as flat tensors."""
+    state = {f"policy.{name}": value for name, value in policy.state_dict().items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        state |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+    state["generator"] = generator.get_state()
+    return {name: value.detach().cpu().clone() for name, value in state.items()}
 
 
-def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
-    """Take moments that `optimizer_state` gave."""
+def load_training_state(
+    state: Mapping[str, Tensor],
+    policy: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+) -> None:
+    """Take back what `training_state` gave."""
+    policy.load_state_dict(_part(state, "policy."))
     moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in state.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".", 2)
-            moments.setdefault(int(index), {})[key] = value.clone()
+    for name, value in _part(state, "optimizer.").items():
+        index, key = name.split(".", 1)
+        moments.setdefault(int(index), {})[key] = value.clone()
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    generator.set_state(state["generator"])
 
 
 def _check_counts(*, iterations: int, evaluate_every: int, patience: int) -> None:
@@ -214,10 +224,8 @@ def _judge(
     if metrics["reward"] > progress.best_reward:
         progress.best_reward, progress.best_iteration = metrics["reward"], progress.iteration
         progress.stale = 0
-        best = {
-            name: value.detach().cpu().clone()
-            for name, value in trainer.policy.state_dict().items()
-        }
+        weights = trainer.policy.state_dict()
+        best = {name: value.detach().cpu().clone() for name, value in weights.items()}
     else:
         progress.stale += 1
     return best, {f"valid_{name}": value for name, value in metrics.items()}

@@ -16,17 +16,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hcache.policies.mlp import MLPPolicy
-from hcache.policies.settings import check, pick_device, setting
-from hcache.trainers import load_optimizer_state, optimizer_state, register
+from hcache.policies import Policy
+from hcache.policies.mlp import MLPPolicy, MLPSettings
+from hcache.policies.settings import pick_device, setting
+from hcache.trainers import load_training_state, register, training_state
 from hcache.tree import Tree
 
 
 @dataclass(frozen=True)
-class PPOSettings:
+class PPOSettings(MLPSettings):
     """Settings of PPO."""
 
-    episodes: int = setting(512, "episodes sampled per iteration, spread evenly over the trees", low=1)
+    episodes: int = setting(512, "episodes of an iteration, spread over the trees", low=1)
     lr: float = setting(3e-3, "learning rate of Adam", above=0)
     update_epochs: int = setting(4, "passes over the episodes of an iteration", low=1)
     minibatches: int = setting(4, "minibatches of a pass", low=1)
@@ -37,9 +38,6 @@ class PPOSettings:
     max_grad_norm: float = setting(0.5, "gradients are clipped to this norm", above=0)
     norm_adv: bool = setting(True, "normalise the advantages of each minibatch")
     device: str = setting("auto", "where to train", choices=("auto", "cpu", "cuda"))
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 @dataclass(frozen=True)
@@ -54,29 +52,43 @@ class Rollout:
     live_LE: Tensor
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Live steps of a rollout, flat."""
+
+    state_B: Tensor
+    action_B: Tensor
+    logprob_B: Tensor
+    advantage_B: Tensor
+    return_B: Tensor
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        return Batch(*(value[index] for value in vars(self).values()))
+
+
 @register("ppo")
 class PPO:
     """Proximal policy optimisation of an actor-critic on the training trees."""
 
     Settings = PPOSettings
-    Policy = MLPPolicy
 
     def __init__(
         self,
-        policy: MLPPolicy,
         train: Tree,
         settings: PPOSettings | None = None,
         *,
         alpha: float,
         seed: int,
+        init: Policy | None = None,
     ) -> None:
         self.settings = settings or PPOSettings()
         self.device = pick_device(self.settings.device)
+        policy = MLPPolicy.for_training(train, self.settings, seed=seed, init=init)
         self.policy = policy.to(self.device)
         self.tree = train.to(self.device)
         self.reward_M = self.tree.reward_M(alpha).float()
         self.optimizer = torch.optim.Adam(
-            policy.parameters(), lr=self.settings.lr, eps=1e-5, fused=True
+            self.policy.parameters(), lr=self.settings.lr, eps=1e-5, fused=True
         )
         self.generator = torch.Generator(self.device).manual_seed(seed)
 
@@ -87,10 +99,10 @@ class PPO:
             rollout.reward_LE, rollout.value_LE, rollout.live_LE, self.settings.gae_lambda
         )
         losses = self._update(rollout, advantage_LE)
-        episode_reward_E = rollout.reward_LE.sum(dim=0).double()
+        asked_LE = rollout.live_LE & (rollout.action_LE != self.tree.stop)
         return {
-            "train_reward": float(episode_reward_E.mean()),
-            "train_hops": float(self._hops(rollout).double().mean()),
+            "train_reward": float(rollout.reward_LE.sum(dim=0).double().mean()),
+            "train_hops": float(asked_LE.sum(dim=0).double().mean()),
             **losses,
         }
 
@@ -123,20 +135,11 @@ class PPO:
 
     def state(self) -> dict[str, Tensor]:
         """Weights, moments of Adam, and the generator."""
-        weights = {f"policy.{name}": value for name, value in self.policy.state_dict().items()}
-        return {
-            **weights,
-            **optimizer_state(self.optimizer),
-            "generator": self.generator.get_state(),
-        }
+        return training_state(self.policy, self.optimizer, self.generator)
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Go on from what `state` gave."""
-        prefix = "policy."
-        weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        self.policy.load_state_dict(weights)
-        load_optimizer_state(self.optimizer, state)
-        self.generator.set_state(state["generator"].cpu())
+        load_training_state(state, self.policy, self.optimizer, self.generator)
 
     def _draw_trees(self) -> Tensor:
         """Trees of the next episodes: whole random passes over all, the last one cut."""
@@ -152,43 +155,39 @@ class PPO:
         exponential = torch.empty_like(logits).exponential_(generator=self.generator)
         return (logits - exponential.log()).argmax(dim=1)
 
-    def _hops(self, rollout: Rollout) -> Tensor:
-        asked_LE = rollout.live_LE & (rollout.action_LE != self.tree.stop)
-        return asked_LE.sum(dim=0)
-
     def _update(self, rollout: Rollout, advantage_LE: Tensor) -> dict[str, float]:
-        live = rollout.live_LE
-        state_B, action_B = rollout.state_LE[live], rollout.action_LE[live]
-        logprob_B, advantage_B = rollout.logprob_LE[live], advantage_LE[live]
-        return_B = advantage_B + rollout.value_LE[live]
+        live_LE = rollout.live_LE
+        batch = Batch(
+            state_B=rollout.state_LE[live_LE],
+            action_B=rollout.action_LE[live_LE],
+            logprob_B=rollout.logprob_LE[live_LE],
+            advantage_B=advantage_LE[live_LE],
+            return_B=(advantage_LE + rollout.value_LE)[live_LE],
+        )
         sums: dict[str, Tensor] = {}
         updates = 0
         for _ in range(self.settings.update_epochs):
-            order = torch.randperm(len(state_B), generator=self.generator, device=self.device)
+            order = torch.randperm(len(batch.state_B), generator=self.generator, device=self.device)
             for part in order.chunk(self.settings.minibatches):
-                losses = self._losses(
-                    state_B[part], action_B[part], logprob_B[part], advantage_B[part], return_B[part]
-                )
+                losses = self._losses(batch[part])
                 self._descend(losses["loss"])
-                sums = {k: sums.get(k, 0.0) + v.detach() for k, v in losses.items()}
+                sums = {name: sums.get(name, 0.0) + v.detach() for name, v in losses.items()}
                 updates += 1
         return {name: float(value) / updates for name, value in sums.items()}
 
-    def _losses(
-        self, state_B: Tensor, action_B: Tensor, old_B: Tensor, advantage_B: Tensor, return_B: Tensor
-    ) -> dict[str, Tensor]:
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
         """L = −surrogate + vf_coef · value loss − ent_coef · entropy, each a mean over steps."""
         settings = self.settings
-        states = self.tree.states[state_B]
-        logits_BA, value_B = self.policy.logits_and_values(states)
+        logits_BA, value_B = self.policy.logits_and_values(self.tree.states[batch.state_B])
         logprobs_BA = logits_BA.log_softmax(dim=1)
-        logprob_B = logprobs_BA.gather(1, action_B[:, None])[:, 0]
+        logprob_B = logprobs_BA.gather(1, batch.action_B[:, None])[:, 0]
+        advantage_B = batch.advantage_B
         if settings.norm_adv and len(advantage_B) > 1:
             advantage_B = (advantage_B - advantage_B.mean()) / (advantage_B.std() + 1e-8)
-        ratio_B = (logprob_B - old_B).exp()
+        ratio_B = (logprob_B - batch.logprob_B).exp()
         clipped_B = ratio_B.clamp(1 - settings.clip_coef, 1 + settings.clip_coef)
         surrogate = torch.minimum(ratio_B * advantage_B, clipped_B * advantage_B).mean()
-        value_loss = 0.5 * (value_B - return_B).square().mean()
+        value_loss = 0.5 * (value_B - batch.return_B).square().mean()
         entropy = -(logprobs_BA.exp() * logprobs_BA).sum(dim=1).mean()
         return {
             "loss": -surrogate + settings.vf_coef * value_loss - settings.ent_coef * entropy,

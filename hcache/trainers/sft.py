@@ -26,10 +26,11 @@ import torch
 from torch import Tensor
 
 from hcache.errors import ConfigError
-from hcache.policies.mlp import MLPPolicy
+from hcache.policies import Policy
+from hcache.policies.mlp import MLPPolicy, MLPSettings
 from hcache.policies.rollout import only_best, oracle_leaves, tree_of_state
-from hcache.policies.settings import check, pick_device, setting
-from hcache.trainers import load_optimizer_state, optimizer_state, register
+from hcache.policies.settings import pick_device, setting
+from hcache.trainers import load_training_state, register, training_state
 from hcache.tree import Tree, oracle, reach
 
 TIES = ("all", "random_one", "deterministic_one")
@@ -37,7 +38,7 @@ BALANCES = ("none", "undersample", "oversample")
 
 
 @dataclass(frozen=True)
-class SFTSettings:
+class SFTSettings(MLPSettings):
     """Settings of SFT; an iteration is one pass over the states with weight."""
 
     ties: str = setting("all", "what to learn where several sequences are best", choices=TIES)
@@ -48,28 +49,25 @@ class SFTSettings:
     weight_decay: float = setting(0.0, "decoupled weight decay", low=0)
     device: str = setting("auto", "where to train", choices=("auto", "cpu", "cuda"))
 
-    def __post_init__(self) -> None:
-        check(self)
-
 
 @register("sft")
 class SFT:
     """Cross-entropy of the actor to the best actions of the training trees."""
 
     Settings = SFTSettings
-    Policy = MLPPolicy
 
     def __init__(
         self,
-        policy: MLPPolicy,
         train: Tree,
         settings: SFTSettings | None = None,
         *,
         alpha: float,
         seed: int,
+        init: Policy | None = None,
     ) -> None:
         self.settings = settings or SFTSettings()
         self.device = pick_device(self.settings.device)
+        policy = MLPPolicy.for_training(train, self.settings, seed=seed, init=init)
         self.policy = policy.to(self.device)
         self.generator = torch.Generator().manual_seed(seed)
         target_NA = best_actions(train, train.reward_M(alpha), self.settings.ties, self.generator)
@@ -81,7 +79,7 @@ class SFT:
         self.kept_K = kept_K.to(self.device)
         self.tree = train.to(self.device)
         self.optimizer = torch.optim.AdamW(
-            policy.parameters(),
+            self.policy.parameters(),
             lr=self.settings.lr,
             weight_decay=self.settings.weight_decay,
             fused=True,
@@ -106,20 +104,11 @@ class SFT:
 
     def state(self) -> dict[str, Tensor]:
         """Weights, moments of AdamW, and the generator."""
-        weights = {f"policy.{name}": value for name, value in self.policy.state_dict().items()}
-        return {
-            **weights,
-            **optimizer_state(self.optimizer),
-            "generator": self.generator.get_state(),
-        }
+        return training_state(self.policy, self.optimizer, self.generator)
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Go on from what `state` gave."""
-        prefix = "policy."
-        weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        self.policy.load_state_dict(weights)
-        load_optimizer_state(self.optimizer, state)
-        self.generator.set_state(state["generator"].cpu())
+        load_training_state(state, self.policy, self.optimizer, self.generator)
 
     def _copies(self, train: Tree, target_NA: Tensor) -> Tensor:
         """How often each tree is learned from, float64 [T]."""
@@ -133,9 +122,7 @@ class SFT:
         return balanced(class_T, kept_T, self.settings.balance, self.generator)
 
 
-def best_actions(
-    tree: Tree, reward_M: Tensor, ties: str, generator: torch.Generator
-) -> Tensor:
+def best_actions(tree: Tree, reward_M: Tensor, ties: str, generator: torch.Generator) -> Tensor:
     """The target of every state, float64 [N, A]: rows sum to 1, ties as the module says."""
     best = only_best(tree, reward_M)
     if ties == "all":
@@ -152,9 +139,7 @@ def best_quality(tree: Tree) -> Tensor:
     return tree.quality_M[oracle_leaves(tree, tree.quality_M)]
 
 
-def balanced(
-    class_T: Tensor, kept_T: Tensor, balance: str, generator: torch.Generator
-) -> Tensor:
+def balanced(class_T: Tensor, kept_T: Tensor, balance: str, generator: torch.Generator) -> Tensor:
     """How often each tree is used so that classes are even, float64 [T]; 0 where not kept."""
     copies_T = kept_T.double()
     if balance == "none":
