@@ -20,7 +20,9 @@ def main() -> None:
         print(store.sequences("test").head(5))
         print(store.trajectories("test").select("sequence", "answer", "f1", "cost").head(3))
         replay = hcache.load_replay(store, experiment.config, "train")
-    print(f"{len(replay.tree)} trees, {len(replay.tree.hop_N)} states, {replay.incomplete} left out")
+    print(
+        f"{len(replay.tree)} trees, {len(replay.tree.hop_N)} states, {replay.incomplete} left out"
+    )
 
     # Train and judge a router: no model is loaded.
     run = hcache.train(experiment.config, experiment.db, source=experiment.source)

@@ -36,7 +36,7 @@ class Arm:
 
     @cached_property
     def id(self) -> str:
-        """Identity of the arm as a choice: what it generates, what it is told, what it is called."""
+        """Identity of the arm as a choice: what it generates, is told, is called."""
         return digest([self.fingerprint, self.instruction, self.system, self.name])[:12]
 
     @property

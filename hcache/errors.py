@@ -1,12 +1,12 @@
 """Errors that a user can act on, each with what was wrong, where, and what to type next.
 
-    HcacheError                   exit code 1, one line on the terminal, no traceback
-    ├── ConfigError               an experiment file or an override does not hold
-    ├── DataError                 a data set cannot be read as it stands
-    ├── StoreError                the database cannot be opened, read or written
-    │   └── StoreBusyError        another process holds it; trying later helps
-    ├── EngineError               a model cannot be loaded, or the engine died
-    └── RunError                  a run folder is missing, incomplete or does not fit
+HcacheError                   exit code 1, one line on the terminal, no traceback
+├── ConfigError               an experiment file or an override does not hold
+├── DataError                 a data set cannot be read as it stands
+├── StoreError                the database cannot be opened, read or written
+│   └── StoreBusyError        another process holds it; trying later helps
+├── EngineError               a model cannot be loaded, or the engine died
+└── RunError                  a run folder is missing, incomplete or does not fit
 """
 
 from __future__ import annotations

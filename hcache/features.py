@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -101,7 +102,7 @@ def _terms(segment: str, text: str) -> Iterator[str]:
         yield f"{segment}:{word}"
         if shape != word:
             yield f"{segment}#{shape}"
-    for first, second in zip(shapes, shapes[1:], strict=False):
+    for first, second in pairwise(shapes):
         yield f"{segment}:{first} {second}"
 
 

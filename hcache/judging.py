@@ -21,9 +21,7 @@ from hcache.store import Store
 from hcache.training import OnMetrics, train
 
 
-def judge(
-    config: ExperimentConfig, db: Path, runs: Sequence[Run], split: str = "test"
-) -> Report:
+def judge(config: ExperimentConfig, db: Path, runs: Sequence[Run], split: str = "test") -> Report:
     """Evaluate runs on a split; runs that differ in the seed alone stand in one row.
 
     The best static sequence is chosen on train and validation, less the split that is judged.
@@ -100,7 +98,7 @@ def _difference(run: Run, again: Run) -> str | None:
             return f"the {part} is not what it was"
     place = first_difference(run.metrics(), again.metrics())
     if place is not None:
-        before, after = ((r.metrics()[place : place + 1] or ["nothing"])[0] for r in (run, again))
+        before, after = (r.metrics()[place : place + 1] or "nothing" for r in (run, again))
         return f"metrics differ first in line {place + 1}: {before} was, {after} is"
     if run.manifest["outcome"]["weights"] != again.manifest["outcome"]["weights"]:
         return "the metrics are equal, the weights are not"

@@ -8,6 +8,7 @@ with no loop over rows.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,7 +69,15 @@ def load(
             "Give it a source in the experiment's data, and sample it.",
         )
     _check_scored(store, leaves, config.quality)
-    assembly = _Assembly(states, leaves, queries, len(pool), workflow.hops)
+    assembly = _Assembly(
+        states,
+        leaves,
+        queries,
+        arms=len(pool),
+        hops=workflow.hops,
+        replicas=config.sampling.replicas,
+        ends_early=workflow.ends_early,
+    )
     if not assembly.complete.any():
         raise StoreError(
             f"{store.path}: no query of split {split} is complete.",
@@ -90,17 +99,17 @@ def _sampled_pool(
             f"{store.path} holds no experiment {config.name!r} (it has: {', '.join(known)}).",
             "Sample it first: hcache sample EXPERIMENT.yaml",
         )
-    sampled = ExperimentConfig.model_validate_json(found["config"][0])
+    asked, sampled = config.model_dump(mode="json"), json.loads(found["config"][0])
     arms: dict[str, str] = dict(store.sql(POOL, [config.name]).iter_rows())
     changes = [
         f"arms.{name}"
         for name in config.arms
-        if name not in arms or _said(config, name) != _said(sampled, name)
+        if name not in arms or _differ(_said(asked, name), _said(sampled, name))
     ]
     changes += ["workflow"] if found["workflow"][0] != workflow else []
     changes += ["workflow.hops"] if found["hops"][0] < hops else []
     changes += ["sampling.replicas"] if found["replicas"][0] < config.sampling.replicas else []
-    changes += ["data"] if _data(config) != _data(sampled) else []
+    changes += ["data"] if _differ(_data(asked), _data(sampled)) else []
     if changes:
         raise StoreError(
             f"{store.path}: {config.name} was sampled otherwise ({', '.join(changes)} differ).",
@@ -109,27 +118,35 @@ def _sampled_pool(
     return [arms[name] for name in config.arms]
 
 
-def _said(config: ExperimentConfig, name: str) -> str:
+def _differ(one: Any, two: Any) -> bool:
+    """Whether two configurations differ in a setting that both have; a version may add some."""
+    if not isinstance(one, dict) or not isinstance(two, dict):
+        return bool(one != two)
+    return any(_differ(one[key], two[key]) for key in one.keys() & two.keys())
+
+
+def _said(config: dict[str, Any], name: str) -> dict[str, Any]:
     """The settings of an arm that change what it says; where its files lie is no matter."""
-    arm = config.arms[name].model_dump(mode="json", exclude={"price", "model"})
-    exclude = {"path", "chat_template", "adapter", "engine_args"}
-    model = config.models[config.arms[name].model].model_dump(mode="json", exclude=exclude)
-    return canonical([arm, model])
+    arm = config["arms"][name]
+    files = {"path", "chat_template", "adapter", "engine_args"}
+    model = {k: v for k, v in config["models"][arm["model"]].items() if k not in files}
+    return {**model, **{k: v for k, v in arm.items() if k not in ("price", "model")}}
 
 
-def _data(config: ExperimentConfig) -> str:
+def _data(config: dict[str, Any]) -> dict[str, Any]:
     """The data of an experiment, without where the files lie and how answers are judged."""
-    return canonical(
-        {
-            name: {
-                "reader": data.reader,
-                "options": data.options,
-                "extract": data.extract,
-                "limits": {key: source.limit for key, source in data.sources.items()},
+    return {
+        "names": sorted(config["data"]),
+        **{
+            f"data.{name}": {
+                "reader": data["reader"],
+                "options": data["options"],
+                "extract": data["extract"],
+                "limits": [[key, source["limit"]] for key, source in sorted(data["sources"].items())],
             }
-            for name, data in config.data.items()
-        }
-    )
+            for name, data in config["data"].items()
+        },
+    }
 
 
 def _prices(config: ExperimentConfig) -> list[list[float]]:
@@ -182,13 +199,20 @@ class _Assembly:
     """States and leaves with integer codes, and the tree that they make."""
 
     def __init__(
-        self, states: pl.DataFrame, leaves: pl.DataFrame, queries: pl.DataFrame, arms: int, hops: int
+        self,
+        states: pl.DataFrame,
+        leaves: pl.DataFrame,
+        queries: pl.DataFrame,
+        *,
+        arms: int,
+        hops: int,
+        replicas: int,
+        ends_early: bool,
     ) -> None:
-        self.arms, self.hops = arms, hops
+        self.arms, self.hops, self.replicas, self.ends_early = arms, hops, replicas, ends_early
         self.base = arms + 1
         self.span = self.base**hops  # codes of one tree
         self.queries = queries
-        self.replicas = int(states["replica"].max() or 0) + 1 if len(states) else 1  # type: ignore[arg-type]
         self.states = self._coded(states).sort("hop", "code")
         self.leaves = self._coded(leaves).sort("code")
         self.code_N, self.code_M = self.states["code"].to_numpy(), self.leaves["code"].to_numpy()
@@ -222,7 +246,9 @@ class _Assembly:
         self.leaf_NA = np.full(shape, NONE, dtype=np.int64)
         order = np.argsort(self.code_N)
         hop_N, hop_M = self.states["hop"].to_numpy(), self.leaves["hop"].to_numpy()
-        leaf_of = np.nonzero(hop_M > 0)[0]
+        # A leaf of fewer hops is the end of a trajectory that stopped, or all that is known of a
+        # longer one; a workflow that ends early tells the two apart for itself.
+        leaf_of = np.nonzero(hop_M > 0 if self.ends_early else hop_M == self.hops)[0]
         parent, action, found = self._parents(self.code_M[leaf_of], order)
         self.leaf_NA[parent[found], action[found]] = leaf_of[found]
         state_of = np.nonzero(hop_N > 0)[0]

@@ -75,7 +75,9 @@ def train(
         **provenance(),
     }
     run.write_manifest(manifest)
-    outcome = _fit(run, config, algorithm, trees["train"].tree, trees["valid"].tree, start, on_metrics)
+    outcome = _fit(
+        run, config, algorithm, trees["train"].tree, trees["valid"].tree, start, on_metrics
+    )
     run.write_manifest(manifest | {"finished": now(), "outcome": outcome})
     run.checkpoint.unlink(missing_ok=True)
     return run

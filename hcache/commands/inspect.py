@@ -116,15 +116,17 @@ join pools p on p.arm_id = ask.arm and p.experiment = $1
 order by place
 """
 
-runs = typer.Typer(help="List runs, or show one.", invoke_without_command=True)
+runs = typer.Typer(
+    help="List runs, oldest first, or show one.\n\nExample: `hcache runs --runs runs/demo`",
+    invoke_without_command=True,
+)
 
 
 @runs.callback()
-def list_runs(context: typer.Context, folder: RunsFolder = Path("runs"), as_json: AsJson = False) -> None:
-    """List runs, oldest first: algorithm, seed, α, validation reward.
-
-    Example: `hcache runs`
-    """
+def list_runs(
+    context: typer.Context, folder: RunsFolder = Path("runs"), as_json: AsJson = False
+) -> None:
+    """List runs with algorithm, seed, α and validation reward."""
     if context.invoked_subcommand is not None:
         return
     rows = [_run_row(run.manifest, run.folder) for run in all_runs(folder)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +23,9 @@ Overrides = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Seed = Annotated[int | None, typer.Option(help="Seed, in place of train.seed.")]
 
-console = Console()
+WIDE = 160  # where output is not a terminal: files and pipes have no margin
+
+console = Console(width=None if sys.stdout.isatty() else WIDE)
 notes = Console(stderr=True)
 
 

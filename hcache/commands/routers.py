@@ -31,7 +31,7 @@ def train(
     experiment: ExperimentFile,
     algo: Annotated[str | None, typer.Option(help="Algorithm, in place of train.algo.")] = None,
     seed: Seed = None,
-    init: Annotated[str | None, typer.Option(help="Run to start from, as in SFT, then PPO.")] = None,
+    init: Annotated[str | None, typer.Option(help="Run to start from: SFT, then PPO.")] = None,
     db: Database = None,
     set_: Overrides = None,
 ) -> None:
@@ -75,16 +75,17 @@ class TrainingProgress:
         self.task = self.bars.add_task(name, total=config.train.iterations, reward="")
 
     def __enter__(self) -> Callable[[dict[str, float]], None]:
-        self.bars.start()
         return self._update
 
     def __exit__(self, *error: object) -> None:
-        self.bars.stop()
+        if self.bars.live.is_started:
+            self.bars.stop()
 
     def _update(self, metrics: dict[str, float]) -> None:
-        reward = metrics.get("valid_reward")
-        fields = {} if reward is None else {"reward": f"{reward:.4f}"}
-        self.bars.update(self.task, completed=metrics["iteration"], **fields)
+        self.bars.start()  # at the first figure, so that errors before it stand alone
+        self.bars.update(self.task, completed=metrics["iteration"])
+        if (reward := metrics.get("valid_reward")) is not None:
+            self.bars.update(self.task, reward=f"{reward:.4f}")
 
 
 def evaluate(
@@ -188,8 +189,7 @@ def _target(
 def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
     import polars as pl
 
-    flat = [{key: value for key, value in row.items()} for row in rows]
-    pl.json_normalize(flat).write_csv(file)
+    pl.DataFrame(rows, infer_schema_length=None).write_csv(file)
 
 
 def _plain(value: object) -> object:

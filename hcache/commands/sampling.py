@@ -74,14 +74,17 @@ class SamplingProgress:
         self.tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> SamplingProgress:
-        self.bars.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.bars.stop()
+        if self.bars.live.is_started:
+            self.bars.stop()
 
     def update(self, tally: Tally) -> None:
         """Show a tally. Totals are upper bounds: branches with equal replies share generations."""
+        if not tally.expected:
+            return  # nothing has begun
+        self.bars.start()
         for arm, total in tally.expected.items():
             if arm not in self.tasks:
                 self.tasks[arm] = self.bars.add_task(arm, total=total, rate="")

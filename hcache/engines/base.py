@@ -34,13 +34,17 @@ class Request:
         return seed_of(self.key)
 
 
-@lru_cache(maxsize=1 << 16)  # a workflow restarted asks the same again
 def request_for(ask: Ask, replica: int) -> Request:
     """The generation that an Ask of a replica stands for."""
     sample = 0 if ask.arm.deterministic else replica + REPLICA_STRIDE * ask.sample
-    messages_key = digest([message._asdict() for message in ask.messages])
+    messages_key = _messages_key(ask.messages)
     key = generation_key(ask.arm.fingerprint, messages_key, sample)
     return Request(key, ask.arm, ask.messages, messages_key, sample)
+
+
+@lru_cache(maxsize=1 << 16)  # a workflow restarted asks the same again
+def _messages_key(messages: tuple[Message, ...]) -> str:
+    return digest([message._asdict() for message in messages])
 
 
 @dataclass(frozen=True)

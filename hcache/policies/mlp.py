@@ -14,6 +14,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -193,6 +194,6 @@ class MLPPolicy(nn.Module):
 def _mlp(inputs: int, outputs: int, settings: MLPSettings) -> nn.Sequential:
     sizes = [inputs] + [settings.hidden] * settings.layers
     layers: list[nn.Module] = []
-    for size_in, size_out in zip(sizes, sizes[1:], strict=False):
+    for size_in, size_out in pairwise(sizes):
         layers += [nn.Linear(size_in, size_out), nn.Tanh()]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))

@@ -229,7 +229,11 @@ class Sampler:
 
     def _queue(self, requests: Iterable[Request]) -> None:
         for request in requests:
-            self.queued[request.arm.engine_key].append(request)
+            queue = self.queued.get(request.arm.engine_key)
+            if queue is None:  # its engine has failed
+                self.tally.missing += 1
+            else:
+                queue.append(request)
 
     # Engines
 
@@ -247,8 +251,8 @@ class Sampler:
     def _pump(self, key: str) -> None:
         """Let one engine work a little."""
         queue, running = self.queued[key], self.running[key]
-        engine = self._engine(key)
         try:
+            engine = self._engine(key)
             while queue and len(running) < IN_FLIGHT:
                 request = queue.popleft()
                 running[request.key] = request
@@ -268,8 +272,9 @@ class Sampler:
         """Give up an engine: what it owed stays missing, the others go on."""
         self.error = self.error or error
         self.tally.missing += len(self.queued[key]) + len(self.running[key])
-        self.engines.loaded.pop(key, None)
         del self.queued[key], self.running[key]
+        if key in self.engines.loaded:
+            self.engines.drop(key)  # the others may need its memory
 
     def _take(
         self, engine: Engine, finished: list[Generation], running: dict[str, Request]
@@ -277,8 +282,8 @@ class Sampler:
         """Make replies safe, then let the trees grow."""
         pairs = [(running.pop(generation.key), generation) for generation in finished]
         records = [_record(request, generation, engine) for request, generation in pairs]
-        self.spool.append(records)
         self.uncommitted += records
+        self.spool.append(records)
         unlocked: list[Request] = []
         for request, generation in pairs:
             reply = Reply(generation.text, generation.prompt_tokens, generation.output_tokens)
@@ -287,9 +292,7 @@ class Sampler:
             self.tally.generated[request.arm.name] += 1
             self.tally.output_tokens += generation.output_tokens
             unlocked += self.enumerator.supply(request.key, reply)
-        self._queue(
-            request for request in self._answer_known(unlocked) if request.arm.engine_key in self.queued
-        )
+        self._queue(self._answer_known(unlocked))
         self.tally.complete = self.enumerator.complete
 
     # The store

@@ -73,6 +73,16 @@ UNIQUE = {
 }
 """What identifies a row. The writer keeps it so; primary keys would make commits 3 times slower."""
 
+MERGE = {
+    "states": """
+update states s set actions = list_sort(list_distinct(list_concat(s.actions, b.actions)))
+from batch b
+where s.query_id = b.query_id and s.workflow = b.workflow and s.replica = b.replica
+  and s.decisions = b.decisions and not list_has_all(s.actions, b.actions)
+"""
+}
+"""What rows of a batch add to rows that are there: a pool that has grown offers more actions."""
+
 VIEWS = """
 create or replace view outcomes as
 with prices as (

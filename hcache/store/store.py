@@ -17,7 +17,7 @@ import duckdb
 import polars as pl
 
 from hcache.errors import StoreBusyError, StoreError
-from hcache.store.schema import MIGRATIONS, TABLES, UNIQUE, VERSION, VIEWS
+from hcache.store.schema import MERGE, MIGRATIONS, TABLES, UNIQUE, VERSION, VIEWS
 from hcache.store.spool import disk_full
 
 T = TypeVar("T")
@@ -73,6 +73,8 @@ class Store:
     def __init__(self, path: str | Path, patience: float = 10.0) -> None:
         """Open an existing database read-only; a sampler holds it for moments only.
 
+        A file from an older version is brought up to date first.
+
         Raises:
             StoreBusyError: another process has been writing to it for `patience` seconds.
             StoreError: there is none, it is no database, or it is from a newer version.
@@ -84,10 +86,14 @@ class Store:
             )
         self.connection = _patiently(lambda: _connect(self.path, read_only=True), patience)
         try:
-            _check_version(self.connection, self.path)
+            older = _check_version(self.connection, self.path) < VERSION
         except BaseException:
             self.connection.close()
             raise
+        if older:
+            self.connection.close()
+            wait_and_write(self.path, {}, patience)
+            self.connection = _patiently(lambda: _connect(self.path, read_only=True), patience)
 
     def __enter__(self) -> Store:
         return self
@@ -112,6 +118,9 @@ class Store:
             return pl.DataFrame() if relation is None else relation.pl()
         except duckdb.Error as error:
             raise StoreError(f"{error}") from error
+        except RuntimeError as error:
+            _raise_if_interrupted(error)
+            raise
 
     def sequences(self, split: str | None = None) -> pl.DataFrame:
         """Mean quality and cost of each model sequence, best first."""
@@ -160,6 +169,8 @@ def _insert(
     keys = [key.strip() for key in UNIQUE[table].split(",")]
     frame = pl.DataFrame(items, schema=SCHEMAS[table]).unique(keys, keep="first", maintain_order=True)
     connection.register("batch", frame)
+    if table in MERGE:
+        connection.execute(MERGE[table])
     connection.execute(
         f"insert into {table} by name select * from batch anti join {table} using ({UNIQUE[table]})"
     )
@@ -198,6 +209,9 @@ def _writing(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         connection.commit()
     except duckdb.Error as error:
         raise _translated(error, path) from error
+    except RuntimeError as error:
+        _raise_if_interrupted(error)
+        raise
     finally:
         connection.close()
 
@@ -222,7 +236,7 @@ def _migrate(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
 def _check_version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
     try:
         rows = connection.execute("select version from meta").fetchall()
-    except duckdb.CatalogException as error:
+    except (duckdb.CatalogException, duckdb.BinderException) as error:
         raise StoreError(
             f"{path} is a DuckDB file, but not one of hcache.", "Name another file with --db."
         ) from error
@@ -255,3 +269,9 @@ def _translated(error: duckdb.Error, path: Path) -> StoreError:
     if "No space left" in text or "File too large" in text:
         return disk_full(path)
     return StoreError(f"{path}: {text.splitlines()[0]}")
+
+
+def _raise_if_interrupted(error: RuntimeError) -> None:
+    """Ctrl-C during a query, which DuckDB reports as a RuntimeError."""
+    if "Query interrupted" in str(error):
+        raise KeyboardInterrupt from error

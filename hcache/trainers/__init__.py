@@ -15,7 +15,7 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -45,10 +45,8 @@ class Trainer(Protocol):
     """One way to improve a policy on the training trees.
 
     It is made as `Trainer(train, settings, alpha=…, seed=…, init=…)`, where `init` is a policy to
-    start from, as in SFT, then PPO, or None.
+    start from, as in SFT, then PPO, or None; `Settings` is the class of its settings.
     """
-
-    Settings: ClassVar[type[Any]]
 
     @property
     def policy(self) -> TrainablePolicy:
@@ -57,6 +55,10 @@ class Trainer(Protocol):
     @property
     def settings(self) -> Any:
         """The settings it was made with."""
+
+    @property
+    def seed(self) -> int:
+        """The seed it was made with."""
 
     def step(self) -> dict[str, float]:
         """One iteration; its metrics."""
@@ -238,6 +240,7 @@ def _identity(
     return {
         "trainer": type(trainer).__name__,
         "settings": asdict(trainer.settings),
+        "seed": trainer.seed,
         "alpha": alpha,
         "evaluate_every": evaluate_every,
         "patience": patience,

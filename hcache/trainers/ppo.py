@@ -82,6 +82,7 @@ class PPO:
         init: Policy | None = None,
     ) -> None:
         self.settings = settings or PPOSettings()
+        self.seed = seed
         self.device = pick_device(self.settings.device)
         policy = MLPPolicy.for_training(train, self.settings, seed=seed, init=init)
         self.policy = policy.to(self.device)

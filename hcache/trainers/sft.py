@@ -66,6 +66,7 @@ class SFT:
         init: Policy | None = None,
     ) -> None:
         self.settings = settings or SFTSettings()
+        self.seed = seed
         self.device = pick_device(self.settings.device)
         policy = MLPPolicy.for_training(train, self.settings, seed=seed, init=init)
         self.policy = policy.to(self.device)

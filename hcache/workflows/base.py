@@ -20,6 +20,9 @@ class Workflow(BaseModel, ABC):
 
     version: ClassVar[int] = 1
     """Raise it when `run` comes to say something else for the same settings."""
+    ends_early: ClassVar[bool] = False
+    """Whether `run` may return before the last hop without STOP. A query sampled with a shorter
+    horizon then counts as complete."""
 
     name: str
     hops: int = Field(default=2, ge=1, le=8, description="most decisions of a trajectory, L")
@@ -36,10 +39,10 @@ class Workflow(BaseModel, ABC):
 
 
 WORKFLOWS: dict[str, type[Workflow]] = {}
-W = TypeVar("W", bound=type[Workflow])
+W = TypeVar("W", bound=Workflow)
 
 
-def register(workflow: W) -> W:
+def register(workflow: type[W]) -> type[W]:
     """Make a workflow known under the default of its field `name`."""
     WORKFLOWS[workflow.model_fields["name"].default] = workflow
     return workflow

@@ -23,7 +23,6 @@ class Message(NamedTuple):
     content: str
 
 
-
 class Stop:
     """The action that ends a trajectory."""
 

@@ -34,7 +34,7 @@ class Relay(Workflow):
 
     def run(self, query: Query, arms: tuple[Arm, ...]) -> Flow:
         """See `Workflow.run`."""
-        context = (query.question,)
+        context: tuple[str, ...] = (query.question,)
         answer = ""
         for hop in range(self.hops):
             arm = yield Choose(context, arms, stop=hop > 0)

@@ -1,0 +1,32 @@
+# Every target sets up what it needs: a virtual environment in .venv, the pinned dependencies of
+# requirements/, an engine that fits this machine, and hcache itself (see scripts/install.sh).
+# A second run finds all that in place. To choose the interpreter: make PYTHON=python3.11 test
+
+BIN := .venv/bin
+export PYTHON ENGINE TORCH_INDEX
+
+.PHONY: help setup demo test lint lock clean
+
+help: ## say what can be made
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+
+setup: ## set up .venv
+	@scripts/install.sh
+
+demo: setup ## sample, train and evaluate the demo
+	$(BIN)/hcache demo
+
+test: lint ## run the checks of lint, then the tests, warnings being errors
+	$(BIN)/python -m pytest
+
+lint: setup ## check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lock: ## write the lock files anew from pyproject.toml
+	scripts/lock.sh
+
+clean: ## remove .venv, caches and build products; runs/ and models/ stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,386 @@
+"""Every registered trainer through the same paces; PPO's and SFT's parts against plain loops."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from forest import Forest, random_forest, synthetic_forest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from hcache.errors import ConfigError, RunError
+from hcache.evaluation import evaluate
+from hcache.policies import load_policy
+from hcache.policies.fixed import RandomPolicy
+from hcache.policies.rollout import greedy_leaves, oracle_leaves, tree_of_state
+from hcache.trainers import TRAINERS, Fitted, fit, greedy_metrics, register
+from hcache.trainers.ppo import PPO, PPOSettings, gae
+from hcache.trainers.sft import SFT, SFTSettings, balanced, best_actions, best_quality
+from hcache.tree import Tree, reach, sequences
+
+ALPHA = 0.02
+NAMES = sorted(TRAINERS)
+torch.set_num_threads(1)
+
+
+@cache
+def small(split: str) -> Tree:
+    seeds = {"train": 1, "valid": 2, "test": 3}
+    return synthetic_forest(16, seed=seeds[split], features=16, hops=2, prefix=split)
+
+
+def run(
+    trainer: Any, iterations: int = 6, on_metrics: Callable[..., None] | None = None, **options: Any
+) -> tuple[Fitted, list[dict[str, float]]]:
+    lines: list[dict[str, float]] = []
+
+    def record(metrics: dict[str, float]) -> None:
+        lines.append(metrics)
+        if on_metrics:
+            on_metrics(metrics)
+
+    defaults: dict[str, Any] = {"alpha": ALPHA, "evaluate_every": 2, "patience": 0}
+    fitted = fit(
+        trainer, small("valid"), iterations=iterations, on_metrics=record, **defaults | options
+    )
+    return fitted, lines
+
+
+def fresh(name: str, seed: int = 0, **values: Any) -> Any:
+    cls = TRAINERS[name]
+    return cls(small("train"), cls.Settings(**values), alpha=ALPHA, seed=seed)
+
+
+def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_trainer_fits_saves_loads_and_is_judged(name: str, tmp_path: Path) -> None:
+    fitted, lines = run(fresh(name))
+    assert [line["iteration"] for line in lines] == [0, 1, 2, 3, 4, 5, 6]
+    assert ["valid_reward" in line for line in lines] == [i % 2 == 0 for i in range(7)]
+    best = max(line["valid_reward"] for line in lines if "valid_reward" in line)
+    assert fitted.best_reward == best
+    assert greedy_metrics(fitted.policy, small("valid"), ALPHA)["reward"] == best
+    fitted.policy.save(tmp_path / "p")
+    again = load_policy(tmp_path / "p")
+    assert same(again.state_dict(), fitted.policy.state_dict())  # type: ignore[attr-defined]
+    report = evaluate(
+        small("test"), {name: again}, alpha=ALPHA, selection=small("train"), resamples=50
+    )
+    assert report.verdicts[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_has_help(name: str) -> None:
+    assert TRAINERS[name].__doc__
+    for spec in fields(TRAINERS[name].Settings):
+        assert spec.metadata["help"], spec.name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_seed_repeats_to_the_bit(name: str) -> None:
+    (one, lines_one), (two, lines_two), (other, _) = (run(fresh(name, seed)) for seed in (4, 4, 5))
+    assert same(one.policy.state_dict(), two.policy.state_dict())
+    assert lines_one == lines_two
+    assert not same(one.policy.state_dict(), other.policy.state_dict())
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("killed_at", [1, 2, 3, 5])
+def test_a_killed_run_ends_with_the_same_bits(name: str, killed_at: int, tmp_path: Path) -> None:
+    whole = fresh(name)
+    fitted, lines = run(whole)
+    checkpoint = tmp_path / "checkpoint.safetensors"
+
+    def kill(metrics: dict[str, float]) -> None:
+        if metrics["iteration"] == killed_at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(fresh(name), on_metrics=kill, checkpoint=checkpoint, resume=True)
+    resumed = fresh(name)
+    again, rest = run(resumed, checkpoint=checkpoint, resume=True)
+    assert again.iterations == fitted.iterations
+    assert again.best_iteration == fitted.best_iteration
+    assert again.best_reward == fitted.best_reward
+    assert same(again.policy.state_dict(), fitted.policy.state_dict())
+    assert same(resumed.state(), whole.state())
+    assert rest == lines[len(lines) - len(rest) :]
+    assert [p.name for p in tmp_path.iterdir()] == [checkpoint.name]
+    finished, nothing = run(fresh(name), checkpoint=checkpoint, resume=True)
+    assert nothing == []
+    assert same(finished.policy.state_dict(), fitted.policy.state_dict())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_training_goes_on_from_a_policy(name: str) -> None:
+    start, _ = run(fresh("sft"))
+    before = {k: v.clone() for k, v in start.policy.state_dict().items()}
+    trainer = TRAINERS[name](small("train"), None, alpha=ALPHA, seed=1, init=start.policy)
+    assert same(trainer.policy.state_dict(), before)
+    trainer.step()
+    assert not same(trainer.policy.state_dict(), before)
+    assert same(start.policy.state_dict(), before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_start_that_does_not_fit_is_refused(name: str) -> None:
+    make = TRAINERS[name]
+    with pytest.raises(RunError, match="no networks"):
+        make(small("train"), alpha=ALPHA, seed=0, init=RandomPolicy(small("train").arms))
+    other = make(random_forest(1, arms=2, features=16).tree, alpha=ALPHA, seed=0).policy
+    with pytest.raises(RunError, match="Start from a run on the same pool"):
+        make(small("train"), alpha=ALPHA, seed=0, init=other)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("seed", range(6))
+def test_ragged_forests_can_be_trained_on(name: str, seed: int) -> None:
+    tree = random_forest(seed, queries=5, arms=3, hops=3, replicas=2).tree
+    trainer = TRAINERS[name](tree, alpha=0.1, seed=0)
+    assert all(math.isfinite(value) for value in trainer.step().values())
+
+
+def test_patience_ends_training_and_best_weights_are_kept() -> None:
+    trainer = fresh("sft", lr=1e-12)
+    fitted, lines = run(trainer, iterations=50, patience=3)
+    assert fitted.stopped_early
+    assert fitted.iterations == 6
+    assert fitted.best_iteration == 0
+    assert len(lines) == 7
+
+
+def test_fit_refuses_bad_counts() -> None:
+    wrong: Any = (("iterations", -1), ("evaluate_every", 0), ("patience", -1))
+    for name, value in wrong:
+        with pytest.raises(ConfigError, match=f"{name} is {value}"):
+            run(fresh("sft"), **{name: value})
+
+
+def test_divergence_is_an_error() -> None:
+    trainer = fresh("sft")
+    trainer.step = lambda: {"loss": math.nan}
+    with pytest.raises(RunError, match="loss is not finite at iteration 1"):
+        run(trainer)
+
+
+def test_checkpoints_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "c"
+    run(fresh("sft"), checkpoint=checkpoint)
+    with pytest.raises(RunError, match=r"lr was 0\.001 and is 0\.5"):
+        run(fresh("sft", lr=0.5), checkpoint=checkpoint, resume=True)
+    with pytest.raises(RunError, match="seed was 0 and is 7"):
+        run(fresh("sft", seed=7), checkpoint=checkpoint, resume=True)
+    with pytest.raises(RunError, match="trainer was 'SFT' and is 'PPO'"):
+        run(fresh("ppo"), checkpoint=checkpoint, resume=True)
+    run(fresh("sft", lr=0.5), checkpoint=checkpoint, resume=False)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:100])
+    with pytest.raises(RunError, match="cannot be read"):
+        run(fresh("sft"), checkpoint=checkpoint, resume=True)
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    run(fresh("sft"), checkpoint=tmp_path / "c")
+    wider = synthetic_forest(16, seed=1, features=20, hops=2)
+    trainer = SFT(wider, alpha=ALPHA, seed=0)
+    with pytest.raises(RunError, match="does not fit the trainer"):
+        run(trainer, checkpoint=tmp_path / "c", resume=True)
+
+
+def test_a_trainer_name_is_taken_once() -> None:
+    with pytest.raises(ConfigError, match="two trainers"):
+        register("ppo")(PPO)
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(ConfigError, match=r"PPOSettings.clip_coef is 0"):
+        PPOSettings(clip_coef=0)
+    with pytest.raises(ConfigError, match=r"PPOSettings.gae_lambda is 1.1"):
+        PPOSettings(gae_lambda=1.1)
+    with pytest.raises(ConfigError, match=r"PPOSettings.lr is nan"):
+        PPOSettings(lr=math.nan)
+    with pytest.raises(ConfigError, match="norm_adv is 1, but must be true or false"):
+        PPOSettings(norm_adv=1)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="one of all, random_one, deterministic_one"):
+        SFTSettings(ties="some")
+
+
+# PPO
+
+
+@given(st.integers(1, 5), st.integers(1, 6), st.floats(0, 1), st.integers(0, 10**6))
+def test_gae_equals_the_plain_loop(hops: int, episodes: int, lam: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    length_E = torch.randint(1, hops + 1, (episodes,), generator=generator)
+    live_LE = torch.arange(hops)[:, None] < length_E
+    value_LE = torch.randn(hops, episodes, generator=generator, dtype=torch.float64)
+    reward_LE = torch.zeros_like(value_LE)
+    reward_LE[length_E - 1, torch.arange(episodes)] = torch.randn(
+        episodes, generator=generator, dtype=torch.float64
+    )
+    fast_LE = gae(reward_LE, value_LE, live_LE, lam)
+    for episode in range(episodes):
+        length = int(length_E[episode])
+        value = [*value_LE[:length, episode].tolist(), 0.0]
+        reward = reward_LE[:length, episode].tolist()
+        for t in range(length):
+            slow = sum(
+                lam**k * (reward[t + k] + value[t + k + 1] - value[t + k])
+                for k in range(length - t)
+            )
+            assert fast_LE[t, episode].item() == pytest.approx(slow, abs=1e-9)
+        assert bool((fast_LE[length:, episode] == 0).all())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_rollout_walks_the_tree(seed: int) -> None:
+    tree = random_forest(seed, queries=4, arms=3, hops=3).tree
+    trainer = PPO(tree, PPOSettings(episodes=50), alpha=0.1, seed=0)
+    rollout = trainer.rollout()
+    seen = torch.zeros(len(tree))
+    for episode in range(50):
+        state = int(rollout.state_LE[0, episode])
+        seen[tree.root_T.tolist().index(state)] += 1
+        for hop in range(tree.hops):
+            assert bool(rollout.live_LE[hop, episode])
+            assert int(rollout.state_LE[hop, episode]) == state
+            action = int(rollout.action_LE[hop, episode])
+            leaf, state = int(tree.leaf_NA[state, action]), int(tree.child_NA[state, action])
+            reward = float(rollout.reward_LE[hop, episode])
+            if leaf >= 0:
+                break
+            assert reward == 0
+        assert reward == pytest.approx(float(tree.reward_M(0.1)[leaf]), abs=1e-6)
+        assert not bool(rollout.live_LE[hop + 1 :, episode].any())
+    assert seen.max() - seen.min() <= 1  # every tree as often as any other
+
+
+def test_ppo_with_stop_masked_never_stops() -> None:
+    tree = small("train").without_stop()
+    trainer = PPO(tree, alpha=1.0, seed=0)
+    for _ in range(3):
+        trainer.step()
+    rollout = trainer.rollout()
+    assert not bool((rollout.action_LE == tree.stop).any())
+    assert bool(rollout.live_LE.all())
+    leaf_T = greedy_leaves(trainer.policy, tree)
+    assert bool((tree.path_ML[leaf_T] >= 0).all())
+
+
+def test_ppo_closes_the_gap_on_unseen_queries() -> None:
+    train, valid, test = (
+        synthetic_forest(count, seed=seed, features=64, noise=0.5, prefix=str(seed))
+        for seed, count in enumerate((300, 80, 200))
+    )
+    trainer = PPO(train, alpha=ALPHA, seed=0)
+    fitted = fit(
+        trainer,
+        valid,
+        alpha=ALPHA,
+        iterations=40,
+        evaluate_every=5,
+        patience=0,
+        on_metrics=lambda metrics: None,
+    )
+    report = evaluate(
+        test, {"ppo": fitted.policy}, alpha=ALPHA, selection=[train, valid], resamples=1000
+    )
+    (row,) = (row for row in report.groups[0].rows if row.role == "router")
+    assert row.gap_closed.estimate >= 0.8
+    assert row.verdict == "yes"
+
+
+# SFT
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 0.1]))
+def test_targets_reach_only_the_best_leaves(seed: int, alpha: float) -> None:
+    forest: Forest = random_forest(seed, queries=3, arms=3, hops=3)
+    tree = forest.tree
+    reward_M = tree.reward_M(alpha)
+    best_T = reward_M[oracle_leaves(tree, reward_M)]
+    owner_N = tree_of_state(tree)
+    generator = torch.Generator().manual_seed(0)
+    for ties in ("all", "random_one", "deterministic_one"):
+        target_NA = best_actions(tree, reward_M, ties, generator)
+        assert torch.allclose(target_NA.sum(dim=1), torch.ones(len(target_NA)).double())
+        assert bool((target_NA[~tree.valid_NA] == 0).all())
+        flow_NA = reach(tree, target_NA)[:, None] * target_NA
+        total_T = torch.zeros(len(tree)).double()
+        for state, action in (flow_NA * (tree.leaf_NA >= 0)).nonzero().tolist():
+            leaf, owner = int(tree.leaf_NA[state, action]), int(owner_N[state])
+            assert float(reward_M[leaf]) == pytest.approx(float(best_T[owner]), abs=1e-9)
+            total_T[owner] += flow_NA[state, action]
+        assert torch.allclose(total_T, torch.ones(len(tree)).double())
+
+
+def test_ties_are_settled_as_asked() -> None:
+    tree = random_forest(0, queries=1, arms=3, hops=1, ragged=False).tree
+    tree.quality_M[:] = 1.0
+    tree.cost_M[:] = torch.tensor([3.0, 1.0, 1.0])
+    generator = torch.Generator().manual_seed(0)
+    reward_M = tree.reward_M(0.0)
+    third = pytest.approx(1 / 3)
+    assert best_actions(tree, reward_M, "all", generator)[0].tolist() == [third, third, third, 0]
+    cheapest = best_actions(tree, reward_M, "deterministic_one", generator)
+    assert cheapest[0].tolist() == [0, 1, 0, 0]
+    drawn = [
+        int(best_actions(tree, reward_M, "random_one", generator)[0].argmax()) for _ in range(600)
+    ]
+    assert all(150 < drawn.count(action) < 250 for action in range(3))
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.integers(0, 10**6))
+def test_balance_makes_classes_even(classes: list[int], seed: int) -> None:
+    class_T = torch.tensor(classes)
+    kept_T = torch.ones(len(classes), dtype=torch.bool)
+    kept_T[1::7] = False
+    generator = torch.Generator().manual_seed(seed)
+    counts = [int((kept_T & (class_T == c)).sum()) for c in range(5)]
+    present = [count for count in counts if count]
+    for balance, size in (("undersample", min(present)), ("oversample", max(present))):
+        copies_T = balanced(class_T, kept_T, balance, generator)
+        assert bool((copies_T[~kept_T] == 0).all())
+        sums = [float(copies_T[class_T == c].sum()) for c in range(5)]
+        assert sums == [size if count else 0 for count in counts]
+        if balance == "oversample":
+            assert bool((copies_T[kept_T] >= 1).all())
+    assert torch.equal(balanced(class_T, kept_T, "none", generator), kept_T.double())
+
+
+def test_min_best_skips_queries_and_says_if_none_is_left() -> None:
+    tree = random_forest(3, queries=8, arms=2, ragged=False).tree
+    owner_N = tree_of_state(tree)
+    for t in range(4):
+        leaves = tree.leaf_NA[owner_N == t]
+        tree.quality_M[leaves[leaves >= 0]] = 0.0
+    trainer = SFT(tree, SFTSettings(min_best=0.5), alpha=ALPHA, seed=0)
+    assert set(owner_N[trainer.kept_K].tolist()) == {
+        t for t in range(8) if float(best_quality(tree)[t]) >= 0.5
+    }
+    with pytest.raises(ConfigError, match="Lower min_best"):
+        SFT(tree, SFTSettings(min_best=2.0), alpha=ALPHA, seed=0)
+
+
+@pytest.mark.parametrize("balance", ["none", "undersample", "oversample"])
+@pytest.mark.parametrize("ties", ["all", "random_one", "deterministic_one"])
+def test_sft_learns_the_training_trees(ties: str, balance: str) -> None:
+    trainer = fresh("sft", ties=ties, balance=balance, lr=1e-2)
+    losses = [trainer.step()["loss"] for _ in range(40)]
+    assert losses[-1] < losses[0] / 2
+    before, after = fresh("sft").policy, trainer.policy
+    tree = small("train")
+    rewards = [greedy_metrics(policy, tree, ALPHA)["reward"] for policy in (before, after)]
+    assert rewards[1] > rewards[0]
+    assert len(sequences(tree)) == 12
