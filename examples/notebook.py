@@ -2,8 +2,10 @@
 
 Run it after `hcache sample data/demo/experiment.yaml` (or `make demo`), in the project's folder:
 
-    python examples/notebook.py
+    python examples/notebook.py [PLACE=VALUE ...]
 """
+
+import sys
 
 import hcache
 
@@ -12,7 +14,7 @@ def main() -> None:
     """Everything in order; each step stands for itself in a notebook cell."""
     experiment = hcache.Experiment.load(
         "data/demo/experiment.yaml",
-        ["train.algo=sft", "train.iterations=60"],
+        ["train.algo=sft", "train.iterations=60", *sys.argv[1:]],
     )
 
     # Look at what was sampled. Frames are polars.

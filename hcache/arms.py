@@ -117,8 +117,10 @@ def _content(place: str, model: ModelConfig) -> dict[str, object]:
     """Digests of all files of a model that can change an output."""
     path = Path(model.path)
     if model.engine == "scripted":
+        if not path.is_file():
+            raise EngineError(f"{place}: {path} is no script.", "Give a JSON file.")
         return {"script": digest_file(path)}
-    content: dict[str, object] = dict(_digests(path))
+    content: dict[str, object] = dict(_digests(path)) if path.is_dir() else {}
     has_weights = any(Path(file).suffix in WEIGHTS for file in content)
     for lacks, ok in (("config.json", "config.json" in content), ("weights", has_weights)):
         if not ok:
@@ -185,8 +187,8 @@ class _Memo:
         self.known: dict[str, str] = {}
         self.changed = False
         try:
-            self.known = json.loads(self.file.read_text())
-        except (OSError, ValueError):
+            self.known = dict(json.loads(self.file.read_text()))
+        except (OSError, ValueError, TypeError):
             self.known = {}
 
     def digest(self, file: Path) -> str:

@@ -8,16 +8,24 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from hcache.errors import ConfigError
 from hcache.queries import SPLITS
 
 
 class Section(BaseModel):
-    """A section of the file: unknown keys are refused."""
+    """A section of the file: unknown keys are refused, and so are NaN and infinity."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -32,8 +40,8 @@ class ModelConfig(Section):
     adapter: str | None = Field(None, description="folder of a LoRA adapter")
     max_model_len: int = Field(2048, ge=8, description="window in tokens, prompt and reply")
     chat_template: str | None = Field(None, description="file, in place of the tokenizer's own")
-    chat_template_args: dict[str, Any] = {}
-    engine_args: dict[str, Any] = Field(
+    chat_template_args: dict[str, JsonValue] = {}
+    engine_args: dict[str, JsonValue] = Field(
         {}, description="further arguments of the engine; provenance, not identity"
     )
 
@@ -77,7 +85,7 @@ class DatasetConfig(Section):
     """A data set: where its rows are, how they are read, how answers are judged."""
 
     reader: str = "jsonl"
-    options: dict[str, Any] = {}
+    options: dict[str, JsonValue] = {}
     extract: str = Field("text", description="how an answer is taken out of a reply")
     metrics: tuple[str, ...] = ("f1", "em")
     sources: dict[str, SourceConfig] = Field(
@@ -202,6 +210,10 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
         raise ConfigError(
             f"{path}: cannot read the experiment file ({error.strerror}).",
             "data/demo/experiment.yaml is one to start from.",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path}: not UTF-8 (byte {error.start}).", "Save it as UTF-8."
         ) from error
     try:
         raw = yaml.safe_load(text)

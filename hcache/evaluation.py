@@ -53,6 +53,7 @@ Path = tuple[int, ...]  # actions of a static sequence, STOP left out
 
 BEST_STATIC = "best static sequence"
 BEST_ON_TEST = "best static, chosen on test (not attainable)"
+PER_KIND = "best static sequence per kind"
 RANDOM, ORACLE = "random", "oracle"
 LEVEL = 0.95
 
@@ -62,7 +63,7 @@ class Row:
     """One line of a report; differences are in reward, against the best static sequence."""
 
     name: str
-    role: str  # single, static, static on test, random, router, oracle
+    role: str  # single, static, static per kind, static on test, random, router, oracle
     sequence: str  # of a static row; empty otherwise
     seeds: int
     quality: Interval
@@ -157,6 +158,7 @@ def evaluate(
     candidates = [
         *_singles(_Judge(test, alpha)),
         judge.static(BEST_STATIC, "static", static),
+        *judge.per_kind(allowed, alpha),
         judge.static(BEST_ON_TEST, "static on test", best_static([judge.tree], alpha)),
         judge.random(),
         *(judge.router(name, _as_list(given)) for name, given in policies.items()),
@@ -186,10 +188,10 @@ def evaluate(
     )
 
 
-def best_static(trees: Sequence[Tree], alpha: float) -> Path:
+def best_static(trees: Sequence[Tree], alpha: float, kind: str | None = None) -> Path:
     """The static sequence with the highest mean reward over the queries of all trees.
 
-    Of equals the cheapest, then the shortest, then the first in the order of the arms.
+    With `kind`, over the queries of that kind alone. Of equals the cheapest, then the shortest, then the first in the order of the arms.
 
     Raises:
         DataError: if no sequence is possible in every tree.
@@ -203,7 +205,9 @@ def best_static(trees: Sequence[Tree], alpha: float) -> Path:
     leaves = [static_leaves(tree, paths) for tree in trees]
     rewards = [mean_by_query(t, t.reward_M(alpha)[at]) for t, at in zip(trees, leaves, strict=True)]
     costs = [mean_by_query(t, t.cost_M[at]) for t, at in zip(trees, leaves, strict=True)]
-    reward_S, cost_S = torch.cat(rewards).mean(dim=0), torch.cat(costs).mean(dim=0)
+    kinds = [kind is None or kind == own for tree in trees for own in tree.kinds]
+    reward_S = torch.cat(rewards)[kinds].mean(dim=0)
+    cost_S = torch.cat(costs)[kinds].mean(dim=0)
     tied = (reward_S >= reward_S.max() - TIE).nonzero()[:, 0].tolist()
     best: int = min(tied, key=lambda s: (round(float(cost_S[s]), 9), s))
     return paths[best]
@@ -249,6 +253,20 @@ class _Judge:
                 "Sample the missing trajectories, or leave their queries out.",
             )
         return self._of_leaves(name, role, [leaf_T], "" if role == "single" else sequence)
+
+    def per_kind(self, selection: Sequence[Tree], alpha: float) -> Iterator[_Candidate]:
+        """The rule that knows each query's kind, and takes the best sequence of that kind.
+
+        Nothing where there is one kind only, or one that selection has not seen.
+        """
+        kinds = sorted(set(self.tree.kinds))
+        if len(kinds) < 2 or not all(any(k in t.kinds for t in selection) for k in kinds):
+            return
+        paths = [best_static(selection, alpha, kind) for kind in kinds]
+        leaf_TK = static_leaves(self.tree, paths)
+        kind_T = torch.tensor([kinds.index(kind) for kind in self.tree.kinds])[self.tree.query_T]
+        leaf_T = leaf_TK.gather(1, kind_T[:, None])[:, 0]
+        yield self._of_leaves(PER_KIND, "static per kind", [leaf_T])
 
     def router(self, name: str, policies: Sequence[Policy]) -> _Candidate:
         return self._of_leaves(name, "router", [greedy_leaves(p, self.tree) for p in policies])

@@ -25,7 +25,10 @@ class Experiment:
     """An experiment file, validated; what it names is read when it is first needed."""
 
     def __init__(
-        self, config: ExperimentConfig, source: Path = Path("experiment.yaml"), db: Path | None = None
+        self,
+        config: ExperimentConfig,
+        source: Path = Path("experiment.yaml"),
+        db: Path | None = None,
     ) -> None:
         """`source` is the file that relative paths of data and models are looked up beside."""
         self.config = config
@@ -129,7 +132,8 @@ class Experiment:
                     "name": arm.name,
                     "fingerprint": arm.fingerprint,
                     "settings": canonical(
-                        arm.model_config.model_dump(mode="json") | arm.config.model_dump(mode="json")
+                        arm.model_config.model_dump(mode="json")
+                        | arm.config.model_dump(mode="json")
                     ),
                 }
                 for arm in self.pool
@@ -174,7 +178,7 @@ def build_workflow(settings: dict[str, Any], place: str) -> Workflow:
         ConfigError: an unknown workflow or setting.
     """
     name = settings.get("name")
-    if name not in WORKFLOWS:
+    if not isinstance(name, str) or name not in WORKFLOWS:
         raise ConfigError(f"{place}.name: no workflow {name!r}{did_you_mean(str(name), WORKFLOWS)}")
     try:
         return WORKFLOWS[name].model_validate(settings)

@@ -1,8 +1,8 @@
 """Features: the text of a state (c_t) as a vector, computed once per distinct state.
 
 An encoder maps contexts (question, then replies) to float16 rows. Rows are kept beside the
-database in `<db>.features/<encoder>/`, shards of safetensors that are memory-mapped; rows are
-addressed by the key of the context, so shards written side by side do no harm.
+database in `<db>.features/<encoder>/`, in shards of safetensors; they are addressed by the key of
+the context, so shards written side by side do no harm.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,9 +20,10 @@ import numpy.typing as npt
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from hcache.arms import TEXTS, WEIGHTS
 from hcache.config import FeaturesConfig
 from hcache.errors import ConfigError
-from hcache.keys import digest
+from hcache.keys import digest, digest_file
 
 Array = npt.NDArray[Any]
 Context = Sequence[str]
@@ -126,11 +128,12 @@ class SentenceEncoder:
         self.model: Any = SentenceTransformer(str(path), device="cpu")
         self.dim = int(self.model.get_sentence_embedding_dimension())
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """See `Encoder`; weights are told apart by their sizes, names and folder."""
-        files = sorted(self.path.rglob("*.safetensors"))
-        return digest(["sentence-transformers", [[f.name, f.stat().st_size] for f in files]])
+        """See `Encoder`; the names and contents of the model's files, wherever they lie."""
+        files = sorted(file for file in self.path.rglob("*") if file.suffix in WEIGHTS + TEXTS)
+        contents = [[file.relative_to(self.path).as_posix(), digest_file(file)] for file in files]
+        return digest(["sentence-transformers", contents])
 
     def encode(self, contexts: Sequence[Context]) -> Array:
         """See `Encoder`."""

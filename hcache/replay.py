@@ -8,6 +8,7 @@ with no loop over rows.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,11 +23,12 @@ from hcache.config import ExperimentConfig
 from hcache.errors import ConfigError, StoreError
 from hcache.experiment import build_workflow
 from hcache.features import Encoder, FeatureStore, make_encoder
-from hcache.keys import canonical, digest
+from hcache.keys import digest
 from hcache.store import Store
 from hcache.tree import NONE, Tree
 
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,10 @@ class Replay:
 
     @property
     def fingerprint(self) -> str:
-        """Key of all that a result on this tree depends on."""
+        """Key of the queries, arms, structure, qualities and costs; features have their own."""
         tree = self.tree
-        numbers = [tree.quality_M.tolist(), tree.cost_M.tolist(), tree.path_ML.tolist()]
-        return digest([list(tree.arms), list(tree.queries), numbers])
+        tensors = [tree.child_NA, tree.leaf_NA, tree.path_ML, tree.quality_M, tree.cost_M]
+        return digest([list(tree.arms), list(tree.queries), [_digest(t) for t in tensors]])
 
 
 def load(
@@ -76,7 +78,7 @@ def load(
         arms=len(pool),
         hops=workflow.hops,
         replicas=config.sampling.replicas,
-        ends_early=workflow.ends_early,
+        regular=workflow.regular,
     )
     if not assembly.complete.any():
         raise StoreError(
@@ -88,9 +90,7 @@ def load(
     return Replay(tree, split, int((~assembly.complete).sum()))
 
 
-def _sampled_pool(
-    store: Store, config: ExperimentConfig, workflow: str, hops: int
-) -> list[str]:
+def _sampled_pool(store: Store, config: ExperimentConfig, workflow: str, hops: int) -> list[str]:
     """Ids of the config's arms as they were sampled, in the config's order."""
     found = store.sql("select * from experiments where experiment = $1", [config.name])
     if found.is_empty():
@@ -142,7 +142,9 @@ def _data(config: dict[str, Any]) -> dict[str, Any]:
                 "reader": data["reader"],
                 "options": data["options"],
                 "extract": data["extract"],
-                "limits": [[key, source["limit"]] for key, source in sorted(data["sources"].items())],
+                "limits": [
+                    [key, source["limit"]] for key, source in sorted(data["sources"].items())
+                ],
             }
             for name, data in config["data"].items()
         },
@@ -164,7 +166,8 @@ def _check_scored(store: Store, leaves: pl.DataFrame, quality: str) -> None:
         )
 
 
-COST = "coalesce(list_sum([(i[a.arm] * a.prompt_tokens + o[a.arm] * a.output_tokens) / 1000 for a in t.asks]), 0)"
+COST = """coalesce(list_sum(
+    [(i[a.arm] * a.prompt_tokens + o[a.arm] * a.output_tokens) / 1000 for a in t.asks]), 0)"""
 FROM = """
 with prices as (select map($6, $7) as i, map($6, $8) as o),
 chosen as (select query_id, extractor from splits where experiment = $1 and split = $2)
@@ -207,9 +210,9 @@ class _Assembly:
         arms: int,
         hops: int,
         replicas: int,
-        ends_early: bool,
+        regular: bool,
     ) -> None:
-        self.arms, self.hops, self.replicas, self.ends_early = arms, hops, replicas, ends_early
+        self.arms, self.hops, self.replicas, self.regular = arms, hops, replicas, regular
         self.base = arms + 1
         self.span = self.base**hops  # codes of one tree
         self.queries = queries
@@ -246,9 +249,8 @@ class _Assembly:
         self.leaf_NA = np.full(shape, NONE, dtype=np.int64)
         order = np.argsort(self.code_N)
         hop_N, hop_M = self.states["hop"].to_numpy(), self.leaves["hop"].to_numpy()
-        # A leaf of fewer hops is the end of a trajectory that stopped, or all that is known of a
-        # longer one; a workflow that ends early tells the two apart for itself.
-        leaf_of = np.nonzero(hop_M > 0 if self.ends_early else hop_M == self.hops)[0]
+        # In a regular tree a leaf of fewer hops ends in STOP, or a longer one was not sampled yet.
+        leaf_of = np.nonzero(hop_M == self.hops if self.regular else hop_M > 0)[0]
         parent, action, found = self._parents(self.code_M[leaf_of], order)
         self.leaf_NA[parent[found], action[found]] = leaf_of[found]
         state_of = np.nonzero(hop_N > 0)[0]
@@ -259,23 +261,28 @@ class _Assembly:
         stops = found & self.states["stop"].to_numpy()
         self.leaf_NA[stops, self.arms] = place[stops]
 
-    def _parents(self, codes: Ints, order: Ints) -> tuple[Ints, Ints, npt.NDArray[np.bool_]]:
+    def _parents(self, codes: Ints, order: Ints) -> tuple[Ints, Ints, Bools]:
         tree, path = codes // self.span, codes % self.span
         parent, found = _find(self.code_N[order], order, tree * self.span + path // self.base)
         return parent, path % self.base - 1, found
 
-    def _complete_queries(self) -> npt.NDArray[np.bool_]:
+    def _complete_queries(self) -> Bools:
         """Whether every replica of a query has its root, and every state all its outcomes."""
         filled_NA = (self.child_NA >= 0) | (self.leaf_NA >= 0)
-        whole = filled_NA[:, : self.arms].sum(axis=1) == self.states["arms"].to_numpy()
+        offered_N = self.arms if self.regular else self.states["arms"].to_numpy()
+        whole = filled_NA[:, : self.arms].sum(axis=1) == offered_N
         whole &= filled_NA[:, self.arms] | ~self.states["stop"].to_numpy()
         query_N = self.states["query"].to_numpy()
         broken = np.bincount(query_N[~whole], minlength=len(self.queries)) > 0
-        roots = np.bincount(query_N[self.states["hop"].to_numpy() == 0], minlength=len(self.queries))
-        return (roots == self.replicas) & ~broken
+        roots = np.bincount(
+            query_N[self.states["hop"].to_numpy() == 0], minlength=len(self.queries)
+        )
+        complete: Bools = (roots == self.replicas) & ~broken
+        return complete
 
-    def _kept_N(self) -> npt.NDArray[np.bool_]:
-        return self.complete[self.states["query"].to_numpy()]
+    def _kept_N(self) -> Bools:
+        kept_N: Bools = self.complete[self.states["query"].to_numpy()]
+        return kept_N
 
     def tree(self, names: tuple[str, ...], features_ND: npt.NDArray[Any]) -> Tree:
         """The complete queries as tensors."""
@@ -312,7 +319,7 @@ class _Assembly:
         return np.stack(digits, axis=1).astype(np.int64)
 
 
-def _find(values: Ints, numbers: Ints, wanted: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:
+def _find(values: Ints, numbers: Ints, wanted: Ints) -> tuple[Ints, Bools]:
     """Where `wanted` stands among sorted `values`, as `numbers`, and whether it is there."""
     if not len(values):
         return np.zeros(len(wanted), dtype=np.int64), np.zeros(len(wanted), dtype=bool)
@@ -320,10 +327,17 @@ def _find(values: Ints, numbers: Ints, wanted: Ints) -> tuple[Ints, npt.NDArray[
     return numbers[place], values[place] == wanted
 
 
-def _renumber(keep: npt.NDArray[np.bool_]) -> Ints:
+def _renumber(keep: Bools) -> Ints:
     """New numbers of the kept, and NONE for the rest; index −1 gives NONE too."""
     numbers = np.where(keep, np.cumsum(keep) - 1, NONE)
     return np.append(numbers, NONE).astype(np.int64)
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    """Key of a tensor's shape and bytes, in the byte order of most machines."""
+    array = np.ascontiguousarray(tensor.cpu().numpy())
+    data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    return digest([list(array.shape), array.dtype.str[1:], hashlib.sha256(data).hexdigest()])
 
 
 def _tensor(values: npt.NDArray[Any]) -> torch.Tensor:

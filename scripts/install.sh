@@ -48,7 +48,7 @@ case "$engine" in
 esac
 
 # What stands in .venv, in one line each for the dependencies and for hcache's own metadata.
-dependencies="$engine $(cat "$lock" scripts/install.sh | cksum) $PWD"
+dependencies="$engine $(cksum <"$lock") $PWD"
 package="hcache $({ cat pyproject.toml && grep __version__ hcache/__init__.py; } | cksum)"
 stamp=.venv/installed
 installed() { [ -x .venv/bin/python ] && grep -qxF "$1" "$stamp" 2>/dev/null; }

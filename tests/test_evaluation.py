@@ -54,12 +54,16 @@ def row(report: Report, role: str, name: str = "", group: int = 0) -> Row:
     return found[0]
 
 
-def best_static_twin(forests: list[Forest], alpha: float, stop: bool) -> tuple[int, ...]:
+def best_static_twin(
+    forests: list[Forest], alpha: float, stop: bool, kind: str | None = None
+) -> tuple[int, ...]:
     """Plain loops: mean over the queries of the mean over replicas, cheapest of equals."""
     scores: dict[tuple[int, ...], list[list[tuple[float, float]]]] = {}
     for forest in forests:
         replicas = len(forest.roots) // len(forest.tree.queries)
         for t, root in enumerate(forest.roots):
+            if kind not in (None, forest.tree.kinds[t // replicas]):
+                continue
             for leaf in leaves_of(root):
                 if not stop and len(leaf.path) < forest.tree.hops:
                     continue
@@ -84,6 +88,24 @@ def test_best_static_equals_plain_loops(seed: int, alpha: float, stop: bool, rep
     forests = list(three(seed, ragged=False, replicas=replicas))[:2]
     trees = [f.tree if stop else f.tree.without_stop() for f in forests]
     assert best_static(trees, alpha) == best_static_twin(forests, alpha, stop)
+
+
+@quick
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 0.1]), st.booleans())
+def test_best_static_per_kind_equals_plain_loops(seed: int, alpha: float, stop: bool) -> None:
+    train, valid, test = three(seed, ragged=False, queries=6)
+    forests = [
+        replace(f, tree=replace(f.tree, kinds=("x", "y", "x", "y", "y", "x")))
+        for f in (train, valid, test)
+    ]
+    selection = [forest.tree for forest in forests[:2]]
+    report = evaluate(forests[2].tree, {}, alpha=alpha, selection=selection, stop=stop, resamples=9)
+    found = []
+    for kind, root in zip(forests[2].tree.kinds, forests[2].roots, strict=True):
+        path = best_static_twin(forests[:2], alpha, stop, kind)
+        found += [leaf for leaf in leaves_of(root) if leaf.path == path]
+    mean = sum(leaf.quality - alpha * leaf.cost for leaf in found) / 6
+    assert row(report, "static per kind").reward.estimate == pytest.approx(mean)
 
 
 @quick

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from experiments import (
     FaultyEngine,
-    Raw,
     facts,
     failing,
     generated,
@@ -31,6 +30,7 @@ from hcache.arms import Arm
 from hcache.engines import ScriptedEngine
 from hcache.engines.scripted import read_script
 from hcache.errors import DataError, EngineError, StoreBusyError, StoreError
+from hcache.experiment import Experiment
 from hcache.replay import load as replay
 from hcache.sampling import Sampler, make_plan, sampler
 from hcache.scoring import score_missing
@@ -38,6 +38,7 @@ from hcache.store import Store, spool_path
 from hcache.store.schema import UNIQUE
 
 QUERIES = 5
+Facts = dict[str, list[tuple[Any, ...]]]
 
 
 def assert_unique(db: Path) -> None:
@@ -224,8 +225,8 @@ def test_reply_is_cut_at_max_tokens(folder: Path) -> None:
     assert set(rows["finish_reason"]) == {"length"}
 
 
-@pytest.mark.parametrize("text", ["nul \x00 in it", "😀 ünïcode ﷽", "a 'quote' \\ and \"more\""])
-def test_any_text_comes_back_as_it_was_said(folder: Path, text: str) -> None:
+def test_any_text_comes_back_as_it_was_said(folder: Path) -> None:
+    text = "nul \x00, 😀 ünïcode ﷽, a 'quote' \\ and \"more\""
     raw = settings("a", workflow={"name": "relay", "hops": 1})
 
     def factory(arm: Arm, logprobs: bool) -> ScriptedEngine:
@@ -239,15 +240,16 @@ def test_any_text_comes_back_as_it_was_said(folder: Path, text: str) -> None:
 # Stopped in the middle
 
 
-def uninterrupted(folder: Path, raw: Raw) -> dict[str, list[tuple[Any, ...]]]:
-    """The facts of a run that nothing disturbed."""
-    calm = raw | {"db": "calm.duckdb"}
-    sample(folder, calm)
-    return facts(folder / "calm.duckdb")
+@pytest.fixture(scope="module")
+def undisturbed(sampled: Experiment) -> Facts:
+    """The facts of a run that nothing disturbed; identities do not depend on the folder."""
+    return facts(sampled.db)
 
 
-@pytest.mark.parametrize("after", [0, 1, 7])
-def test_interrupt_keeps_all_that_was_finished(folder: Path, after: int) -> None:
+@pytest.mark.parametrize("after", [0, 7])
+def test_interrupt_keeps_all_that_was_finished(
+    undisturbed: Facts, folder: Path, after: int
+) -> None:
     raw = settings("ab")
     with pytest.raises(KeyboardInterrupt):
         sample(folder, raw, failing("b", after, KeyboardInterrupt()))
@@ -255,12 +257,11 @@ def test_interrupt_keeps_all_that_was_finished(folder: Path, after: int) -> None
     assert kept >= after
     assert not spool_path(folder / "small.duckdb").exists()
     assert sum(generated(folder, raw).values()) == QUERIES * 6 - kept
-    assert facts(folder / "small.duckdb") == uninterrupted(folder, raw)
+    assert facts(folder / "small.duckdb") == undisturbed
     assert_unique(folder / "small.duckdb")
 
 
-@pytest.mark.parametrize("committed", [False, True])
-def test_kill_loses_nothing_that_was_finished(folder: Path, committed: bool) -> None:
+def test_kill_loses_nothing_that_was_finished(undisturbed: Facts, folder: Path) -> None:
     raw = settings("ab")
     experiment = load(folder, raw)
     done = python(
@@ -271,9 +272,8 @@ def test_kill_loses_nothing_that_was_finished(folder: Path, committed: bool) -> 
         from experiments import FaultyEngine
         from hcache.experiment import Experiment
         from hcache.sampling import Sampler, sampler
-        if {committed}:
-            sampler.COMMIT_SECONDS = 0.0
         def fault(answered):
+            sampler.COMMIT_SECONDS = 0.0 if answered < 5 else 60.0  # some are in the spool only
             if answered == 8:
                 os.kill(os.getpid(), {int(signal.SIGKILL)})
         folder = Path(sys.argv[1])
@@ -282,14 +282,17 @@ def test_kill_loses_nothing_that_was_finished(folder: Path, committed: bool) -> 
         """,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
-    finished = 8 + 8  # the engines take turns, and a was the first to come to its ninth
+    assert 0 < len(table(experiment.db, "generations")) < 16
+    finished = 8 + 8  # the engines take turns
     assert sum(generated(folder, raw).values()) == QUERIES * 6 - finished
-    assert facts(experiment.db) == uninterrupted(folder, raw)
+    assert facts(experiment.db) == undisturbed
     assert_unique(experiment.db)
 
 
 @pytest.mark.parametrize("after", [0, 4])
-def test_failed_engine_leaves_its_outcomes_missing(folder: Path, after: int) -> None:
+def test_failed_engine_leaves_its_outcomes_missing(
+    undisturbed: Facts, folder: Path, after: int
+) -> None:
     raw = settings("ab")
     with pytest.raises(EngineError, match="the engine died"):
         sample(folder, raw, failing("b", after))
@@ -300,7 +303,7 @@ def test_failed_engine_leaves_its_outcomes_missing(folder: Path, after: int) -> 
     with Store(experiment.db) as store, pytest.raises(StoreError, match="no query of split train"):
         replay(store, experiment.config, "train")
     assert sum(generated(folder, raw).values()) > 0
-    assert facts(experiment.db) == uninterrupted(folder, raw)
+    assert facts(experiment.db) == undisturbed
 
 
 def test_engine_that_cannot_be_loaded_leaves_its_outcomes_missing(folder: Path) -> None:
@@ -317,7 +320,7 @@ def test_engine_that_cannot_be_loaded_leaves_its_outcomes_missing(folder: Path) 
 
 @pytest.mark.parametrize("schedule", ["resident", "swap"])
 def test_queries_begun_after_a_failure_still_use_the_other_engines(
-    folder: Path, schedule: str, monkeypatch: pytest.MonkeyPatch
+    undisturbed: Facts, folder: Path, schedule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sampler, "BATCH", 1)
     monkeypatch.setattr(sampler, "BACKLOG", 1)
@@ -327,7 +330,7 @@ def test_queries_begun_after_a_failure_still_use_the_other_engines(
     rows = table(folder / "small.duckdb", "outcomes")
     assert (rows["sequence"] == "b>b").sum() == QUERIES
     sample(folder, raw)
-    assert facts(folder / "small.duckdb") == uninterrupted(folder, raw)
+    assert facts(folder / "small.duckdb") == undisturbed
 
 
 def test_replay_leaves_incomplete_queries_out_and_counts_them(folder: Path) -> None:
@@ -354,18 +357,30 @@ def test_longer_horizon_is_incomplete_until_it_is_sampled(folder: Path) -> None:
     raw["workflow"]["hops"] = 2
     assert generated(folder, raw, budget=0) == {}
     experiment = load(folder, raw)
-    with Store(experiment.db) as store, pytest.raises(StoreError, match="no query .* complete"):
+    with Store(experiment.db) as store, pytest.raises(StoreError, match=r"no query .* complete"):
+        replay(store, experiment.config, "train")
+
+
+@pytest.mark.parametrize("change", ["another arm", "other weights"])
+def test_larger_pool_is_incomplete_until_it_is_sampled(folder: Path, change: str) -> None:
+    sample(folder, settings("ab"))
+    raw = settings("abc" if change == "another arm" else "ab")
+    raw["models"]["b"]["max_model_len"] = 99 if change == "other weights" else 2048
+    assert generated(folder, raw, budget=0) == {}
+    experiment = load(folder, raw)
+    with Store(experiment.db) as store, pytest.raises(StoreError, match=r"no query .* complete"):
         replay(store, experiment.config, "train")
 
 
 def test_more_replicas_are_incomplete_until_they_are_sampled(folder: Path) -> None:
     raw = settings("ab")
-    raw["arms"]["a"]["temperature"] = 1.0
+    for name in "ab":
+        raw["arms"][name]["temperature"] = 1.0
     sample(folder, raw)
     raw["sampling"] = {"replicas": 2}
     assert generated(folder, raw, budget=0) == {}
     experiment = load(folder, raw)
-    with Store(experiment.db) as store, pytest.raises(StoreError, match="no query .* complete"):
+    with Store(experiment.db) as store, pytest.raises(StoreError, match=r"no query .* complete"):
         replay(store, experiment.config, "train")
 
 
@@ -373,7 +388,7 @@ def test_more_replicas_are_incomplete_until_they_are_sampled(folder: Path) -> No
 
 
 def test_sampler_does_not_wait_for_a_reader(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    undisturbed: Facts, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sampler, "PATIENCE_SECONDS", 0.2)
     monkeypatch.setattr(sampler, "COMMIT_SECONDS", 0.0)
@@ -406,7 +421,7 @@ def test_sampler_does_not_wait_for_a_reader(
         reader.stdout.close()
     assert table(experiment.db, "generations").is_empty()
     assert generated(folder, raw) == {}
-    assert facts(experiment.db) == uninterrupted(folder, raw)
+    assert facts(experiment.db) == undisturbed
     assert not spool_path(experiment.db).exists()
 
 
@@ -424,7 +439,7 @@ def test_two_samplers_of_one_database_are_refused(folder: Path) -> None:
 # Budget
 
 
-@pytest.mark.parametrize("budget", [0, 5, 6, 17, 18, 29, 30, 100])
+@pytest.mark.parametrize("budget", [0, 5, 17, 18, 100])
 def test_budget_fills_whole_queries_only(folder: Path, budget: int) -> None:
     raw = settings("ab")
     tally = sample(folder, raw, budget=budget)
@@ -433,12 +448,12 @@ def test_budget_fills_whole_queries_only(folder: Path, budget: int) -> None:
     assert (tally.complete, tally.left) == (whole, QUERIES - whole)
 
 
-def test_budget_is_spent_on_what_is_missing(folder: Path) -> None:
+def test_budget_is_spent_on_what_is_missing(undisturbed: Facts, folder: Path) -> None:
     raw = settings("ab")
     done = 0
     while done < QUERIES:
         done += sum(generated(folder, raw, budget=12).values()) // 6
-    assert facts(folder / "small.duckdb") == uninterrupted(folder, raw)
+    assert facts(folder / "small.duckdb") == undisturbed
 
 
 def test_no_query_is_begun_after_the_minutes_are_over(folder: Path) -> None:

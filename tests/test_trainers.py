@@ -218,6 +218,7 @@ def test_settings_are_checked() -> None:
 # PPO
 
 
+@settings(deadline=None)
 @given(st.integers(1, 5), st.integers(1, 6), st.floats(0, 1), st.integers(0, 10**6))
 def test_gae_equals_the_plain_loop(hops: int, episodes: int, lam: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -341,6 +342,7 @@ def test_ties_are_settled_as_asked() -> None:
     assert all(150 < drawn.count(action) < 250 for action in range(3))
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.integers(0, 10**6))
 def test_balance_makes_classes_even(classes: list[int], seed: int) -> None:
     class_T = torch.tensor(classes)

@@ -143,6 +143,19 @@ def test_live_replies_equal_cached_ones(sampled: Path, tmp_path: Path) -> None:
                 assert store.sql(cached, [step.reply, step.prompt_tokens]).item() > 0
 
 
+def test_the_notebook_runs(sampled: Path, tmp_path: Path) -> None:
+    sets = [*SMALL, f"db={sampled}", f"runs={tmp_path}"]
+    done = subprocess.run(
+        [sys.executable, "examples/notebook.py", *sets],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "16 trees" in done.stdout and "->" in done.stdout
+
+
 def test_prompt_longer_than_the_window_is_an_outcome(tmp_path: Path) -> None:
     db = tmp_path / "long.duckdb"
     sets = [*SMALL, "models.reader.max_model_len=16", "workflow.hops=1"]

@@ -76,9 +76,7 @@ class Enumerator:
         """Begin a query: the requests it needs first."""
         self.replies[query.id] = {}
         requests = [
-            request
-            for replica in range(replicas)
-            for request in self._grow(Branch(query, replica))
+            request for replica in range(replicas) for request in self._grow(Branch(query, replica))
         ]
         self._close_if_complete(query.id)
         return requests

@@ -13,7 +13,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -132,8 +131,12 @@ class Sampler:
         workflow = self.experiment.workflow.fingerprint
         with Store(self.db) as store:
             store.connection.register("arms_here", fingerprints)
-            keys = store.sql("select generation_id from generations semi join arms_here using (fingerprint)")
-            ids = store.sql("select trajectory_id from trajectories where workflow = $1", [workflow])
+            keys = store.sql(
+                "select generation_id from generations semi join arms_here using (fingerprint)"
+            )
+            ids = store.sql(
+                "select trajectory_id from trajectories where workflow = $1", [workflow]
+            )
         self.known = set(keys.to_series())
         self.known_trajectories = set(ids.to_series())
         if self.queries:

@@ -15,6 +15,7 @@ import os
 import time
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ class Spool:
             ) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(self._file.fileno()), self.path.stat()):
+                raise FileNotFoundError  # whoever held the lock has removed the file
         except OSError as error:
             self._file.close()
             raise StoreBusyError(
@@ -103,10 +106,8 @@ class Spool:
     def _restore(self, end: int) -> None:
         # Python keeps what it could not write and would try again on close: start afresh.
         descriptor = os.dup(self._file.fileno())
-        try:
+        with suppress(OSError):  # the same full disk, said once already
             self._file.close()
-        except OSError:
-            pass  # the same full disk, said once already
         self._file = os.fdopen(descriptor, "a+b")
         self._file.truncate(end)
 

@@ -99,7 +99,10 @@ class Store:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -115,12 +118,13 @@ class Store:
         """
         try:
             relation = self.connection.sql(query, params=list(parameters))
-            return pl.DataFrame() if relation is None else relation.pl()
+            frame: pl.DataFrame = pl.DataFrame() if relation is None else relation.pl()
         except duckdb.Error as error:
             raise StoreError(f"{error}") from error
         except RuntimeError as error:
             _raise_if_interrupted(error)
             raise
+        return frame
 
     def sequences(self, split: str | None = None) -> pl.DataFrame:
         """Mean quality and cost of each model sequence, best first."""
@@ -167,7 +171,9 @@ def _insert(
     if not items:
         return
     keys = [key.strip() for key in UNIQUE[table].split(",")]
-    frame = pl.DataFrame(items, schema=SCHEMAS[table]).unique(keys, keep="first", maintain_order=True)
+    frame = pl.DataFrame(items, schema=SCHEMAS[table]).unique(
+        keys, keep="first", maintain_order=True
+    )
     connection.register("batch", frame)
     if table in MERGE:
         connection.execute(MERGE[table])
@@ -250,10 +256,26 @@ def _check_version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
 
 
 def _connect(path: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+    _check_kind(path)
     try:
         return duckdb.connect(str(path), read_only=read_only)
     except duckdb.Error as error:
         raise _translated(error, path) from error
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse a file that says it is something else: for some, DuckDB would ask the network."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(12)
+    except OSError:
+        return  # there is none yet, or DuckDB will say what is the matter
+    if head and head[8:] != b"DUCK":
+        raise _not_a_database(path)
+
+
+def _not_a_database(path: Path) -> StoreError:
+    return StoreError(f"{path} is not a DuckDB database.", "Name another file with --db.")
 
 
 def _translated(error: duckdb.Error, path: Path) -> StoreError:
@@ -265,7 +287,7 @@ def _translated(error: duckdb.Error, path: Path) -> StoreError:
             "Try again in a moment, or close what has it open.",
         )
     if "not a valid DuckDB" in text or "Is a directory" in text:
-        return StoreError(f"{path} is not a DuckDB database.", "Name another file with --db.")
+        return _not_a_database(path)
     if "No space left" in text or "File too large" in text:
         return disk_full(path)
     return StoreError(f"{path}: {text.splitlines()[0]}")

@@ -20,9 +20,9 @@ class Workflow(BaseModel, ABC):
 
     version: ClassVar[int] = 1
     """Raise it when `run` comes to say something else for the same settings."""
-    ends_early: ClassVar[bool] = False
-    """Whether `run` may return before the last hop without STOP. A query sampled with a shorter
-    horizon then counts as complete."""
+    regular: ClassVar[bool] = True
+    """Whether every `Choose` offers the whole pool, and only STOP ends a trajectory before the last
+    hop. Replay then sees of every query whether it was sampled with all arms and hops asked for."""
 
     name: str
     hops: int = Field(default=2, ge=1, le=8, description="most decisions of a trajectory, L")

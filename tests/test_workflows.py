@@ -1,0 +1,187 @@
+"""Workflows: running one step by step, and what the relay says to whom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from experiments import plain_arm
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from hcache.arms import Arm
+from hcache.errors import ConfigError
+from hcache.queries import Query
+from hcache.workflows import (
+    STOP,
+    WORKFLOWS,
+    Ask,
+    Decision,
+    Finished,
+    Message,
+    Pending,
+    Relay,
+    Undecided,
+    advance,
+)
+
+A, B = plain_arm("a"), plain_arm("b")
+OTHER = plain_arm("other")
+QUERY = Query("Where?", ("Paris",))
+
+
+def reply_to(ask: Ask) -> str:
+    return f"{ask.arm.name}{len(ask.messages[-1].content)}"
+
+
+def run(
+    decisions: Sequence[Decision], hops: int = 3, relay: Relay | None = None
+) -> Pending | Undecided | Finished:
+    return advance((relay or Relay(hops=hops)).run(QUERY, (A, B)), decisions, reply_to)
+
+
+def prompts(decisions: Sequence[Decision], relay: Relay, *arms: Arm) -> list[str]:
+    """The user messages of the asks along the way."""
+    outcome = advance(relay.run(QUERY, arms), decisions, reply_to)
+    assert not isinstance(outcome, Pending)
+    return [ask.messages[-1].content for ask in outcome.asks]
+
+
+# Advance
+
+
+def test_without_decisions_it_waits_at_the_first() -> None:
+    outcome = run([])
+    assert isinstance(outcome, Undecided)
+    assert (outcome.choose.context, outcome.choose.arms) == (("Where?",), (A, B))
+    assert outcome.asks == ()
+
+
+@given(st.lists(st.sampled_from([A, B]), max_size=3), st.booleans())
+def test_any_start_leads_to_the_same_place(arms: list[Arm], stop: bool) -> None:
+    decisions: list[Decision] = [*arms]
+    if stop and 0 < len(arms) < 3:
+        decisions.append(STOP)
+    outcome = run(decisions)
+    assert run(decisions) == outcome
+    assert not isinstance(outcome, Pending)
+    assert [ask.arm for ask in outcome.asks] == arms
+    assert isinstance(outcome, Finished) == (len(decisions) == 3 or STOP in decisions)
+
+
+def test_reply_that_is_not_known_is_asked_for() -> None:
+    known = {"a": "from a"}
+    outcome = advance(Relay().run(QUERY, (A, B)), [A, B], lambda ask: known.get(ask.arm.name))
+    assert isinstance(outcome, Pending)
+    assert outcome.ask.arm == B
+    assert outcome.ask.messages == (Message("user", "Where?\n\nfrom a"),)
+
+
+def test_empty_reply_is_a_reply() -> None:
+    outcome = advance(Relay(hops=1).run(QUERY, (A,)), [A], lambda ask: "")
+    assert outcome == Finished("", outcome.asks if isinstance(outcome, Finished) else ())
+
+
+def test_decision_that_is_not_offered_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"does not offer 'other' here\. It offers: a, b\.$"):
+        run([OTHER])
+    with pytest.raises(ConfigError, match=r"does not offer 'STOP' here\. It offers: a, b\.$"):
+        run([STOP])
+    with pytest.raises(ConfigError, match=r"It offers: a, b, STOP\.$"):
+        run([A, OTHER])
+
+
+def test_decisions_beyond_the_end_are_not_used() -> None:
+    assert run([A, STOP, B]) == run([A, STOP])
+
+
+# The relay
+
+
+def test_stop_is_offered_from_the_second_hop_on() -> None:
+    offered = []
+    for decisions in ([], [A], [A, B]):
+        outcome = run(decisions)
+        assert isinstance(outcome, Undecided)
+        offered.append(outcome.choose.stop)
+    assert offered == [False, True, True]
+
+
+def test_context_grows_by_each_reply() -> None:
+    outcome = run([A, B])
+    assert isinstance(outcome, Undecided)
+    assert outcome.choose.context == ("Where?", "a6", "b10")
+
+
+def test_answer_is_the_last_reply() -> None:
+    ends: list[tuple[list[Decision], str]] = [
+        ([A, STOP], "a6"),
+        ([A, B, STOP], "b10"),
+        ([A, B, A], "a15"),
+    ]
+    for decisions, answer in ends:
+        outcome = run(decisions)
+        assert isinstance(outcome, Finished)
+        assert outcome.output == answer
+
+
+def test_prompt_is_question_then_replies_then_instruction() -> None:
+    relay = Relay(hops=2, separator="|", reply="said <{reply}>")
+    told = plain_arm("t", instruction="Go.", system="Be.")
+    assert prompts([A, told], relay, A, told) == ["Where?", "Where?|said <a6>|Go."]
+    outcome = advance(relay.run(QUERY, (A, told)), [told], lambda ask: None)
+    assert isinstance(outcome, Pending)
+    assert outcome.ask.messages == (Message("system", "Be."), Message("user", "Where?|Go."))
+
+
+def test_prompt_says_neither_hop_nor_horizon() -> None:
+    for hops in (2, 3, 8):
+        assert prompts([A, B], Relay(hops=hops), A, B) == ["Where?", "Where?\n\na6"]
+
+
+def test_arms_share_the_prompt_up_to_their_instruction() -> None:
+    one, two = plain_arm("x", instruction="One."), plain_arm("y", instruction="Two.")
+    relay = Relay(hops=2)
+    first, second = (prompts([one, arm], relay, one, two)[-1] for arm in (one, two))
+    assert first.removesuffix("One.") == second.removesuffix("Two.") != first
+
+
+def test_empty_replies_are_left_out_of_prompts_and_kept_in_the_context() -> None:
+    said = iter(["", "x"])
+    outcome = advance(Relay(hops=3).run(QUERY, (A,)), [A, A], lambda ask: next(said))
+    assert isinstance(outcome, Undecided)
+    assert outcome.choose.context == ("Where?", "", "x")
+    assert [ask.messages[-1].content for ask in outcome.asks] == ["Where?", "Where?"]
+
+
+def test_thought_is_dropped_from_context_and_answer() -> None:
+    relay = Relay(hops=2)
+    outcome = advance(relay.run(QUERY, (A,)), [A, A], lambda ask: "<think>hm</think>yes")
+    assert isinstance(outcome, Finished)
+    assert outcome.output == "yes"
+    assert outcome.asks[1].messages[-1].content == "Where?\n\nyes"
+
+
+def test_text_of_a_reply_is_never_taken_for_a_placeholder() -> None:
+    relay = Relay(hops=2, reply="({reply})")
+    outcome = advance(relay.run(QUERY, (A,)), [A, A], lambda ask: r"{reply} \1 {x}")
+    assert isinstance(outcome, Finished)
+    assert outcome.asks[1].messages[-1].content == "Where?\n\n({reply} \\1 {x})"
+
+
+def test_fingerprint_is_what_is_said_whatever_the_horizon() -> None:
+    fingerprints = {Relay(hops=hops).fingerprint for hops in (1, 2, 5)}
+    assert len(fingerprints) == 1
+    others = [Relay(separator=" "), Relay(reply="> {reply}")]
+    assert len(fingerprints | {other.fingerprint for other in others}) == 3
+
+
+def test_fingerprint_stays_what_it_is() -> None:
+    assert Relay().fingerprint == "c7e18d1ecb17ec1e360703e5895cc7ac"
+
+
+def test_registered_by_name() -> None:
+    assert WORKFLOWS["relay"] is Relay
+    with pytest.raises(ValidationError):
+        Relay(hops=9)
