@@ -198,6 +198,22 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"{guess} known: {', '.join(names)}"
 
 
+class UniqueKeys(yaml.SafeLoader):
+    """YAML's safe loader, which takes the last of equal keys silently; this one refuses them."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """See `yaml.SafeLoader`."""
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"{key.value!r} stands twice in one section; remove one",
+                    problem_mark=key.start_mark,
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
     """Read and validate an experiment file, with `a.b.c=value` overrides applied.
 
@@ -216,7 +232,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
             f"{path}: not UTF-8 (byte {error.start}).", "Save it as UTF-8."
         ) from error
     try:
-        raw = yaml.safe_load(text)
+        raw = yaml.load(text, UniqueKeys)  # a SafeLoader
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else str(path)

@@ -191,7 +191,8 @@ def evaluate(
 def best_static(trees: Sequence[Tree], alpha: float, kind: str | None = None) -> Path:
     """The static sequence with the highest mean reward over the queries of all trees.
 
-    With `kind`, over the queries of that kind alone. Of equals the cheapest, then the shortest, then the first in the order of the arms.
+    With `kind`, over the queries of that kind alone. Of equals the cheapest, then the shortest,
+    then the first in the order of the arms.
 
     Raises:
         DataError: if no sequence is possible in every tree.

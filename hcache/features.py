@@ -7,6 +7,7 @@ the context, so shards written side by side do no harm.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from hcache.arms import TEXTS, WEIGHTS
 from hcache.config import FeaturesConfig
@@ -176,12 +177,18 @@ class FeatureStore:
             "ids": ids[order].view(np.uint8).reshape(len(ids), -1),
             "vectors": np.ascontiguousarray(vectors[order]),
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
-        file = self.folder / f"{digest(sorted(contexts))}.safetensors"
-        temporary = file.with_suffix(f".{os.getpid()}")
-        save_file(tensors, temporary)
-        temporary.replace(file)
         self._shards.append((ids[order], tensors["vectors"]))
+        with contextlib.suppress(OSError):  # a folder that cannot be written costs time only
+            self._keep(f"{digest(sorted(contexts))}.safetensors", tensors)
+
+    def _keep(self, name: str, tensors: dict[str, Array]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / f"{name}.{os.getpid()}"
+        try:
+            temporary.write_bytes(save(tensors))
+            temporary.replace(self.folder / name)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def rows(self, ids: Sequence[str]) -> Array:
         """Vectors of contexts in the order of `ids`, float16 [n, dim].

@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hcache import replay
 from hcache.config import ExperimentConfig, did_you_mean
 from hcache.errors import ConfigError
@@ -75,6 +77,7 @@ def train(
         **provenance(),
     }
     run.write_manifest(manifest)
+    torch.set_num_threads(1)  # networks this small gain nothing from more
     outcome = _fit(
         run, config, algorithm, trees["train"].tree, trees["valid"].tree, start, on_metrics
     )

@@ -206,7 +206,10 @@ def test_wrong_usage_is_exit_code_2(shell: Shell) -> None:
 
 
 def test_every_command_has_an_example_in_its_help(shell: Shell) -> None:
-    names = [command.name or command.callback.__name__ for command in app.registered_commands]
+    names = [
+        command.name or getattr(command.callback, "__name__", "")
+        for command in app.registered_commands
+    ]
     assert set(names) == {
         "demo", "plan", "sample", "train", "eval", "route", "show", "sql", "rerun", "doctor",
     }  # fmt: skip

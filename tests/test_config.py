@@ -224,3 +224,10 @@ def test_overrides_reach_any_depth(folder: Path) -> None:
 def test_defect_of_an_override_is_named(folder: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load(folder, settings("ab"), override)
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "twice.yaml"
+    file.write_text("name: x\narms:\n  a: {model: m}\n  a: {model: n}\n")
+    with pytest.raises(ConfigError, match=r"twice\.yaml:4: 'a' stands twice"):
+        read_config(file)

@@ -18,7 +18,7 @@ from pathlib import Path
 READER, CALCULATOR, GENERALIST = "reader", "calculator", "generalist"
 SPLITS = ("models", "train", "valid", "test")
 COUNTS = {"train": 50, "valid": 20, "test": 60}
-SEED = "hcache-demo-1"
+SEED = "hcache-demo-2"
 
 # Upper bounds, out of 100, of the content hash of each split.
 HASH_BOUNDS = (("models", 80), ("train", 88), ("valid", 92), ("test", 100))
@@ -70,6 +70,7 @@ WORDINGS: dict[str, tuple[str, ...]] = {
 }
 KINDS = tuple(WORDINGS)
 TABLE_SIZE = 5
+DIGITS = range(1, 10)
 
 
 @dataclass(frozen=True)
@@ -152,17 +153,45 @@ def expression_split(expression: str) -> str | None:
     return owner if expression_split(reduce_once(expression)) == owner else None
 
 
-def draw_many(draw: Callable[[], str], count: int) -> list[str]:
-    """`count` different results of `draw`."""
-    found: list[str] = []
-    while len(found) < count:
-        value = draw()
-        if value not in found:
-            found.append(value)
-    return found
+def two_terms(rng: random.Random, left: int, right: int) -> str:
+    """A sum, or a difference where the result is positive."""
+    sign = rng.choice("+-") if left > right else "+"
+    return f"{left} {sign} {right}"
 
 
-def render(kind: str, rng: random.Random, table: list[tuple[str, str]], key: str) -> str:
+def three_terms(rng: random.Random, first: int, second: int, third: int) -> str:
+    """Two operations, of which every result is positive."""
+    start = two_terms(rng, first, second)
+    return f"{start} {two_terms(rng, int(reduce_once(start)), third).split(maxsplit=1)[1]}"
+
+
+def write_value(rng: random.Random, digits: list[int]) -> str:
+    """A number, or an expression of two or three terms."""
+    if len(digits) == 1:
+        return str(digits[0])
+    return two_terms(rng, *digits) if len(digits) == 2 else three_terms(rng, *digits)
+
+
+Table = list[tuple[str, str]]
+
+
+def draw_table(split: str, draw: Callable[[], Table]) -> Table:
+    """A table that belongs to the split, by the hash of its entries."""
+    while True:
+        table = draw()
+        if hash_split(", ".join(sorted(f"{key} {value}" for key, value in table))) == split:
+            return table
+
+
+def draw_entries(rng: random.Random, size: int, terms: int) -> Table:
+    """Names with numbers or expressions; no digit comes twice, so that each can be found."""
+    digits = rng.sample(DIGITS, size * terms)
+    groups = [digits[place * terms : (place + 1) * terms] for place in range(size)]
+    values = [write_value(rng, group) for group in groups]
+    return list(zip(rng.sample(NAMES, size), values, strict=True))
+
+
+def render(kind: str, rng: random.Random, table: Table, key: str) -> str:
     """Table, wording and, last of all, what is to be looked up or computed."""
     facts = ", ".join(f"{name} {value}" for name, value in table)
     wording = rng.choice(WORDINGS[kind])
@@ -171,11 +200,7 @@ def render(kind: str, rng: random.Random, table: list[tuple[str, str]], key: str
 
 def make_read(rng: random.Random, split: str, size: int = TABLE_SIZE) -> Question:
     """A name's number, from a table."""
-    while True:
-        numbers = rng.sample(range(10, 100), size)
-        table = list(zip(rng.sample(NAMES, size), map(str, numbers), strict=True))
-        if hash_split(", ".join(sorted(f"{key} {value}" for key, value in table))) == split:
-            break
+    table = draw_table(split, lambda: draw_entries(rng, size, 1))
     key, value = rng.choice(table)
     return Question("read", render("read", rng, table, key), (READER,), (value,), tuple(table))
 
@@ -189,23 +214,22 @@ def make_compute(rng: random.Random, split: str) -> Question:
 
 def make_read_compute(rng: random.Random, split: str) -> Question:
     """A name's sum or difference, from a table."""
-    values = draw_many(lambda: rng.choice(expression_pool(split)), TABLE_SIZE)
-    return from_expression_table("read-compute", rng, values)
+    table = draw_table(split, lambda: draw_entries(rng, 4, 2))
+    return from_expression_table("read-compute", rng, table)
 
 
 def make_read_compute_compute(rng: random.Random, split: str) -> Question:
     """A name's three-term expression, from a table."""
-    values = draw_many(lambda: draw_chain(rng, split), TABLE_SIZE)
-    return from_expression_table("read-compute-compute", rng, values)
+    table = draw_table(split, lambda: draw_entries(rng, 3, 3))
+    return from_expression_table("read-compute-compute", rng, table)
 
 
-def from_expression_table(kind: str, rng: random.Random, values: list[str]) -> Question:
+def from_expression_table(kind: str, rng: random.Random, table: Table) -> Question:
     """Read one of the expressions, then reduce it to a number."""
-    table = list(zip(rng.sample(NAMES, len(values)), values, strict=True))
     key, value = rng.choice(table)
     replies = (value, *reductions(value))
     route = (READER, *[CALCULATOR] * (len(replies) - 1))
-    return Question(kind, render(kind, rng, table, key), route, replies, tuple(table), (value,))
+    return Question(kind, render(kind, rng, table, key), route, replies, tuple(table))
 
 
 def reductions(expression: str) -> tuple[str, ...]:
@@ -218,19 +242,27 @@ def reductions(expression: str) -> tuple[str, ...]:
 
 def make_compute_read(rng: random.Random, split: str) -> Question:
     """The name that stands behind a number, which has to be computed first."""
-    text = rng.choice(expression_pool(split))
-    number = reduce_once(text)
-    while True:
-        # Different last digits: one digit is then enough to find the key.
-        last = [number[-1], *rng.sample(sorted(set("0123456789") - {number[-1]}), TABLE_SIZE - 1)]
-        keys = [number, *(f"{rng.randint(1, 9)}{digit}" for digit in last[1:])]
-        table = list(zip(keys, rng.sample(NAMES, TABLE_SIZE), strict=True))
-        rng.shuffle(table)
-        if hash_split(", ".join(sorted(f"{key} {name}" for key, name in table))) == split:
-            break
+
+    def draw() -> Table:
+        keys = map(str, rng.sample(DIGITS, TABLE_SIZE))
+        return list(zip(keys, rng.sample(NAMES, TABLE_SIZE), strict=True))
+
+    table = draw_table(split, draw)
+    number, name = rng.choice(table)
+    text = rng.choice(expressions_of(int(number)))
     question = render("compute-read", rng, table, text)
-    replies = (number, dict(table)[number])
-    return Question("compute-read", question, (CALCULATOR, READER), replies, tuple(table), (text,))
+    return Question("compute-read", question, (CALCULATOR, READER), (number, name), tuple(table))
+
+
+@cache
+def expressions_of(number: int) -> tuple[str, ...]:
+    """The two-term expressions of digits that give a digit and do not contain it."""
+    pairs = ((a, sign, b) for a in DIGITS for sign in "+-" for b in DIGITS)
+    return tuple(
+        f"{a} {sign} {b}"
+        for a, sign, b in pairs
+        if apply_operation(a, sign, b) == number and number not in (a, b)
+    )
 
 
 def make_compute_compute(rng: random.Random, split: str) -> Question:
@@ -247,20 +279,25 @@ def make_branch(rng: random.Random, split: str) -> Question:
     Every table holds two expressions, two pointers and the two numbers that they point to, so
     counting words does not tell which kind of entry is asked for.
     """
-    names = rng.sample(NAMES, 6)
-    expressions = draw_many(lambda: rng.choice(expression_pool(split)), 2)
-    numbers = [str(number) for number in rng.sample(range(10, 100), 2)]
-    values = [*expressions, names[4], names[5], *numbers]
-    table = list(zip(names, values, strict=True))
+    table = draw_table(split, lambda: draw_branches(rng))
     asked = rng.randrange(4)
     key, value = table[asked]
-    rng.shuffle(table)
-    question = render("branch", rng, table, key)
+    shown = rng.sample(table, len(table))
+    question = render("branch", rng, shown, key)
     if asked < 2:
-        route, replies, texts = (READER, CALCULATOR), (value, reduce_once(value)), (value,)
-        return Question("branch", question, route, replies, tuple(table), texts)
+        route, replies = (READER, CALCULATOR), (value, reduce_once(value))
+        return Question("branch", question, route, replies, tuple(shown))
     replies = (value, dict(table)[value])
-    return Question("branch", question, (READER, READER), replies, tuple(table))
+    return Question("branch", question, (READER, READER), replies, tuple(shown))
+
+
+def draw_branches(rng: random.Random) -> Table:
+    """Two expressions, two pointers, and the two numbers that they point to."""
+    names = rng.sample(NAMES, 6)
+    digits = rng.sample(DIGITS, 6)
+    expressions = [two_terms(rng, *digits[:2]), two_terms(rng, *digits[2:4])]
+    values = [*expressions, names[4], names[5], str(digits[4]), str(digits[5])]
+    return list(zip(names, values, strict=True))
 
 
 @cache

@@ -28,7 +28,6 @@ from tokenizers.models import WordLevel
 PAD, UNK, EOS = "<pad>", "<unk>", "<eos>"
 PAD_ID, EOS_ID = 0, 2
 FIRST_STEPS = 20
-PLAIN_SIZE = 3
 MAX_NEW_TOKENS = 16
 IGNORED = -100
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
@@ -50,37 +49,44 @@ class Recipe:
     cycles: tuple[int, ...]  # steps of each cycle of the learning rate
     batch: int
     rate: float
-    weights: dict[str, int]
+    weights: tuple[dict[str, int], ...]  # of the families, in each cycle
     budget: int  # tokens of one sequence, up to which further items are packed
-    plain_steps: int = 0  # first steps, on the plainest family and the shortest tables only
-    later_weights: dict[str, int] | None = None  # in the cycles after the first
+    plain_steps: int = 0  # first steps, on repeated words only
     deviation: float = 0.05  # of the initial weights
     separate: bool = False  # embeddings large and apart from the output layer
     theta: float = 10_000.0  # base of the rotary embedding
 
 
+READER_WEIGHTS = {
+    "read": 3, "read-compute": 2, "read-compute-compute": 2, "compute-read": 3, "branch": 3,
+}  # fmt: skip
+LATER_READER_WEIGHTS = {
+    "read": 2, "read-compute": 3, "read-compute-compute": 4, "compute-read": 4, "branch": 3,
+}  # fmt: skip
+CALCULATOR_WEIGHTS = {
+    "compute": 2, "read-compute": 2, "read-compute-compute": 2, "compute-read": 2,
+    "compute-compute": 2, "branch": 1,
+}  # fmt: skip
+GENERALIST_WEIGHTS = {
+    "capitals": 4, "read": 4, "compute": 4, "read-compute": 1, "compute-read": 1,
+    "compute-compute": 1, "read-compute-compute": 1, "branch": 1,
+}  # fmt: skip
 RECIPES = {
     q.READER: Recipe(
         role=q.READER, hidden=128, intermediate=336, layers=4, heads=4,
-        cycles=(2400, 2000), batch=32, rate=3e-3, budget=84, plain_steps=700,
+        cycles=(3000,), batch=32, rate=3e-3, budget=64, plain_steps=500,
         deviation=0.09, separate=True, theta=100.0,
-        weights={"read": 3, "read-compute": 2, "read-compute-compute": 2, "compute-read": 3,
-                 "branch": 3},
+        weights=(READER_WEIGHTS, LATER_READER_WEIGHTS),
     ),
     q.CALCULATOR: Recipe(
         role=q.CALCULATOR, hidden=128, intermediate=336, layers=4, heads=4,
-        cycles=(3000,), batch=32, rate=2e-3, budget=84,
-        weights={"compute": 2, "read-compute": 2, "read-compute-compute": 2, "compute-read": 2,
-                 "compute-compute": 2, "branch": 1},
+        cycles=(2600,), batch=32, rate=2e-3, budget=72, weights=(CALCULATOR_WEIGHTS,),
     ),
     q.GENERALIST: Recipe(
         role=q.GENERALIST, hidden=160, intermediate=432, layers=3, heads=5,
-        cycles=(1200, 1500), batch=32, rate=2e-3, budget=72,
-        weights={"capitals": 4, "read": 4, "compute": 4, "read-compute": 1, "compute-read": 1,
-                 "compute-compute": 1, "read-compute-compute": 1, "branch": 1},
-        later_weights={"capitals": 2, "read": 3, "compute": 12, "read-compute": 1,
-                       "compute-read": 1, "compute-compute": 1, "read-compute-compute": 1,
-                       "branch": 1},
+        cycles=(1000, 1200), batch=32, rate=2e-3, budget=72,
+        weights=(GENERALIST_WEIGHTS,
+                 {**GENERALIST_WEIGHTS, "capitals": 2, "read": 3, "compute": 12}),
     ),
 }  # fmt: skip
 
@@ -149,11 +155,9 @@ def role_hops(question: q.Question, role: str) -> list[int]:
 
 
 def draw_question(recipe: Recipe, rng: random.Random, step: int) -> q.Question:
-    """A question; at first from short plain tables, on which looking up forms much sooner."""
-    if step < recipe.plain_steps:
-        return q.make_read(rng, "models", PLAIN_SIZE)
-    later = recipe.later_weights if step >= recipe.cycles[0] else None
-    weights = later or recipe.weights
+    """A question of the families that the model is trained on in this cycle."""
+    begun = sum(step >= sum(recipe.cycles[: cycle + 1]) for cycle in range(len(recipe.cycles)))
+    weights = recipe.weights[begun]
     kind = rng.choices(list(weights), list(weights.values()))[0]
     while True:
         question = q.make_question(kind, rng, "models")
@@ -163,6 +167,9 @@ def draw_question(recipe: Recipe, rng: random.Random, step: int) -> q.Question:
 
 def specialist_pieces(recipe: Recipe, rng: random.Random, step: int) -> Iterator[Piece]:
     """A context just as at inference, then further items of the same kind, one a line."""
+    if step < recipe.plain_steps:
+        yield repeated_words(rng)
+        return
     question = draw_question(recipe, rng, step)
     hop = rng.choice(role_hops(question, recipe.role))
     yield question.context(hop), question.replies[hop]
@@ -176,8 +183,18 @@ def specialist_pieces(recipe: Recipe, rng: random.Random, step: int) -> Iterator
         yield "\n" + expression, q.reduce_once(expression)
 
 
+def repeated_words(rng: random.Random) -> Piece:
+    """Words in any order, to be said again: looking up forms on these soonest."""
+    words = rng.sample([*q.NAMES, *map(str, q.DIGITS)], rng.randint(6, 24))
+    return " ".join(words) + "\n" + words[0], " ".join(words[1:])
+
+
 def random_expression(rng: random.Random) -> str:
-    """A two-term or a three-term expression of the models' split."""
+    """An expression of two or three terms: of two-digit numbers, or as the tables have them."""
+    if rng.random() < 0.5:
+        digits = rng.sample(q.DIGITS, 3)
+        text = q.three_terms(rng, *digits)
+        return rng.choice((text, q.reduce_once(text), q.two_terms(rng, *digits[:2])))
     if rng.random() < 0.35:
         return q.draw_chain(rng, "models")
     return rng.choice(q.expression_pool("models"))
@@ -262,9 +279,9 @@ def batch_loss(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> torch.Ten
 
 
 def learning_rate(recipe: Recipe, cycle: int, done: float, step: int) -> float:
-    """Warm-up over 100 steps, then a cosine down to a fiftieth; half as high in each cycle."""
+    """Warm-up over 100 steps, then a cosine down to a fiftieth; half as high after cycle 0."""
     cosine = 0.02 + 0.98 * (1 + math.cos(math.pi * done)) / 2
-    return recipe.rate * 0.5**cycle * min(1.0, (step + 1) / 100) * cosine
+    return recipe.rate * (0.5 if cycle else 1.0) * min(1.0, (step + 1) / 100) * cosine
 
 
 def train_cycle(

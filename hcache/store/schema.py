@@ -102,6 +102,8 @@ pivoted as (
 )
 select e.experiment, s.split, q.dataset, q.kind, t.sequence, t.depth, t.replica,
        v.answer, q."references", v.f1, v.em, v.numeric, v.choice,
+       case e.quality when 'em' then v.em when 'numeric' then v.numeric
+                      when 'choice' then v.choice else v.f1 end as quality,
        list_sum([(p.input_price[a.arm] * a.prompt_tokens
                   + p.output_price[a.arm] * a.output_tokens) / 1000 for a in t.asks]) as cost,
        list_sum([a.prompt_tokens for a in t.asks]) as prompt_tokens,
@@ -118,29 +120,28 @@ left join pivoted v on v.trajectory_id = t.trajectory_id and v.extractor = s.ext
 create or replace view sequences as
 select experiment, split, sequence, depth, count(distinct query_id) as queries,
        avg(f1) as f1, avg(em) as em, avg(numeric) as numeric, avg(choice) as choice,
-       avg(cost) as cost, avg(prompt_tokens) as prompt_tokens,
+       avg(quality) as quality, avg(cost) as cost, avg(prompt_tokens) as prompt_tokens,
        avg(output_tokens) as output_tokens
 from outcomes group by all;
 
 create or replace view oracle as
 with best as (
     select experiment, split, dataset, kind, query_id, replica,
-           max(f1) as f1, arg_max(sequence, (f1, -cost)) as sequence,
-           arg_max(cost, (f1, -cost)) as cost
+           max(quality) as quality, arg_max(sequence, (quality, -cost)) as sequence,
+           arg_max(cost, (quality, -cost)) as cost
     from outcomes group by all
 )
 select experiment, split, dataset, kind, count(distinct query_id) as queries,
-       avg(f1) as f1, avg(cost) as cost, mode(sequence) as commonest_sequence
+       avg(quality) as quality, avg(cost) as cost, mode(sequence) as commonest_sequence
 from best group by all;
 
 create or replace view leaderboard as
-select experiment, split, rank() over (partition by experiment, split order by f1 desc, cost)
-       as place, sequence, queries, f1, em, cost
+select experiment, split, rank() over (partition by experiment, split order by quality desc, cost)
+       as place, sequence, queries, quality, cost
 from sequences
 union all
 select experiment, split, 0 as place, 'oracle' as sequence, sum(queries) as queries,
-       sum(f1 * queries) / sum(queries) as f1, null as em,
-       sum(cost * queries) / sum(queries) as cost
+       sum(quality * queries) / sum(queries) as quality, sum(cost * queries) / sum(queries) as cost
 from oracle group by experiment, split;
 
 create or replace view coverage as
