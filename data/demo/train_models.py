@@ -60,9 +60,6 @@ class Recipe:
 READER_WEIGHTS = {
     "read": 3, "read-compute": 2, "read-compute-compute": 2, "compute-read": 3, "branch": 3,
 }  # fmt: skip
-LATER_READER_WEIGHTS = {
-    "read": 2, "read-compute": 3, "read-compute-compute": 4, "compute-read": 4, "branch": 3,
-}  # fmt: skip
 CALCULATOR_WEIGHTS = {
     "compute": 2, "read-compute": 2, "read-compute-compute": 2, "compute-read": 2,
     "compute-compute": 2, "branch": 1,
@@ -76,7 +73,7 @@ RECIPES = {
         role=q.READER, hidden=128, intermediate=336, layers=4, heads=4,
         cycles=(3000,), batch=32, rate=3e-3, budget=64, plain_steps=500,
         deviation=0.09, separate=True, theta=100.0,
-        weights=(READER_WEIGHTS, LATER_READER_WEIGHTS),
+        weights=(READER_WEIGHTS,),
     ),
     q.CALCULATOR: Recipe(
         role=q.CALCULATOR, hidden=128, intermediate=336, layers=4, heads=4,
