@@ -81,16 +81,22 @@ class SamplingProgress:
             self.bars.stop()
 
     def update(self, tally: Tally) -> None:
-        """Show a tally. Totals are upper bounds: branches with equal replies share generations."""
+        """Show a tally.
+
+        A total is what is done and the whole trees of all queries not complete, an upper bound:
+        branches with equal replies share generations.
+        """
         if not tally.expected:
             return  # nothing has begun
         self.bars.start()
-        for arm, total in tally.expected.items():
+        open_share = 1 - tally.complete / tally.queries
+        for arm, expected in tally.expected.items():
+            done = tally.cached[arm] + tally.generated[arm]
+            total = min(expected, done + round(expected * open_share))
             if arm not in self.tasks:
                 self.tasks[arm] = self.bars.add_task(arm, total=total, rate="")
-            done = tally.cached[arm] + tally.generated[arm]
             rate = tally.generated[arm] / max(tally.seconds, 1e-9)
-            self.bars.update(self.tasks[arm], completed=done, rate=f"{rate:.1f}/s")
+            self.bars.update(self.tasks[arm], completed=done, total=total, rate=f"{rate:.1f}/s")
         if "queries" not in self.tasks:
             self.tasks["queries"] = self.bars.add_task("queries", total=tally.queries, rate="")
         self.bars.update(self.tasks["queries"], completed=tally.complete)

@@ -82,6 +82,7 @@ class Sampler:
         self.order = deque(self._shuffled())
         self.held: deque[tuple[str, list[Request]]] = deque()  # begun, not yet within budget
         self.begun: set[str] = set()  # open queries whose requests went to engines
+        self.complete_before = 0  # queries that earlier runs have completed
         self.known: set[str] = set()  # generations in the database
         self.known_trajectories: set[str] = set()
         self.fresh: dict[str, Reply] = {}  # generations of this run that are not there yet
@@ -127,23 +128,54 @@ class Sampler:
             wait_and_write(self.db, rows, PATIENCE_SECONDS)
             self.spool.clear()
         self.experiment.record(PATIENCE_SECONDS)
-        fingerprints = pl.DataFrame({"fingerprint": sorted(self.names)})
-        workflow = self.experiment.workflow.fingerprint
         with Store(self.db) as store:
-            store.connection.register("arms_here", fingerprints)
-            keys = store.sql(
-                "select generation_id from generations semi join arms_here using (fingerprint)"
-            )
-            ids = store.sql(
-                "select trajectory_id from trajectories where workflow = $1", [workflow]
-            )
+            self._leave_out_complete(store)
+            if self.order:
+                self._load_known(store)
+
+    def _leave_out_complete(self, store: Store) -> None:
+        """Begin only queries of which something is missing; a count tells, without enumeration."""
+        size = tree_size(self.experiment, self.queries[0])
+        self.tree = sum(size.values())
+        if self.experiment.workflow.regular:
+            complete = self._complete_queries(store)
+            self.order = deque(query for query in self.order if query.id not in complete)
+            self.tally.complete = self.complete_before = len(complete)
+        for (arm, _), count in size.items():
+            self.tally.expected[arm] += self.tally.cached[arm] + count * len(self.order)
+
+    def _complete_queries(self, store: Store) -> set[str]:
+        """Ids of the queries whose every trajectory is stored; counts their generations too."""
+        workflow, arms = self.experiment.workflow, [arm.id for arm in self.experiment.pool]
+        trajectories = sum(len(arms) ** hop for hop in range(1, workflow.hops + 1))
+        store.connection.register(
+            "queries_here", pl.DataFrame({"query_id": [query.id for query in self.queries]})
+        )
+        stored = [workflow.fingerprint, self.config.replicas, workflow.hops, arms]
+        complete = store.sql(
+            f"{STORED} select query_id from stored group by query_id having count(*) = $5",
+            [*stored, trajectories * self.config.replicas],
+        )
+        store.connection.register("complete", complete)
+        counts = store.sql(
+            f"{STORED} select a.name, count(distinct ask.generation) "
+            "from (select unnest(asks) as ask from stored semi join complete using (query_id)) "
+            "join arms a on a.arm_id = ask.arm group by a.name",
+            stored,
+        )
+        self.tally.cached.update(dict(counts.iter_rows()))
+        return set(complete.to_series())
+
+    def _load_known(self, store: Store) -> None:
+        fingerprints = pl.DataFrame({"fingerprint": sorted(self.names)})
+        store.connection.register("arms_here", fingerprints)
+        keys = store.sql(
+            "select generation_id from generations semi join arms_here using (fingerprint)"
+        )
+        workflow = self.experiment.workflow.fingerprint
+        ids = store.sql("select trajectory_id from trajectories where workflow = $1", [workflow])
         self.known = set(keys.to_series())
         self.known_trajectories = set(ids.to_series())
-        if self.queries:
-            size = tree_size(self.experiment, self.queries[0])
-            self.tree = sum(size.values())
-            for (arm, _), count in size.items():
-                self.tally.expected[arm] += count * len(self.queries)
 
     def _loop(self, started: float) -> None:
         committed = time.monotonic()
@@ -194,7 +226,7 @@ class Sampler:
             owner = self.enumerator.waiting[request.key][0].query.id
             missing.setdefault(owner, []).append(request)
         self.held.extend(missing.items())
-        self.tally.complete = self.enumerator.complete
+        self.tally.complete = self.complete_before + self.enumerator.complete
 
     def _affordable(self, started: float) -> bool:
         """Whether one more whole tree fits the budget, beside all that are open."""
@@ -296,7 +328,7 @@ class Sampler:
             self.tally.output_tokens += generation.output_tokens
             unlocked += self.enumerator.supply(request.key, reply)
         self._queue(self._answer_known(unlocked))
-        self.tally.complete = self.enumerator.complete
+        self.tally.complete = self.complete_before + self.enumerator.complete
 
     # The store
 
@@ -324,6 +356,14 @@ class Sampler:
         self.uncommitted.clear()
         self.fresh.clear()
         self.spool.clear()
+
+
+STORED = """
+with stored as (
+    select t.query_id, t.asks from trajectories t semi join queries_here using (query_id)
+    where t.workflow = $1 and t.replica < $2 and t.depth <= $3 and list_has_all($4, t.decisions)
+)
+"""
 
 
 class _Sweep:
