@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from hcache.metrics import choice_letter, last_number, lookup
+from hcache.errors import lookup
+from hcache.metrics import choice_letter, last_number
 
 Extractor = Callable[[str], str]
 

@@ -8,6 +8,7 @@ the third stands in the messages. Engine, version and device are provenance, not
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from hcache.config import ArmConfig, ModelConfig
 from hcache.errors import ConfigError, EngineError
+from hcache.files import replace_file
 from hcache.keys import digest, digest_file
 
 WEIGHTS = (".safetensors", ".bin", ".gguf")
@@ -203,10 +205,5 @@ class _Memo:
     def save(self) -> None:
         if not self.changed:
             return
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self.file.with_suffix(f".{os.getpid()}")
-            temporary.write_text(json.dumps(self.known))
-            temporary.replace(self.file)
-        except OSError:
-            return  # a home that cannot be written costs time, nothing else
+        with contextlib.suppress(OSError):  # a home that cannot be written costs time only
+            replace_file(self.file, json.dumps(self.known).encode())

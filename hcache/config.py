@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -18,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from hcache.errors import ConfigError
+from hcache.errors import ConfigError, did_you_mean
 from hcache.queries import SPLITS
 
 
@@ -26,6 +25,12 @@ class Section(BaseModel):
     """A section of the file: unknown keys are refused, and so are NaN and infinity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Settings(Section):
+    """Settings of an algorithm, beside which they stand; nothing is converted on the way."""
+
+    model_config = ConfigDict(strict=True)
 
 
 class ModelConfig(Section):
@@ -190,12 +195,19 @@ class ExperimentConfig(Section):
         return self
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest one, and all there are."""
-    names = list(known)
-    near = difflib.get_close_matches(word, names, n=1)
-    guess = f"; did you mean {near[0]!r}?" if near else ";"
-    return f"{guess} known: {', '.join(names)}"
+S = TypeVar("S", bound=Settings)
+
+
+def parse_settings(settings: type[S], values: Mapping[str, Any], place: str) -> S:
+    """Settings from names and values; `place` is where they stand, for errors.
+
+    Raises:
+        ConfigError: naming what is unknown or out of its limits, and what would be right.
+    """
+    try:
+        return settings.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError(describe(error, settings, place)) from error
 
 
 class UniqueKeys(yaml.SafeLoader):

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from hcache.answers import extractor
 from hcache.arms import Pool, build_pool, locate
-from hcache.config import DatasetConfig, ExperimentConfig, describe, did_you_mean, read_config
-from hcache.errors import ConfigError, DataError
+from hcache.config import DatasetConfig, ExperimentConfig, describe, read_config
+from hcache.errors import ConfigError, DataError, lookup
 from hcache.keys import canonical
 from hcache.metrics import metric
 from hcache.queries import Query, check_splits, split_by_hash
@@ -177,13 +177,11 @@ def build_workflow(settings: dict[str, Any], place: str) -> Workflow:
     Raises:
         ConfigError: an unknown workflow or setting.
     """
-    name = settings.get("name")
-    if not isinstance(name, str) or name not in WORKFLOWS:
-        raise ConfigError(f"{place}.name: no workflow {name!r}{did_you_mean(str(name), WORKFLOWS)}")
+    workflow = lookup(WORKFLOWS, settings.get("name"), "workflow", f"{place}.name")
     try:
-        return WORKFLOWS[name].model_validate(settings)
+        return workflow.model_validate(settings)
     except ValidationError as error:
-        raise ConfigError(describe(error, WORKFLOWS[name], place)) from error
+        raise ConfigError(describe(error, workflow, place)) from error
 
 
 def _check_names(dataset: DatasetConfig, place: str) -> None:

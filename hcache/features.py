@@ -24,6 +24,7 @@ from safetensors.numpy import save
 from hcache.arms import TEXTS, WEIGHTS
 from hcache.config import FeaturesConfig
 from hcache.errors import ConfigError
+from hcache.files import replace_file
 from hcache.keys import digest, digest_file
 
 Array = npt.NDArray[Any]
@@ -178,17 +179,9 @@ class FeatureStore:
             "vectors": np.ascontiguousarray(vectors[order]),
         }
         self._shards.append((ids[order], tensors["vectors"]))
+        name = f"{digest(sorted(contexts))}.safetensors"
         with contextlib.suppress(OSError):  # a folder that cannot be written costs time only
-            self._keep(f"{digest(sorted(contexts))}.safetensors", tensors)
-
-    def _keep(self, name: str, tensors: dict[str, Array]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f"{name}.{os.getpid()}"
-        try:
-            temporary.write_bytes(save(tensors))
-            temporary.replace(self.folder / name)
-        finally:
-            temporary.unlink(missing_ok=True)
+            replace_file(self.folder / name, save(tensors))
 
     def rows(self, ids: Sequence[str]) -> Array:
         """Vectors of contexts in the order of `ids`, float16 [n, dim].

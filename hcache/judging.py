@@ -15,6 +15,7 @@ from hcache.experiment import Experiment
 from hcache.features import make_encoder
 from hcache.keys import canonical
 from hcache.policies import Policy, load_policy
+from hcache.queries import known_split
 from hcache.routing import Router, ask_engines
 from hcache.runs import Run, find_run, first_difference
 from hcache.store import Store
@@ -32,7 +33,7 @@ def judge(config: ExperimentConfig, db: Path, runs: Sequence[Run], split: str = 
         ConfigError: no such split.
         StoreError: the experiment was not sampled, or the split has no queries.
     """
-    replay.check_split(split)
+    known_split(split)
     chosen_on = [name for name in ("train", "valid") if name != split]
     with Store(db) as store:
         trees = {name: replay.load(store, config, name).tree for name in [split, *chosen_on]}

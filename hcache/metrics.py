@@ -13,16 +13,13 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from fractions import Fraction
-from typing import TypeVar
 
-from hcache.errors import ConfigError, DataError
+from hcache.errors import DataError, lookup
 
 Metric = Callable[[str, Sequence[str]], float]
-T = TypeVar("T")
-
 VERDICTS = frozenset({"yes", "no", "noanswer"})
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -78,17 +75,6 @@ _LEADING = re.compile(
     """,
     re.VERBOSE,
 )
-
-
-def lookup(registry: Mapping[str, T], name: str, what: str) -> T:
-    """The entry of a registry by its name.
-
-    Raises:
-        ConfigError: for an unknown name, listing the known ones.
-    """
-    if name in registry:
-        return registry[name]
-    raise ConfigError(f"unknown {what} {name!r}.", f"Known: {', '.join(sorted(registry))}.")
 
 
 def metric(name: str) -> Metric:

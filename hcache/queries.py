@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from hcache.errors import DataError
+from hcache.errors import DataError, lookup
 from hcache.keys import digest, digest_text
 
 SPLITS = ("train", "valid", "test")
@@ -60,3 +60,12 @@ def check_splits(splits: dict[str, list[Query]]) -> None:
                     "Remove one of them; a question may stand in one split only.",
                 )
             seen[query.question] = place
+
+
+def known_split(name: str) -> str:
+    """A split's name, as it is.
+
+    Raises:
+        ConfigError: there is no such split.
+    """
+    return lookup({split: split for split in SPLITS}, name, "split")

@@ -29,8 +29,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import NoReturn, TypeGuard, TypeVar
 
-from hcache.errors import ConfigError, DataError
-from hcache.metrics import last_number, lookup
+from hcache.errors import ConfigError, DataError, lookup
+from hcache.metrics import last_number
 from hcache.queries import Query
 
 Reader = Callable[..., Iterator[Query]]

@@ -20,7 +20,7 @@ import polars as pl
 import torch
 
 from hcache.config import ExperimentConfig
-from hcache.errors import ConfigError, StoreError
+from hcache.errors import StoreError
 from hcache.experiment import build_workflow
 from hcache.features import Encoder, FeatureStore, make_encoder
 from hcache.keys import digest
@@ -372,16 +372,3 @@ with wanted as (
 select p.context_id, list(t.text order by p.place) from parts p join texts t using (text_id)
 group by p.context_id order by p.context_id
 """
-
-
-def check_split(name: str) -> str:
-    """A split's name, refused where there is no such split.
-
-    Raises:
-        ConfigError: naming the splits there are.
-    """
-    from hcache.queries import SPLITS
-
-    if name not in SPLITS:
-        raise ConfigError(f"no split {name!r}.", f"The splits are {', '.join(SPLITS)}.")
-    return name

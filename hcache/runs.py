@@ -27,6 +27,7 @@ from typing import Any
 
 from hcache.config import ExperimentConfig
 from hcache.errors import RunError
+from hcache.files import replace_file
 
 PACKAGES = ("hcache", "torch", "numpy", "scikit-learn", "duckdb", "polars", "safetensors")
 
@@ -83,7 +84,7 @@ class Run:
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Write the manifest, whole or not at all."""
         self.__dict__.pop("manifest", None)
-        _replace(self.folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+        replace_file(self.folder / "manifest.json", _json(manifest))
 
     def metrics(self) -> list[dict[str, float]]:
         """The lines of metrics.jsonl; a torn last line is left out."""
@@ -92,7 +93,7 @@ class Run:
 
     def write_evaluation(self, split: str, report: dict[str, Any]) -> None:
         """Keep an evaluation, and record the look at the split."""
-        _replace(self.folder / f"eval-{split}.json", json.dumps(report, indent=2) + "\n")
+        replace_file(self.folder / f"eval-{split}.json", _json(report))
         look = {"split": split, "time": now(), "command": sys.argv}
         with (self.folder / "looks.jsonl").open("a") as file:
             file.write(json.dumps(look) + "\n")
@@ -186,8 +187,5 @@ def _processor() -> str:
     return names[0] if names else platform.processor()
 
 
-def _replace(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(f"{file.suffix}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(file)
+def _json(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hcache import replay
-from hcache.config import ExperimentConfig, did_you_mean
-from hcache.errors import ConfigError
+from hcache.config import ExperimentConfig, parse_settings
+from hcache.errors import lookup
 from hcache.keys import digest, digest_file
 from hcache.policies import load_policy
-from hcache.policies.settings import make
 from hcache.runs import MetricsLog, Run, find_run, now, provenance
 from hcache.store import Store
 from hcache.trainers import TRAINERS, fit
@@ -45,8 +43,8 @@ def train(
         RunError: `init` is no run that fits.
     """
     settings = config.train
-    trainer_class = _trainer_class(settings.algo)
-    algorithm = make(trainer_class.Settings, settings.settings)
+    trainer_class = lookup(TRAINERS, settings.algo, "trainer", "train.algo")
+    algorithm = parse_settings(trainer_class.Settings, settings.settings, "train.settings")
     start = None if init is None else find_run(init, Path(config.runs))
     trees = {}
     with Store(db) as store:
@@ -71,7 +69,7 @@ def train(
         "db": str(db),
         "created": now(),
         "config": config.model_dump(mode="json"),
-        "settings": asdict(algorithm),
+        "settings": algorithm.model_dump(),
         "identity": identity,
         "incomplete": {split: loaded.incomplete for split, loaded in trees.items()},
         **provenance(),
@@ -98,7 +96,7 @@ def _fit(
     settings = config.train
     if not settings.stop:
         train_tree, valid_tree = train_tree.without_stop(), valid_tree.without_stop()
-    trainer = _trainer_class(settings.algo)(
+    trainer = TRAINERS[settings.algo](
         train_tree,
         algorithm,
         alpha=settings.alpha,
@@ -134,12 +132,6 @@ def _fit(
         "weights": _weights(run),
         "seconds": round(time.monotonic() - began, 3),
     }
-
-
-def _trainer_class(name: str) -> Any:
-    if name not in TRAINERS:
-        raise ConfigError(f"train.algo: no trainer {name!r}{did_you_mean(name, TRAINERS)}")
-    return TRAINERS[name]
 
 
 def _weights(run: Run) -> str:

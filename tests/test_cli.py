@@ -178,7 +178,7 @@ def test_doctor_names_what_is_missing(shell: Shell) -> None:
         (["eval", "runs/nothing"], "there is no run"),
         (["route", "runs/nothing", "q"], "there is no run"),
         (["rerun", "runs/nothing"], "there is no run"),
-        (["eval", "experiment.yaml", "--split", "tset"], "train, valid, test"),
+        (["eval", "experiment.yaml", "--split", "tset"], "test, train, valid"),
         (["sample", "experiment.yaml", "--set", "arms.a.temprature=1"], "did you mean 'temp"),
         (["sample", "experiment.yaml", "--db", "data-folder"], "not a DuckDB database"),
     ],

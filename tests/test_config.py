@@ -71,10 +71,10 @@ def test_good_settings_are_taken(folder: Path) -> None:
         ("quality", "em2", r"data\.made\.metrics: lacks 'em2', which `quality` asks for"),
         ("data:made:sources:dev", {"path": "x"}, r"unknown split 'dev'; .* train, valid, test"),
         ("data:made:sources:train/test", {"path": "x"}, r"a split has two sources"),
-        ("data:made:metrics", ["f1", "bleu"], r"data\.made: unknown metric 'bleu'.* Known: .*em"),
-        ("data:made:extract", "words", r"data\.made: unknown extractor 'words'.* Known: .*text"),
-        ("workflow:name", "rely", r"workflow\.name: no workflow 'rely'; did you mean 'relay'"),
-        ("workflow:name", ["relay"], r"workflow\.name: no workflow"),
+        ("data:made:metrics", ["f1", "bleu"], r"data\.made: unknown metric 'bleu'.* known: .*em"),
+        ("data:made:extract", "words", r"data\.made: unknown extractor 'words'.* known: .*text"),
+        ("workflow:name", "rely", r"workflow\.name: unknown workflow 'rely'; did you mean 'relay'"),
+        ("workflow:name", ["relay"], r"workflow\.name: unknown workflow"),
         ("workflow:hop", 2, r"workflow\.?:? ?\.?hop: unknown setting; did you mean 'hops'"),
         ("workflow:hops", 0, r"workflow.*hops: .*greater than or equal to 1"),
         ("workflow:reply", "x", r"workflow.*reply: needs the placeholder \{reply\}"),
@@ -91,7 +91,7 @@ def test_defect_of_settings_is_named(folder: Path, place: str, value: object, me
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        ("data:made:reader", "jsonlines", r"unknown reader 'jsonlines'.* Known: .*jsonl"),
+        ("data:made:reader", "jsonlines", r"unknown reader 'jsonlines'; did you mean 'jsonl'"),
         ("data:made:options", {"qestion": "q"}, r"qestion"),
         ("data:made:sources:train:path", "no.jsonl", r"data\.made\.sources\.train\.path: no.jsonl"),
     ],

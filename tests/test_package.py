@@ -21,6 +21,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import hcache
+from hcache.experiment import Experiment
 
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT: dict[str, Any] = PYPROJECT["project"]
@@ -129,15 +130,22 @@ def test_set_up_says_what_is_missing(setting: dict[str, str], message: str) -> N
 
 
 @pytest.mark.slow
-def test_works_without_an_engine(tmp_path: Path) -> None:
+def test_works_without_an_engine(sampled: Experiment, tmp_path: Path) -> None:
     python = bare_environment(tmp_path / "bare")
     engine = run_bare([python, "-c", "import vllm"], tmp_path)
     assert "No module named 'vllm'" in engine.stderr
     modules = run_bare([python, "-c", "import hcache, hcache.evaluation"], tmp_path)
     assert modules.returncode == 0, modules.stderr
-    command = run_bare([python.parent / "hcache", "--help"], tmp_path)
-    assert command.returncode == 0, command.stderr
-    assert "Usage" in command.stdout
+    database = ["--db", str(sampled.db)]
+    for words, said in (
+        (["--help"], "Usage"),
+        (["train", str(sampled.source), *database, "--set", "train.iterations=2"], "best valid"),
+        (["eval", str(sampled.source), *database], "oracle"),
+        (["sql", "select sequence from sequences", *database], "a>b"),
+    ):
+        command = run_bare([python.parent / "hcache", *words], tmp_path)
+        assert command.returncode == 0, command.stderr
+        assert said in command.stdout
 
 
 def _applies(requirement: Requirement) -> bool:

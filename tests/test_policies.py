@@ -14,7 +14,6 @@ from hcache.policies import POLICIES, Policy, load_policy, register
 from hcache.policies.fixed import RandomPolicy, SequencePolicy
 from hcache.policies.mlp import MASKED, MLPPolicy, MLPSettings
 from hcache.policies.rollout import greedy_leaves
-from hcache.policies.settings import check, make, pick_device
 from hcache.tree import Tree
 
 FOREST = random_forest(5, queries=6, arms=3)
@@ -160,23 +159,3 @@ def test_damaged_files_are_noticed(tmp_path: Path) -> None:
 def test_a_name_is_taken_once() -> None:
     with pytest.raises(ConfigError, match="two policies"):
         register("random")(RandomPolicy)
-
-
-def test_settings_name_field_and_fix() -> None:
-    with pytest.raises(ConfigError, match=r"MLPSettings.hidden is 0, but must be .* at least 1"):
-        MLPSettings(hidden=0)
-    with pytest.raises(ConfigError, match=r"hidden is 1\.5, but must be a whole number"):
-        MLPSettings(hidden=1.5)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="hidden is True"):
-        MLPSettings(hidden=True)
-    with pytest.raises(ConfigError, match="Did you mean hidden"):
-        make(MLPSettings, {"hiden": 3})
-    assert make(MLPSettings, {"hidden": 3}).hidden == 3
-    check(MLPSettings())
-
-
-def test_cuda_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert pick_device("auto").type == "cpu"
-    with pytest.raises(ConfigError, match="no GPU"):
-        pick_device("cuda")

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcache.errors import DataError
-from hcache.queries import Query, check_splits, split_by_hash
+from hcache.errors import ConfigError, DataError
+from hcache.queries import Query, check_splits, known_split, split_by_hash
 
 
 def queries(count: int) -> list[Query]:
@@ -63,3 +63,9 @@ def test_question_twice_in_one_split_is_refused() -> None:
 
 def test_questions_that_differ_pass() -> None:
     check_splits({"train": queries(5), "test": [Query("question 9", ("9",))]})
+
+
+def test_unknown_split() -> None:
+    assert known_split("valid") == "valid"
+    with pytest.raises(ConfigError, match=r"unknown split .dev.; known: test, train, valid"):
+        known_split("dev")

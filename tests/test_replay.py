@@ -12,10 +12,10 @@ import pytest
 import torch
 from experiments import Raw, load, sample, settings, table, write_script
 
-from hcache.errors import ConfigError, EngineError, StoreError
+from hcache.errors import EngineError, StoreError
 from hcache.experiment import Experiment
 from hcache.features import make_encoder
-from hcache.replay import Replay, check_split
+from hcache.replay import Replay
 from hcache.replay import load as replay
 from hcache.sampling import Sampler
 from hcache.store import Store
@@ -289,9 +289,3 @@ def test_nothing_sampled_yet_is_said(folder: Path) -> None:
         Sampler(experiment, factory).run()
     with pytest.raises(StoreError, match=r"no query of split train is complete\. Run the same"):
         load_split(experiment)
-
-
-def test_unknown_split() -> None:
-    assert check_split("valid") == "valid"
-    with pytest.raises(ConfigError, match=r"no split 'dev'.*train, valid, test"):
-        check_split("dev")

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "hcache"
 
 LAYERS = [
     {"errors"},
-    {"keys"},
+    {"files", "keys"},
     {"queries", "metrics"},
     {"answers", "readers"},
     {"config"},

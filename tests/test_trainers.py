@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from hcache.config import parse_settings
 from hcache.errors import ConfigError, RunError
 from hcache.evaluation import evaluate
 from hcache.policies import load_policy
 from hcache.policies.fixed import RandomPolicy
 from hcache.policies.rollout import greedy_leaves, oracle_leaves, tree_of_state
 from hcache.trainers import TRAINERS, Fitted, fit, greedy_metrics, register
+from hcache.trainers.device import pick_device
 from hcache.trainers.ppo import PPO, PPOSettings, gae
 from hcache.trainers.sft import SFT, SFTSettings, balanced, best_actions, best_quality
 from hcache.tree import Tree, reach, sequences
@@ -83,8 +84,8 @@ def test_every_trainer_fits_saves_loads_and_is_judged(name: str, tmp_path: Path)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_setting_has_help(name: str) -> None:
     assert TRAINERS[name].__doc__
-    for spec in fields(TRAINERS[name].Settings):
-        assert spec.metadata["help"], spec.name
+    for field, spec in TRAINERS[name].Settings.model_fields.items():
+        assert spec.description, field
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -203,16 +204,25 @@ def test_a_trainer_name_is_taken_once() -> None:
 
 
 def test_settings_are_checked() -> None:
-    with pytest.raises(ConfigError, match=r"PPOSettings.clip_coef is 0"):
-        PPOSettings(clip_coef=0)
-    with pytest.raises(ConfigError, match=r"PPOSettings.gae_lambda is 1.1"):
-        PPOSettings(gae_lambda=1.1)
-    with pytest.raises(ConfigError, match=r"PPOSettings.lr is nan"):
-        PPOSettings(lr=math.nan)
-    with pytest.raises(ConfigError, match="norm_adv is 1, but must be true or false"):
-        PPOSettings(norm_adv=1)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="one of all, random_one, deterministic_one"):
-        SFTSettings(ties="some")
+    for kind, values, message in (
+        (PPOSettings, {"clip_coef": 0}, r"here: clip_coef: .*greater than 0 \(it is 0\)"),
+        (PPOSettings, {"gae_lambda": 1.1}, "gae_lambda: .*less than or equal to 1"),
+        (PPOSettings, {"lr": math.nan}, "lr: .*finite number"),
+        (PPOSettings, {"norm_adv": 1}, "norm_adv: .*valid boolean"),
+        (SFTSettings, {"ties": "some"}, "ties: .*'all', 'random_one' or 'deterministic_one'"),
+        (PPOSettings, {"hiden": 3}, "hiden: unknown setting; did you mean 'hidden'"),
+        (PPOSettings, {"hidden": True}, "hidden: .*valid integer"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            parse_settings(kind, values, "here")
+    assert parse_settings(PPOSettings, {"hidden": 3, "lr": 1}, "here").hidden == 3
+
+
+def test_cuda_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device("auto").type == "cpu"
+    with pytest.raises(ConfigError, match="no GPU"):
+        pick_device("cuda")
 
 
 # PPO

@@ -22,8 +22,8 @@ import safetensors.torch
 from torch import Tensor
 
 from hcache.errors import ConfigError, RunError
+from hcache.files import replace_file
 from hcache.keys import digest_file
-from hcache.policies.files import replace_file
 from hcache.tree import States
 
 FORMAT = 1  # of a saved policy; raised when an older reader could not read it

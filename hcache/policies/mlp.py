@@ -13,33 +13,29 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from hcache.config import Settings
 from hcache.errors import RunError
 from hcache.policies import Policy, register, write_policy
-from hcache.policies.settings import check, setting
 from hcache.tree import States, Tree
 
 MASKED = -1e9  # logit of an action that is not valid: its probability is exactly 0 in float32
 TEXT_NORM = 4.0  # typical length of the scaled text features; longer ones are learned by heart
 
 
-@dataclass(frozen=True)
-class MLPSettings:
+class MLPSettings(Settings):
     """Size of the two networks."""
 
-    hidden: int = setting(64, "units of a hidden layer", low=1)
-    layers: int = setting(2, "hidden layers of the actor and of the critic", low=1)
-    embedding: int = setting(8, "size of the learned hop embedding", low=1)
-
-    def __post_init__(self) -> None:
-        check(self)
+    hidden: int = Field(64, ge=1, description="units of a hidden layer")
+    layers: int = Field(2, ge=1, description="hidden layers of the actor and of the critic")
+    embedding: int = Field(8, ge=1, description="size of the learned hop embedding")
 
 
 @register("mlp")
@@ -68,9 +64,7 @@ class MLPPolicy(nn.Module):
     @classmethod
     def for_tree(cls, train: Tree, settings: MLPSettings | None = None, *, seed: int) -> MLPPolicy:
         """A fresh policy for the arms, hops and features of a training tree, scaled by it."""
-        given = settings or MLPSettings()
-        sizes = MLPSettings(given.hidden, given.layers, given.embedding)
-        policy = cls(train.arms, train.features_ND.shape[1], train.hops, sizes)
+        policy = cls(train.arms, train.features_ND.shape[1], train.hops, settings or MLPSettings())
         policy._initialise(torch.Generator().manual_seed(seed))
         policy._fit_scale(train)
         return policy
@@ -139,7 +133,7 @@ class MLPPolicy(nn.Module):
             "arms": self.arms,
             "features": self.features,
             "hops": self.hops,
-            **asdict(self.settings),
+            **{name: getattr(self.settings, name) for name in MLPSettings.model_fields},
         }
         write_policy(folder, "mlp", settings, self.state_dict())
 

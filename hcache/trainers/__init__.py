@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from hcache.errors import ConfigError, RunError
+from hcache.files import replace_file
 from hcache.policies import Policy
-from hcache.policies.files import replace_file
 from hcache.policies.rollout import greedy_leaves, hops_of, mean_by_query
 from hcache.tree import Tree
 
@@ -239,7 +239,7 @@ def _identity(
     """What has to be equal for a checkpoint to be continued."""
     return {
         "trainer": type(trainer).__name__,
-        "settings": asdict(trainer.settings),
+        "settings": trainer.settings.model_dump(),
         "seed": trainer.seed,
         "alpha": alpha,
         "evaluate_every": evaluate_every,

@@ -14,30 +14,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from hcache.policies import Policy
 from hcache.policies.mlp import MLPPolicy, MLPSettings
-from hcache.policies.settings import pick_device, setting
 from hcache.trainers import load_training_state, register, training_state
+from hcache.trainers.device import Device, pick_device
 from hcache.tree import Tree
 
 
-@dataclass(frozen=True)
 class PPOSettings(MLPSettings):
     """Settings of PPO."""
 
-    episodes: int = setting(512, "episodes of an iteration, spread over the trees", low=1)
-    lr: float = setting(3e-3, "learning rate of Adam", above=0)
-    update_epochs: int = setting(4, "passes over the episodes of an iteration", low=1)
-    minibatches: int = setting(4, "minibatches of a pass", low=1)
-    clip_coef: float = setting(0.2, "ε of the clipped surrogate", above=0)
-    gae_lambda: float = setting(0.95, "λ of generalised advantage estimation", low=0, high=1)
-    ent_coef: float = setting(0.05, "weight of the entropy bonus", low=0)
-    vf_coef: float = setting(0.5, "weight of the value loss", low=0)
-    max_grad_norm: float = setting(0.5, "gradients are clipped to this norm", above=0)
-    norm_adv: bool = setting(True, "normalise the advantages of each minibatch")
-    device: str = setting("auto", "where to train", choices=("auto", "cpu", "cuda"))
+    episodes: int = Field(512, ge=1, description="episodes of an iteration, spread over the trees")
+    lr: float = Field(3e-3, gt=0, description="learning rate of Adam")
+    update_epochs: int = Field(4, ge=1, description="passes over the episodes of an iteration")
+    minibatches: int = Field(4, ge=1, description="minibatches of a pass")
+    clip_coef: float = Field(0.2, gt=0, description="ε of the clipped surrogate")
+    gae_lambda: float = Field(0.95, ge=0, le=1, description="λ of generalised advantage estimation")
+    ent_coef: float = Field(0.05, ge=0, description="weight of the entropy bonus")
+    vf_coef: float = Field(0.5, ge=0, description="weight of the value loss")
+    max_grad_norm: float = Field(0.5, gt=0, description="gradients are clipped to this norm")
+    norm_adv: bool = Field(True, description="normalise the advantages of each minibatch")
+    device: Device = Field("auto", description="where to train")
 
 
 @dataclass(frozen=True)

@@ -20,34 +20,34 @@ Axes in names: T trees, N states, A actions, K states with weight.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from hcache.errors import ConfigError
 from hcache.policies import Policy
 from hcache.policies.mlp import MLPPolicy, MLPSettings
 from hcache.policies.rollout import only_best, oracle_leaves, tree_of_state
-from hcache.policies.settings import pick_device, setting
 from hcache.trainers import load_training_state, register, training_state
+from hcache.trainers.device import Device, pick_device
 from hcache.tree import Tree, oracle, reach
 
-TIES = ("all", "random_one", "deterministic_one")
-BALANCES = ("none", "undersample", "oversample")
+Ties = Literal["all", "random_one", "deterministic_one"]
+Balance = Literal["none", "undersample", "oversample"]
 
 
-@dataclass(frozen=True)
 class SFTSettings(MLPSettings):
     """Settings of SFT; an iteration is one pass over the states with weight."""
 
-    ties: str = setting("all", "what to learn where several sequences are best", choices=TIES)
-    min_best: float = setting(0.0, "skip queries whose best quality is below this", low=0)
-    balance: str = setting("none", "how to even out the best first actions", choices=BALANCES)
-    lr: float = setting(1e-3, "learning rate of Adam", above=0)
-    batch_size: int = setting(64, "states of a minibatch", low=1)
-    weight_decay: float = setting(0.0, "decoupled weight decay", low=0)
-    device: str = setting("auto", "where to train", choices=("auto", "cpu", "cuda"))
+    ties: Ties = Field("all", description="what to learn where several sequences are best")
+    min_best: float = Field(0.0, ge=0, description="skip queries whose best quality is below this")
+    balance: Balance = Field("none", description="how to even out the best first actions")
+    lr: float = Field(1e-3, gt=0, description="learning rate of Adam")
+    batch_size: int = Field(64, ge=1, description="states of a minibatch")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
+    device: Device = Field("auto", description="where to train")
 
 
 @register("sft")
