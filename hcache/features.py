@@ -1,8 +1,8 @@
 """Features: the text of a state (c_t) as a vector, computed once per distinct state.
 
 An encoder maps contexts (question, then replies) to float16 rows. Rows are kept beside the
-database in `<db>.features/<encoder>/`, in shards of safetensors; they are addressed by the key of
-the context, so shards written side by side do no harm.
+database in `<db>.features/<encoder>/`, in shards of safetensors that are memory-mapped; they are
+addressed by the key of the context, so shards written side by side do no harm.
 """
 
 from __future__ import annotations
@@ -203,9 +203,9 @@ class FeatureStore:
 
     def _read(self) -> Iterator[tuple[Array, Array]]:
         for file in sorted(self.folder.glob("*.safetensors")):
-            with safe_open(file, framework="numpy") as shard:
-                ids = shard.get_tensor("ids")
-                yield ids.view("V16").reshape(-1), shard.get_tensor("vectors")
+            with safe_open(file, framework="pt") as shard:  # its tensors are maps of the file
+                ids = shard.get_tensor("ids").numpy()
+                yield ids.view("V16").reshape(-1), shard.get_tensor("vectors").numpy()
 
 
 def _binary(ids: Sequence[str]) -> Array:

@@ -244,3 +244,27 @@ def test_ctrl_c_is_exit_code_130_and_loses_nothing(shell: Shell) -> None:
         kept = store.sql("select count(*) from generations").item()
     assert 0 < kept < 144
     assert f"{144 - kept} generations made" in shell("sample", "experiment.yaml")
+
+
+def test_a_full_disk_keeps_what_was_finished(shell: Shell) -> None:
+    """No file may grow past 20 kB: room for some replies, not for the database."""
+    limited = (
+        "import resource, signal, sys; sys.path.insert(0, sys.argv.pop(1))\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "from hcache.commands import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", limited, str(ROOT), "sample", "experiment.yaml"],
+        cwd=shell.folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "no room left" in done.stderr and "Traceback" not in done.stderr
+    assert "generations made" in shell("sample", "experiment.yaml")
+
+
+def test_train_on_a_device_that_is_not_there(trained: Shell) -> None:
+    message = trained("train", "experiment.yaml", "--device", "tpu", code=1)
+    assert "train.settings: device" in message and "'cuda'" in message

@@ -190,3 +190,18 @@ def test_nothing_asked_is_nothing_given(tmp_path: Path) -> None:
     store.add({})
     assert (store.missing([]), store.rows([]).shape) == ([], (0, 3))
     assert not (tmp_path / "db.features").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc")
+def test_vectors_are_maps_of_the_file(tmp_path: Path) -> None:
+    db = tmp_path / "x.duckdb"
+    identity = digest(["a context"])
+    FeatureStore(db, HashingEncoder(8, 0)).add({identity: ["a context"]})
+    ((_, vectors),) = FeatureStore(db, HashingEncoder(8, 0))._shards
+    address = vectors.__array_interface__["data"][0]
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        start, end = (int(part, 16) for part in line.split()[0].split("-"))
+        if start <= address < end:
+            assert line.endswith(".safetensors")
+            return
+    pytest.fail("the vectors lie nowhere")

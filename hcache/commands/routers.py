@@ -31,6 +31,7 @@ def train(
     experiment: ExperimentFile,
     algo: Annotated[str | None, typer.Option(help="Algorithm, in place of train.algo.")] = None,
     seed: Seed = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     init: Annotated[str | None, typer.Option(help="Run to start from: SFT, then PPO.")] = None,
     db: Database = None,
     set_: Overrides = None,
@@ -46,6 +47,7 @@ def train(
     overrides = list(set_ or ())
     overrides += [f"train.algo={algo}"] if algo is not None else []
     overrides += [f"train.seed={seed}"] if seed is not None else []
+    overrides += [f"train.settings.device={device}"] if device is not None else []
     loaded = Experiment.load(experiment, overrides, db)
     with TrainingProgress(loaded.config) as on_metrics:
         run = train_router(

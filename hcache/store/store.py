@@ -204,12 +204,11 @@ def _patiently(action: Callable[[], T], seconds: float) -> T:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        _create(path)
     connection = _connect(path, read_only=False)
     try:
         connection.begin()
-        if not connection.execute("select 1 from duckdb_tables()").fetchall():
-            _create(connection)
         _migrate(connection, path)
         yield connection
         connection.commit()
@@ -222,11 +221,23 @@ def _writing(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         connection.close()
 
 
-def _create(connection: duckdb.DuckDBPyConnection) -> None:
-    connection.execute("create table meta (version integer not null)")
-    connection.execute("insert into meta values (?)", [VERSION])
-    connection.execute(TABLES)
-    connection.execute(VIEWS)
+def _create(path: Path) -> None:
+    """A new database, made beside its place: a crash or a full disk leaves none, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".new")
+    for left_behind in (draft, draft.with_name(draft.name + ".wal")):
+        left_behind.unlink(missing_ok=True)
+    connection = _connect(draft, read_only=False)
+    try:
+        connection.execute("create table meta (version integer not null)")
+        connection.execute("insert into meta values (?)", [VERSION])
+        connection.execute(TABLES)
+        connection.execute(VIEWS)
+    except duckdb.Error as error:
+        raise _translated(error, path) from error
+    finally:
+        connection.close()
+    draft.replace(path)
 
 
 def _migrate(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
