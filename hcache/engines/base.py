@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -85,7 +86,7 @@ class Engine(Protocol):
         """Drop all that is queued or running."""
 
     def close(self) -> None:
-        """Free the model."""
+        """Let go of the model."""
 
 
 EngineFactory = Callable[[Arm, bool], Engine]
@@ -112,8 +113,10 @@ class Engines:
     def drop(self, key: str) -> None:
         """Close one engine."""
         self.loaded.pop(key).close()
+        gc.collect()  # a model is a cycle of references
 
     def close(self) -> None:
         """Close all."""
-        for key in list(self.loaded):
-            self.drop(key)
+        while self.loaded:
+            self.loaded.popitem()[1].close()
+        gc.collect()

@@ -7,7 +7,6 @@ with one thread, eager mode and small cache blocks (https://docs.vllm.ai, "CPU")
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import time
@@ -163,7 +162,6 @@ class VllmEngine:
     def close(self) -> None:
         """See `Engine`."""
         del self.llm
-        gc.collect()
 
     def _generation(self, output: Any) -> Generation:
         request, prompt_tokens, since = self.requests.pop(output.request_id)
