@@ -216,14 +216,19 @@ def path_name(path: Sequence[int], arms: Sequence[str]) -> str:
     return ">".join(arms[action] for action in path if action >= 0)
 
 
-def _tree_of_leaf(tree: Tree) -> Tensor:
+def tree_of_state(tree: Tree) -> Tensor:
+    """Index of the tree that each state stands in, int64 [N]."""
     tree_N = torch.zeros_like(tree.hop_N)
     tree_N[tree.root_T] = torch.arange(len(tree), device=tree_N.device)
     for level in tree.levels[:-1]:
         child = tree.child_NA[level]
         owner = tree_N[level, None].expand_as(child)
         tree_N[child[child >= 0]] = owner[child >= 0]
-    tree_M = torch.zeros(len(tree.quality_M), dtype=torch.int64, device=tree_N.device)
+    return tree_N
+
+
+def _tree_of_leaf(tree: Tree) -> Tensor:
+    tree_M = torch.zeros(len(tree.quality_M), dtype=torch.int64, device=tree.hop_N.device)
     has = tree.leaf_NA >= 0
-    tree_M[tree.leaf_NA[has]] = tree_N[:, None].expand_as(tree.leaf_NA)[has]
+    tree_M[tree.leaf_NA[has]] = tree_of_state(tree)[:, None].expand_as(tree.leaf_NA)[has]
     return tree_M

@@ -20,12 +20,12 @@ from hcache.errors import ConfigError, RunError
 from hcache.evaluation import evaluate
 from hcache.policies import load_policy
 from hcache.policies.fixed import RandomPolicy
-from hcache.policies.rollout import greedy_leaves, oracle_leaves, tree_of_state
+from hcache.policies.rollout import greedy_leaves, oracle_leaves
 from hcache.trainers import TRAINERS, Fitted, fit, greedy_metrics, register
 from hcache.trainers.device import pick_device
 from hcache.trainers.ppo import PPO, PPOSettings, gae
 from hcache.trainers.sft import SFT, SFTSettings, balanced, best_actions, best_quality
-from hcache.tree import Tree, reach, sequences
+from hcache.tree import Tree, reach, sequences, tree_of_state
 
 ALPHA = 0.02
 NAMES = sorted(TRAINERS)

@@ -20,7 +20,6 @@ from hcache.policies.rollout import (
     oracle_leaves,
     random_means,
     static_leaves,
-    tree_of_state,
 )
 from hcache.tree import (
     NONE,
@@ -32,6 +31,7 @@ from hcache.tree import (
     reach,
     returns,
     sequences,
+    tree_of_state,
 )
 
 forests = st.builds(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -141,7 +142,7 @@ def route(
     with live_router(run, experiment) as router:
         routed = router.route(question)
     if as_json:
-        typer.echo(json.dumps(_plain(routed), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(asdict(routed), indent=2, ensure_ascii=False))
         return
     for step in routed.steps:
         console.print(f"[bold]{step.arm}[/] ({step.cost:.4g}):", end=" ")
@@ -192,9 +193,3 @@ def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
     import polars as pl
 
     pl.DataFrame(rows, infer_schema_length=None).write_csv(file)
-
-
-def _plain(value: object) -> object:
-    from dataclasses import asdict
-
-    return asdict(value)  # type: ignore[call-overload]

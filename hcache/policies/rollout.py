@@ -108,17 +108,6 @@ def mean_by_query(tree: Tree, value_T: Tensor) -> Tensor:
     return sum_Q / count_Q.cpu().view(-1, *[1] * (value_T.dim() - 1))
 
 
-def tree_of_state(tree: Tree) -> Tensor:
-    """Index of the tree that each state stands in, int64 [N]."""
-    tree_N = torch.zeros_like(tree.hop_N)
-    tree_N[tree.root_T] = torch.arange(len(tree), device=tree_N.device)
-    for level in tree.levels[:-1]:
-        child = tree.child_NA[level]
-        owner = tree_N[level, None].expand_as(child)
-        tree_N[child[child >= 0]] = owner[child >= 0]
-    return tree_N
-
-
 def _check_arms(policy: Policy, tree: Tree) -> None:
     if tuple(policy.arms) != tuple(tree.arms):
         raise RunError(

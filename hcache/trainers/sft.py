@@ -29,10 +29,10 @@ from torch import Tensor
 from hcache.errors import ConfigError
 from hcache.policies import Policy
 from hcache.policies.mlp import MLPPolicy, MLPSettings
-from hcache.policies.rollout import only_best, oracle_leaves, tree_of_state
+from hcache.policies.rollout import only_best, oracle_leaves
 from hcache.trainers import load_training_state, register, training_state
 from hcache.trainers.device import Device, pick_device
-from hcache.tree import Tree, oracle, reach
+from hcache.tree import Tree, oracle, reach, tree_of_state
 
 Ties = Literal["all", "random_one", "deterministic_one"]
 Balance = Literal["none", "undersample", "oversample"]
