@@ -101,7 +101,7 @@ def test_killed_in_the_middle_it_resumes_to_the_same_rows(sampled: Path, tmp_pat
 def test_sql_answers_while_sampling_runs(tmp_path: Path) -> None:
     db = tmp_path / "busy.duckdb"
     sampler = subprocess.Popen(
-        command("sample", DEMO, "--db", str(db), sets=["data.demo.sources.train.limit=120"]),
+        command("sample", DEMO, "--db", str(db), sets=[*SMALL, "data.demo.sources.train.limit=96"]),
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
