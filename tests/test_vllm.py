@@ -119,7 +119,7 @@ def test_sql_answers_while_sampling_runs(tmp_path: Path) -> None:
             if sampler.poll() is None:
                 assert done.returncode == 0, done.stderr
                 answers.append(json.loads(done.stdout))
-        time.sleep(0.05)
+        time.sleep(0.5)
     assert sampler.returncode == 0
     assert any(answers), "no rows were seen while it ran"
     assert all(set(row["sequence"].split(">")) <= {"reader", "calculator", "generalist"}
