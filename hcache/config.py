@@ -37,15 +37,15 @@ class ModelConfig(Section):
     """A checkpoint and how it is loaded."""
 
     path: str = Field(description="folder of a checkpoint, or org/name in the hub's local cache")
-    engine: Literal["vllm", "scripted"] = "vllm"
+    engine: Literal["vllm", "scripted"] = Field("vllm", description="what runs it")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "bfloat16", description="explicit, so that identity does not follow the machine"
     )
-    quantization: str | None = None
+    quantization: str | None = Field(None, description="as the engine calls it")
     adapter: str | None = Field(None, description="folder of a LoRA adapter")
     max_model_len: int = Field(2048, ge=8, description="window in tokens, prompt and reply")
     chat_template: str | None = Field(None, description="file, in place of the tokenizer's own")
-    chat_template_args: dict[str, JsonValue] = {}
+    chat_template_args: dict[str, JsonValue] = Field({}, description="given to the template")
     engine_args: dict[str, JsonValue] = Field(
         {}, description="further arguments of the engine; provenance, not identity"
     )
@@ -63,12 +63,12 @@ class ArmConfig(Section):
 
     model: str = Field(description="name of an entry of `models`")
     price: Price = Field(Price(input=1, output=1), description="one number, or input and output")
-    max_tokens: int = Field(64, ge=1)
-    temperature: float = Field(0.0, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    seed: int = 0
-    stop: tuple[str, ...] = ()
-    system: str = ""
+    max_tokens: int = Field(64, ge=1, description="most tokens of a reply")
+    temperature: float = Field(0.0, ge=0, description="0 is greedy")
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus, at a temperature above 0")
+    seed: int = Field(0, description="of sampling; each request has its own, derived from it")
+    stop: tuple[str, ...] = Field((), description="texts that end a reply")
+    system: str = Field("", description="system message of every prompt of this arm")
     instruction: str = Field("", description="stands last in every prompt of this arm")
 
     @field_validator("price", mode="before")
@@ -82,17 +82,17 @@ class ArmConfig(Section):
 class SourceConfig(Section):
     """A file of questions."""
 
-    path: str
+    path: str = Field(description="the file")
     limit: int | None = Field(None, ge=1, description="the first rows only")
 
 
 class DatasetConfig(Section):
     """A data set: where its rows are, how they are read, how answers are judged."""
 
-    reader: str = "jsonl"
-    options: dict[str, JsonValue] = {}
+    reader: str = Field("jsonl", description="how the files are read")
+    options: dict[str, JsonValue] = Field({}, description="of the reader")
     extract: str = Field("text", description="how an answer is taken out of a reply")
-    metrics: tuple[str, ...] = ("f1", "em")
+    metrics: tuple[str, ...] = Field(("f1", "em"), description="what answers are judged by")
     sources: dict[str, SourceConfig] = Field(
         description="by split; 'valid/test' deals one file into equal parts by query hash"
     )
@@ -123,10 +123,12 @@ class SamplingConfig(Section):
 class FeaturesConfig(Section):
     """How the text of a state becomes numbers."""
 
-    encoder: Literal["hashing", "sentence-transformers"] = "hashing"
+    encoder: Literal["hashing", "sentence-transformers"] = Field(
+        "hashing", description="hashing needs no model"
+    )
     dim: int = Field(256, ge=8, description="of the hashing encoder")
     path: str | None = Field(None, description="folder of a sentence-transformers model")
-    seed: int = 0
+    seed: int = Field(0, description="of the hashing encoder's projection")
 
     @model_validator(mode="after")
     def _path_given(self) -> FeaturesConfig:
@@ -138,11 +140,11 @@ class FeaturesConfig(Section):
 class TrainConfig(Section):
     """What is trained, on which reward."""
 
-    algo: str = "ppo"
+    algo: str = Field("ppo", description="the trainer")
     alpha: float = Field(0.1, ge=0, description="weight of cost in R = Q - alpha * C")
     stop: bool = Field(True, description="whether the router may stop from the second hop on")
-    seed: int = 0
-    iterations: int = Field(400, ge=1)
+    seed: int = Field(0, description="of weights and of all that is drawn in training")
+    iterations: int = Field(400, ge=1, description="steps of the trainer, at most")
     evaluate_every: int = Field(10, ge=1, description="iterations between looks at validation")
     patience: int = Field(20, ge=1, description="looks without improvement before it ends")
     settings: dict[str, Any] = Field({}, description="of the algorithm; its defaults otherwise")
@@ -151,20 +153,22 @@ class TrainConfig(Section):
 class EvaluateConfig(Section):
     """How a figure is reported."""
 
-    resamples: int = Field(10_000, ge=100)
-    seed: int = 0
+    resamples: int = Field(10_000, ge=100, description="of the bootstrap over queries")
+    seed: int = Field(0, description="of the bootstrap")
 
 
 class ExperimentConfig(Section):
     """One experiment, as its file says."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9_.-]+$", description="in the database; the file's own name otherwise"
+    )
     db: str = Field(description="the DuckDB file, relative to the working directory")
     runs: str = Field("runs", description="where run folders go, relative to it as well")
-    workflow: dict[str, Any] = Field(default_factory=lambda: {"name": "relay"})
-    models: dict[str, ModelConfig] = Field(min_length=1)
-    arms: dict[str, ArmConfig] = Field(min_length=1)
-    data: dict[str, DatasetConfig] = Field(min_length=1)
+    workflow: dict[str, Any] = Field({"name": "relay"}, description="which, and its settings")
+    models: dict[str, ModelConfig] = Field(min_length=1, description="checkpoints by name")
+    arms: dict[str, ArmConfig] = Field(min_length=1, description="the router's choices by name")
+    data: dict[str, DatasetConfig] = Field(min_length=1, description="data sets by name")
     quality: str = Field("f1", description="the metric that is Q in the reward")
     sampling: SamplingConfig = SamplingConfig()
     features: FeaturesConfig = FeaturesConfig()

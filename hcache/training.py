@@ -50,6 +50,7 @@ def train(
     with Store(db) as store:
         for split in ("train", "valid"):
             trees[split] = replay.load(store, config, split)
+        arms = dict(store.sql(ARMS, [config.name]).iter_rows())
     identity = {
         "config": _relevant(config),
         "data": {split: loaded.fingerprint for split, loaded in trees.items()},
@@ -71,6 +72,7 @@ def train(
         "config": config.model_dump(mode="json"),
         "settings": algorithm.model_dump(),
         "identity": identity,
+        "arms": arms,
         "incomplete": {split: loaded.incomplete for split, loaded in trees.items()},
         **provenance(),
     }
@@ -142,3 +144,9 @@ def _relevant(config: ExperimentConfig) -> dict[str, Any]:
     """The settings that a training depends on; the others may change without a new run."""
     dump = config.model_dump(mode="json")
     return {"features": dump["features"], "train": dump["train"], "quality": config.quality}
+
+
+ARMS = """
+select a.name, a.fingerprint from pools p join arms a using (arm_id)
+where p.experiment = $1 order by p.position
+"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 import subprocess
@@ -51,6 +52,12 @@ def test_make_targets_exist() -> None:
     assert {"demo", "test"} <= named
     assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in named)
     assert (ROOT / ".ci" / "run").read_text().rstrip().endswith("make test")
+
+
+def test_reference_of_settings_is_what_the_code_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    reference = importlib.import_module("reference")
+    assert reference.PAGE.read_text(encoding="utf-8") == reference.page()
 
 
 def commands() -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from forest import Forest, random_forest, synthetic_forest
+from forest import Forest, Leaf, Node, nodes_of, random_forest, synthetic_forest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -23,7 +23,7 @@ from hcache.policies.fixed import RandomPolicy
 from hcache.policies.rollout import greedy_leaves, oracle_leaves
 from hcache.trainers import TRAINERS, Fitted, fit, greedy_metrics, register
 from hcache.trainers.device import pick_device
-from hcache.trainers.ppo import PPO, PPOSettings, gae
+from hcache.trainers.ppo import PPO, PPOSettings, exact_advantages, gae
 from hcache.trainers.sft import SFT, SFTSettings, balanced, best_actions, best_quality
 from hcache.tree import Tree, reach, sequences, tree_of_state
 
@@ -209,6 +209,7 @@ def test_settings_are_checked() -> None:
         (PPOSettings, {"gae_lambda": 1.1}, "gae_lambda: .*less than or equal to 1"),
         (PPOSettings, {"lr": math.nan}, "lr: .*finite number"),
         (PPOSettings, {"norm_adv": 1}, "norm_adv: .*valid boolean"),
+        (PPOSettings, {"advantage": "td"}, "advantage: .*'gae' or 'exact'"),
         (SFTSettings, {"ties": "some"}, "ties: .*'all', 'random_one' or 'deterministic_one'"),
         (PPOSettings, {"hiden": 3}, "hiden: unknown setting; did you mean 'hidden'"),
         (PPOSettings, {"hidden": True}, "hidden: .*valid integer"),
@@ -251,6 +252,65 @@ def test_gae_equals_the_plain_loop(hops: int, episodes: int, lam: float, seed: i
             )
             assert fast_LE[t, episode].item() == pytest.approx(slow, abs=1e-9)
         assert bool((fast_LE[length:, episode] == 0).all())
+
+
+def plain_value(node: Node, probs: list[list[float]], alpha: float) -> float:
+    return sum(
+        probs[node.index][action] * plain_q(child, probs, alpha)
+        for action, child in node.actions.items()
+    )
+
+
+def plain_q(child: Node | Leaf, probs: list[list[float]], alpha: float) -> float:
+    if isinstance(child, Node):
+        return plain_value(child, probs, alpha)
+    return child.quality - alpha * child.cost
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 0.1]), st.booleans())
+def test_exact_advantages_equal_the_plain_loop(seed: int, alpha: float, stop: bool) -> None:
+    forest = random_forest(seed, queries=3, arms=3, hops=3, replicas=2, stop=stop)
+    tree = forest.tree
+    chances = torch.rand(tree.valid_NA.shape, generator=torch.Generator().manual_seed(seed))
+    probs_NA = chances.double().masked_fill(~tree.valid_NA, -torch.inf).softmax(dim=1)
+    advantage_NA, value_N = exact_advantages(tree, tree.reward_M(alpha), probs_NA)
+    assert bool((advantage_NA[~tree.valid_NA] == -torch.inf).all())
+    probs = probs_NA.tolist()
+    for node in (node for root in forest.roots for node in nodes_of(root)):
+        value = plain_value(node, probs, alpha)
+        assert float(value_N[node.index]) == pytest.approx(value, abs=1e-9)
+        for action, child in node.actions.items():
+            slow = plain_q(child, probs, alpha) - value
+            assert float(advantage_NA[node.index, action]) == pytest.approx(slow, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_exact_ppo_learns_from_the_policy_that_played(seed: int) -> None:
+    forest = random_forest(seed, queries=4, arms=3, hops=3)
+    trainer = PPO(forest.tree, PPOSettings(advantage="exact"), alpha=0.1, seed=seed)
+    for _ in range(2):
+        trainer.step()
+    nodes = {node.index: node for root in forest.roots for node in nodes_of(root)}
+    probs = trainer.policy.probs(forest.tree.states).tolist()
+    rollout = trainer.rollout()
+    advantage_LE, return_LE = trainer.estimate(rollout)
+    for hop, episode in rollout.live_LE.nonzero().tolist():
+        node = nodes[int(rollout.state_LE[hop, episode])]
+        child = node.actions[int(rollout.action_LE[hop, episode])]
+        value = plain_value(node, probs, 0.1)
+        assert float(return_LE[hop, episode]) == pytest.approx(value, abs=1e-5)
+        slow = plain_q(child, probs, 0.1) - value
+        assert float(advantage_LE[hop, episode]) == pytest.approx(slow, abs=1e-5)
+
+
+def test_an_exact_ppo_run_that_was_killed_ends_with_the_same_bits(tmp_path: Path) -> None:
+    fitted, _ = run(fresh("ppo", advantage="exact"))
+    run(fresh("ppo", advantage="exact"), iterations=2, checkpoint=tmp_path / "c")
+    again, _ = run(fresh("ppo", advantage="exact"), checkpoint=tmp_path / "c", resume=True)
+    assert same(again.policy.state_dict(), fitted.policy.state_dict())
+    estimated, _ = run(fresh("ppo"))
+    assert not same(again.policy.state_dict(), estimated.policy.state_dict())
 
 
 @pytest.mark.parametrize("seed", range(5))

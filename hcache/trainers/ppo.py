@@ -6,12 +6,18 @@ to the same.) Thousands of episodes advance at once, a hop of all of them is a g
 Clipped surrogate, GAE and the names of the settings follow Schulman et al. (arXiv 1707.06347,
 arXiv 1506.02438) and CleanRL (github.com/vwxyzjn/cleanrl).
 
-Axes in names: L hops, E episodes, B steps of a batch, A actions, N states.
+The advantage of a step, and what the critic learns:
+    gae     estimated from the episode and the critic; the critic learns advantage + old value
+    exact   Q^π(s, a) − V^π(s) of the policy that played, by one backward pass over the trees; the
+            critic learns V^π(s), of use to a later run that starts from this policy with gae
+
+Axes in names: L hops, E episodes, B steps of a batch, A actions, N states, M leaves.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -21,7 +27,9 @@ from hcache.policies import Policy
 from hcache.policies.mlp import MLPPolicy, MLPSettings
 from hcache.trainers import load_training_state, register, training_state
 from hcache.trainers.device import Device, pick_device
-from hcache.tree import Tree
+from hcache.tree import Tree, backward
+
+Advantage = Literal["gae", "exact"]
 
 
 class PPOSettings(MLPSettings):
@@ -32,6 +40,7 @@ class PPOSettings(MLPSettings):
     update_epochs: int = Field(4, ge=1, description="passes over the episodes of an iteration")
     minibatches: int = Field(4, ge=1, description="minibatches of a pass")
     clip_coef: float = Field(0.2, gt=0, description="ε of the clipped surrogate")
+    advantage: Advantage = Field("gae", description="estimated, or exact Q^π − V^π by the tree")
     gae_lambda: float = Field(0.95, ge=0, le=1, description="λ of generalised advantage estimation")
     ent_coef: float = Field(0.05, ge=0, description="weight of the entropy bonus")
     vf_coef: float = Field(0.5, ge=0, description="weight of the value loss")
@@ -96,10 +105,7 @@ class PPO:
     def step(self) -> dict[str, float]:
         """Play `episodes`, then `update_epochs` passes over them."""
         rollout = self.rollout()
-        advantage_LE = gae(
-            rollout.reward_LE, rollout.value_LE, rollout.live_LE, self.settings.gae_lambda
-        )
-        losses = self._update(rollout, advantage_LE)
+        losses = self._update(rollout, *self.estimate(rollout))
         asked_LE = rollout.live_LE & (rollout.action_LE != self.tree.stop)
         return {
             "train_reward": float(rollout.reward_LE.sum(dim=0).double().mean()),
@@ -134,6 +140,18 @@ class PPO:
             open_E, state = open_E[~done], self.tree.child_NA[state, action][~done]
         return Rollout(state_LE, action_LE, logprob_LE, value_LE, reward_LE, live_LE)
 
+    def estimate(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """Advantages and the critic's targets, [L, E]; of no meaning on steps not live."""
+        if self.settings.advantage == "gae":
+            advantage_LE = gae(
+                rollout.reward_LE, rollout.value_LE, rollout.live_LE, self.settings.gae_lambda
+            )
+            return advantage_LE, advantage_LE + rollout.value_LE
+        probs_NA = self.policy.probs(self.tree.states)
+        advantage_NA, value_N = exact_advantages(self.tree, self.reward_M, probs_NA)
+        state_LE = rollout.state_LE
+        return advantage_NA[state_LE, rollout.action_LE].float(), value_N[state_LE].float()
+
     def state(self) -> dict[str, Tensor]:
         """Weights, moments of Adam, and the generator."""
         return training_state(self.policy, self.optimizer, self.generator)
@@ -156,14 +174,16 @@ class PPO:
         exponential = torch.empty_like(logits).exponential_(generator=self.generator)
         return (logits - exponential.log()).argmax(dim=1)
 
-    def _update(self, rollout: Rollout, advantage_LE: Tensor) -> dict[str, float]:
+    def _update(
+        self, rollout: Rollout, advantage_LE: Tensor, return_LE: Tensor
+    ) -> dict[str, float]:
         live_LE = rollout.live_LE
         batch = Batch(
             state_B=rollout.state_LE[live_LE],
             action_B=rollout.action_LE[live_LE],
             logprob_B=rollout.logprob_LE[live_LE],
             advantage_B=advantage_LE[live_LE],
-            return_B=(advantage_LE + rollout.value_LE)[live_LE],
+            return_B=return_LE[live_LE],
         )
         sums: dict[str, Tensor] = {}
         updates = 0
@@ -219,3 +239,10 @@ def gae(reward_LE: Tensor, value_LE: Tensor, live_LE: Tensor, gae_lambda: float)
         next_value_E = torch.where(live_LE[hop], value_LE[hop], 0.0)
         next_advantage_E = advantage_LE[hop]
     return advantage_LE
+
+
+def exact_advantages(tree: Tree, reward_M: Tensor, probs_NA: Tensor) -> tuple[Tensor, Tensor]:
+    """A^π = Q^π − V^π, float64 [N, A], −inf where an action is not valid, and V^π, float64 [N]."""
+    q_NA = backward(tree, reward_M, probs_NA)
+    value_N = (probs_NA * q_NA.masked_fill(~tree.valid_NA, 0.0)).sum(dim=1)
+    return q_NA - value_N[:, None], value_N

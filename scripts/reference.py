@@ -1,0 +1,90 @@
+"""Writes docs/experiment.md: every setting of an experiment file, from the code that checks them.
+
+python scripts/reference.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from hcache import config
+from hcache.answers import EXTRACTORS
+from hcache.metrics import METRICS
+from hcache.policies.mlp import MLPSettings
+from hcache.readers import READERS
+from hcache.trainers import TRAINERS
+from hcache.workflows import WORKFLOWS
+
+PAGE = Path(__file__).parent.parent / "docs" / "experiment.md"
+HEAD = """# The experiment file
+
+Every setting, as the code checks it (written by `scripts/reference.py`). Unknown settings are
+refused. Any value can be overridden on the command line: `--set train.alpha=0.1`. Paths of models
+and data are looked up beside the file, then below the working directory; `db` and `runs` are
+relative to the working directory.
+"""
+SECTIONS: dict[str, type[BaseModel]] = {
+    "The file": config.ExperimentConfig,
+    "`models.NAME`": config.ModelConfig,
+    "`arms.NAME`": config.ArmConfig,
+    "`data.NAME`": config.DatasetConfig,
+    "`data.NAME.sources.SPLIT`": config.SourceConfig,
+    "`sampling`": config.SamplingConfig,
+    "`features`": config.FeaturesConfig,
+    "`train`": config.TrainConfig,
+    "`evaluate`": config.EvaluateConfig,
+}
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [HEAD]
+    parts += [_section(title, model) for title, model in SECTIONS.items()]
+    parts += [
+        _section(f"`workflow`, name: {name}", workflow) for name, workflow in WORKFLOWS.items()
+    ]
+    parts += [_section("`train.settings` of every algorithm", MLPSettings)]
+    parts += [
+        _section(f"`train.settings`, algo: {name}", trainer.Settings, set(MLPSettings.model_fields))
+        for name, trainer in sorted(TRAINERS.items())
+    ]
+    names = {"Readers": [*READERS], "Extractors": [*EXTRACTORS], "Metrics": [*METRICS]}
+    for title, known in names.items():
+        parts.append(f"{title}: {', '.join(f'`{name}`' for name in sorted(known))}.\n")
+    return "\n".join(parts)
+
+
+def _section(title: str, model: type[BaseModel], known: set[str] | None = None) -> str:
+    rows = [
+        f"| `{name}` | {_type(field)} | {_default(field)} | {field.description or ''} |"
+        for name, field in model.model_fields.items()
+        if name not in (known or set())
+    ]
+    table = "\n".join(["| setting | type | default | |", "|---|---|---|---|", *rows])
+    summary = (model.__doc__ or "").splitlines()[0]
+    return f"## {title}\n\n{summary}\n\n{table}\n"
+
+
+def _type(field: FieldInfo) -> str:
+    kind: Any = field.annotation
+    text = getattr(kind, "__name__", "") if isinstance(kind, type) else str(kind)
+    for prefix in ("typing.", "hcache.config."):
+        text = text.replace(prefix, "")
+    return f"`{text.replace('|', 'or')}`"
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, config.Price):
+        return "`1`"
+    return "" if isinstance(value, BaseModel) else f"`{value!r}`"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
