@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hcache.answers import extractor
-from hcache.arms import Pool, build_pool, locate
+from hcache.arms import Arm, Pool, build_pool, locate
 from hcache.config import DatasetConfig, ExperimentConfig, describe, read_config
 from hcache.errors import ConfigError, DataError, lookup
 from hcache.keys import canonical
@@ -19,6 +19,8 @@ from hcache.queries import Query, check_splits, split_by_hash
 from hcache.readers import read
 from hcache.store import Store, wait_and_write
 from hcache.workflows import WORKFLOWS, Workflow
+
+Row = dict[str, Any]
 
 
 class Experiment:
@@ -104,7 +106,7 @@ class Experiment:
             return
         wait_and_write(self.db, tables, patience, ("experiments", "pools", "splits"), self.name)
 
-    def _recorded(self, tables: dict[str, list[dict[str, Any]]]) -> bool:
+    def _recorded(self, tables: dict[str, list[Row]]) -> bool:
         with Store(self.db) as store:
             for table in ("experiments", "pools", "splits"):
                 stored = store.sql(f"select * from {table} where experiment = $1", [self.name])
@@ -113,62 +115,64 @@ class Experiment:
                     return False
         return True
 
-    def _tables(self) -> dict[str, list[dict[str, Any]]]:
+    def _tables(self) -> dict[str, list[Row]]:
         config = self.config
+        experiment = {
+            "experiment": self.name,
+            "workflow": self.workflow.fingerprint,
+            "hops": self.workflow.hops,
+            "replicas": config.sampling.replicas,
+            "quality": config.quality,
+            "config": canonical(config.model_dump(mode="json")),
+        }
         return {
-            "queries": [
-                {
-                    "query_id": query.id,
-                    "dataset": query.dataset,
-                    "kind": query.kind,
-                    "question": query.question,
-                    "references": list(query.references),
-                }
-                for query in self.queries()
-            ],
-            "arms": [
-                {
-                    "arm_id": arm.id,
-                    "name": arm.name,
-                    "fingerprint": arm.fingerprint,
-                    "settings": canonical(
-                        arm.model_config.model_dump(mode="json")
-                        | arm.config.model_dump(mode="json")
-                    ),
-                }
-                for arm in self.pool
-            ],
-            "experiments": [
-                {
-                    "experiment": self.name,
-                    "workflow": self.workflow.fingerprint,
-                    "hops": self.workflow.hops,
-                    "replicas": config.sampling.replicas,
-                    "quality": config.quality,
-                    "config": canonical(config.model_dump(mode="json")),
-                }
-            ],
-            "pools": [
-                {
-                    "experiment": self.name,
-                    "position": position,
-                    "arm_id": arm.id,
-                    "input_price": arm.config.price.input,
-                    "output_price": arm.config.price.output,
-                }
-                for position, arm in enumerate(self.pool)
-            ],
+            "queries": [_query_row(query) for query in self.queries()],
+            "arms": [_arm_row(arm) for arm in self.pool],
+            "experiments": [experiment],
+            "pools": [self._pool_row(place, arm) for place, arm in enumerate(self.pool)],
             "splits": [
-                {
-                    "experiment": self.name,
-                    "query_id": query.id,
-                    "split": split,
-                    "extractor": config.data[query.dataset].extract,
-                }
+                self._split_row(split, query)
                 for split, queries in self.splits.items()
                 for query in queries
             ],
         }
+
+    def _pool_row(self, position: int, arm: Arm) -> Row:
+        return {
+            "experiment": self.name,
+            "position": position,
+            "arm_id": arm.id,
+            "input_price": arm.config.price.input,
+            "output_price": arm.config.price.output,
+        }
+
+    def _split_row(self, split: str, query: Query) -> Row:
+        return {
+            "experiment": self.name,
+            "query_id": query.id,
+            "split": split,
+            "extractor": self.config.data[query.dataset].extract,
+        }
+
+
+def _query_row(query: Query) -> Row:
+    return {
+        "query_id": query.id,
+        "dataset": query.dataset,
+        "kind": query.kind,
+        "question": query.question,
+        "references": list(query.references),
+    }
+
+
+def _arm_row(arm: Arm) -> Row:
+    settings = arm.model_config.model_dump(mode="json") | arm.config.model_dump(mode="json")
+    return {
+        "arm_id": arm.id,
+        "name": arm.name,
+        "fingerprint": arm.fingerprint,
+        "settings": canonical(settings),
+    }
 
 
 def build_workflow(settings: dict[str, Any], place: str) -> Workflow:

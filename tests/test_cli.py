@@ -268,3 +268,27 @@ def test_a_full_disk_keeps_what_was_finished(shell: Shell) -> None:
 def test_train_on_a_device_that_is_not_there(trained: Shell) -> None:
     message = trained("train", "experiment.yaml", "--device", "tpu", code=1)
     assert "train.settings: device" in message and "'cuda'" in message
+
+
+def test_training_that_was_killed_goes_on_to_the_same_bits(shell: Shell) -> None:
+    shell("sample", "experiment.yaml")
+    sets = shell.sets("train.iterations=300", "train.patience=300", "train.evaluate_every=5")
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "cli.py"), "train", "experiment.yaml", *sets],
+        cwd=shell.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not list((shell.folder / "runs").glob("ppo-*/checkpoint.safetensors")):
+        time.sleep(0.01)
+        assert process.poll() is None, "it was over before it could be killed"
+    process.kill()
+    process.wait()
+    killed = shell.folder / run_folder(shell, "ppo")
+    assert "stopped" in shell("runs")
+    assert "not finished" in shell("eval", str(killed), code=1)
+    shell("train", "experiment.yaml", *sets)
+    shell("train", "experiment.yaml", *sets, "--set", "runs=elsewhere")
+    (whole,) = (shell.folder / "elsewhere").glob("ppo-*")
+    for part in ("metrics.jsonl", "policy/policy.safetensors"):
+        assert (killed / part).read_bytes() == (whole / part).read_bytes()
