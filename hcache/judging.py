@@ -10,14 +10,17 @@ from pathlib import Path
 from hcache import replay
 from hcache.config import ExperimentConfig
 from hcache.engines import EngineFactory, Engines, make_engine
+from hcache.errors import RunError
 from hcache.evaluation import Report, evaluate
 from hcache.experiment import Experiment
 from hcache.features import make_encoder
 from hcache.keys import canonical
 from hcache.policies import Policy, load_policy
+from hcache.policies.rollout import greedy_leaves, mean_by_query
 from hcache.queries import known_split
 from hcache.routing import Router, ask_engines
 from hcache.runs import Run, find_run, first_difference
+from hcache.statistics import bootstrap_difference, verdict
 from hcache.store import Store
 from hcache.training import OnMetrics, train
 
@@ -50,6 +53,37 @@ def judge(config: ExperimentConfig, db: Path, runs: Sequence[Run], split: str = 
     for run in comparable:
         run.write_evaluation(split, report.to_dict())
     return report
+
+
+def compare(one: Run, two: Run, db: Path, split: str = "test") -> str:
+    """The paired difference in reward between two runs on a split, in words.
+
+    Raises:
+        RunError: the runs differ in α, action set, encoder or arms.
+    """
+    known_split(split)
+    config = one.config
+    if not _comparable(config, two.config):
+        raise RunError(
+            f"{one.name} and {two.name} were trained for different rewards or states.",
+            "Compare runs of one α, action set, encoder and pool.",
+        )
+    with Store(db) as store:
+        tree = replay.load(store, config, split).tree
+    tree = tree if config.train.stop else tree.without_stop()
+    reward_M = tree.reward_M(config.train.alpha)
+    rewards = []
+    for run in (one, two):
+        leaf_T = greedy_leaves(load_policy(run.policy_folder), tree)
+        rewards.append(mean_by_query(tree, reward_M[leaf_T]).numpy())
+        run.record_look(split)
+    settings = config.evaluate
+    found = bootstrap_difference(*rewards, resamples=settings.resamples, seed=settings.seed)
+    return (
+        f"{one.name} better than {two.name}: {verdict(found, len(tree.queries))} (difference in "
+        f"reward {found.estimate:+.4f}, 95% interval {found.low:+.4f} to {found.high:+.4f}, "
+        f"{len(tree.queries)} queries of {split})."
+    )
 
 
 def _comparable(one: ExperimentConfig, two: ExperimentConfig) -> bool:

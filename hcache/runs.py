@@ -94,6 +94,10 @@ class Run:
     def write_evaluation(self, split: str, report: dict[str, Any]) -> None:
         """Keep an evaluation, and record the look at the split."""
         replace_file(self.folder / f"eval-{split}.json", _json(report))
+        self.record_look(split)
+
+    def record_look(self, split: str) -> None:
+        """Record that a split was looked at: when, and by which command."""
         look = {"split": split, "time": now(), "command": sys.argv}
         with (self.folder / "looks.jsonl").open("a") as file:
             file.write(json.dumps(look) + "\n")

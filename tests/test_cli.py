@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -141,6 +142,27 @@ def test_runs_and_rerun(trained: Shell) -> None:
     shown = json.loads(trained("runs", "show", folder))
     assert shown["outcome"]["weights"] and shown["packages"]["torch"] and shown["machine"]["cores"]
     assert "identical" in trained("rerun", folder)
+
+
+def test_runs_are_compared_in_words(trained: Shell) -> None:
+    first = run_folder(trained)
+    for seed in ("1", "2"):
+        trained("train", "experiment.yaml", "--algo", "sft", "--seed", seed, *trained.sets(*QUICK))
+    second = str(next((trained.folder / "runs").glob("sft-s1-*")).relative_to(trained.folder))
+    same = trained("runs", "compare", first, first, "--split", "train")
+    assert "better than" in same and "+0.0000" in same and "12 queries of train" in same
+    forth, back = (
+        trained("runs", "compare", one, two) for one, two in ((first, second), (second, first))
+    )
+    found = [re.search(r"reward ([+-][\d.]+)", text) for text in (forth, back)]
+    forth_value, back_value = (float(match.group(1)) for match in found if match)
+    assert forth_value == -back_value
+    looks = (trained.folder / second / "looks.jsonl").read_text().splitlines()
+    assert [json.loads(look)["split"] for look in looks] == ["test", "test"]
+    other = ["--set", "train.alpha=0.9", *trained.sets(*QUICK)]
+    trained("train", "experiment.yaml", "--algo", "sft", "--seed", "7", *other)
+    third = str(next((trained.folder / "runs").glob("sft-s7-*")).relative_to(trained.folder))
+    assert "different rewards" in trained("runs", "compare", first, third, code=1)
 
 
 def test_rerun_says_the_first_difference(trained: Shell) -> None:

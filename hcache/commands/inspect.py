@@ -153,6 +153,25 @@ def show_run(
     typer.echo(json.dumps(shown, indent=2, ensure_ascii=False))
 
 
+@runs.command("compare")
+def compare_runs(
+    one: Annotated[str, typer.Argument(help="Folder or name of a run.", show_default=False)],
+    two: Annotated[str, typer.Argument(help="The one to compare with.", show_default=False)],
+    split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
+    db: Annotated[Path | None, typer.Option(help="Database, in place of the first run's.")] = None,
+    folder: RunsFolder = Path("runs"),
+) -> None:
+    """Say whether one run is better than another, by their paired difference in reward.
+
+    Example: `hcache runs compare runs/demo/ppo-s0-1a2b3c4d runs/demo/sft-s0-5e6f7a8b`
+    """
+    from hcache.judging import compare
+
+    first, second = find_run(one, folder), find_run(two, folder)
+    said = compare(first, second, db or Path(first.manifest["db"]), split)
+    console.print(said, soft_wrap=True, highlight=False)
+
+
 def _run_row(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
     outcome = manifest.get("outcome") or {}
     return {
