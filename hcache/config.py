@@ -93,6 +93,7 @@ class DatasetConfig(Section):
     options: dict[str, JsonValue] = Field({}, description="of the reader")
     extract: str = Field("text", description="how an answer is taken out of a reply")
     metrics: tuple[str, ...] = Field(("f1", "em"), description="what answers are judged by")
+    quality: str | None = Field(None, description="the metric that is Q here, if another")
     sources: dict[str, SourceConfig] = Field(
         description="by split; 'valid/test' deals one file into equal parts by query hash"
     )
@@ -192,11 +193,16 @@ class ExperimentConfig(Section):
                     + did_you_mean(arm.model, self.models)
                 )
         for name, data in self.data.items():
-            if self.quality not in data.metrics:
+            if self.quality_of(name) not in data.metrics:
                 raise ValueError(
-                    f"data.{name}.metrics: lacks {self.quality!r}, which `quality` asks for"
+                    f"data.{name}.metrics: lacks {self.quality_of(name)!r}, "
+                    "which `quality` asks for"
                 )
         return self
+
+    def quality_of(self, dataset: str) -> str:
+        """The metric that is Q for the queries of a data set."""
+        return self.data[dataset].quality or self.quality
 
 
 S = TypeVar("S", bound=Settings)

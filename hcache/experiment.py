@@ -122,7 +122,6 @@ class Experiment:
             "workflow": self.workflow.fingerprint,
             "hops": self.workflow.hops,
             "replicas": config.sampling.replicas,
-            "quality": config.quality,
             "config": canonical(config.model_dump(mode="json")),
         }
         return {
@@ -152,6 +151,7 @@ class Experiment:
             "query_id": query.id,
             "split": split,
             "extractor": self.config.data[query.dataset].extract,
+            "quality": self.config.quality_of(query.dataset),
         }
 
 

@@ -63,14 +63,15 @@ def load(
     wanted = [config.name, split, workflow.fingerprint, workflow.hops, config.sampling.replicas]
     prices = [pool, *_prices(config)]
     states = store.sql(STATES, [*wanted, *prices])
-    leaves = store.sql(LEAVES, [*wanted, *prices, config.quality])
+    metrics = [list(config.data), [config.quality_of(name) for name in config.data]]
+    leaves = store.sql(LEAVES, [*wanted, *prices, *metrics])
     queries = store.sql(QUERIES, wanted[:2])
     if queries.is_empty():
         raise StoreError(
             f"{store.path}: split {split} of {config.name} has no queries.",
             "Give it a source in the experiment's data, and sample it.",
         )
-    _check_scored(store, leaves, config.quality)
+    _check_scored(store, leaves)
     assembly = _Assembly(
         states,
         leaves,
@@ -156,11 +157,12 @@ def _prices(config: ExperimentConfig) -> list[list[float]]:
     return [[price.input for price in prices], [price.output for price in prices]]
 
 
-def _check_scored(store: Store, leaves: pl.DataFrame, quality: str) -> None:
-    unscored = leaves["quality"].null_count()
-    if unscored:
+def _check_scored(store: Store, leaves: pl.DataFrame) -> None:
+    unscored = leaves.filter(pl.col("quality").is_null())
+    if len(unscored):
+        metrics = ", ".join(repr(name) for name in sorted(set(unscored["metric"])))
         raise StoreError(
-            f"{store.path}: {unscored} trajectories have no score {quality!r}.",
+            f"{store.path}: {len(unscored)} trajectories have no score {metrics}.",
             "Add the metric to the data's `metrics` and run `hcache sample` again; "
             "it runs no model for that.",
         )
@@ -182,10 +184,11 @@ from states t join chosen using (query_id), prices {WHERE} and t.depth < $4
 """
 LEAVES = f"""{FROM}
 select t.query_id, t.replica, [list_position($6, d) for d in t.decisions] as path,
-       s.value as quality, {COST} as cost
-from trajectories t join chosen c using (query_id) cross join prices
+       map($9, $10)[q.dataset] as metric, s.value as quality, {COST} as cost
+from trajectories t join chosen c using (query_id) join queries q using (query_id)
+cross join prices
 left join scores s on s.trajectory_id = t.trajectory_id and s.extractor = c.extractor
-     and s.metric = $9
+     and s.metric = map($9, $10)[q.dataset]
 {WHERE} and t.depth <= $4
 """
 QUERIES = """

@@ -143,7 +143,7 @@ def _weights(run: Run) -> str:
 def _relevant(config: ExperimentConfig) -> dict[str, Any]:
     """The settings that a training depends on; the others may change without a new run."""
     dump = config.model_dump(mode="json")
-    return {"features": dump["features"], "train": dump["train"], "quality": config.quality}
+    return {"features": dump["features"], "train": dump["train"]}
 
 
 ARMS = """

@@ -200,7 +200,7 @@ class Sequences:
 def sequences(tree: Tree) -> Sequences:
     """The static sequences of a forest, shortest first, then in the order of the arms."""
     reachable = tree.leaf_NA[tree.leaf_NA >= 0].unique()
-    tree_M = _tree_of_leaf(tree)
+    tree_M = tree_of_leaf(tree)
     paths = tree.path_ML[reachable]
     order_key = torch.cat([(paths >= 0).sum(dim=1, keepdim=True), paths], dim=1)
     distinct, index = order_key.unique(dim=0, return_inverse=True)
@@ -227,7 +227,8 @@ def tree_of_state(tree: Tree) -> Tensor:
     return tree_N
 
 
-def _tree_of_leaf(tree: Tree) -> Tensor:
+def tree_of_leaf(tree: Tree) -> Tensor:
+    """Index of the tree that each leaf ends, int64 [M]."""
     tree_M = torch.zeros(len(tree.quality_M), dtype=torch.int64, device=tree.hop_N.device)
     has = tree.leaf_NA >= 0
     tree_M[tree.leaf_NA[has]] = tree_of_state(tree)[:, None].expand_as(tree.leaf_NA)[has]

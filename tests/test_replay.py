@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from experiments import Raw, load, sample, settings, table, write_script
+from experiments import Raw, load, sample, settings, table, write_questions, write_script
 
 from hcache.errors import EngineError, StoreError
 from hcache.experiment import Experiment
@@ -19,7 +19,7 @@ from hcache.replay import Replay
 from hcache.replay import load as replay
 from hcache.sampling import Sampler
 from hcache.store import Store
-from hcache.tree import NONE
+from hcache.tree import NONE, tree_of_leaf
 
 Row = dict[str, Any]
 
@@ -289,3 +289,25 @@ def test_nothing_sampled_yet_is_said(folder: Path) -> None:
         Sampler(experiment, factory).run()
     with pytest.raises(StoreError, match=r"no query of split train is complete\. Run the same"):
         load_split(experiment)
+
+
+def test_each_data_set_has_its_own_quality(folder: Path) -> None:
+    raw = settings("ab")
+    raw["data"]["other"] = {
+        "quality": "em",
+        "sources": {"train": {"path": "other.jsonl"}},
+    }
+    write_questions(folder, "other", 4)
+    sample(folder, raw)
+    experiment = load(folder, raw)
+    with Store(experiment.db) as store:
+        tree = replay(store, experiment.config, "train").tree
+        rows = store.sql("select dataset, quality, f1, em from outcomes where split = 'train'")
+    assert set(tree.datasets) == {"made", "other"}
+    for row in rows.iter_rows(named=True):
+        assert row["quality"] == row["em" if row["dataset"] == "other" else "f1"]
+    query_M = tree.query_T[tree_of_leaf(tree)]
+    other_M = torch.tensor([tree.datasets[query] == "other" for query in query_M.tolist()])
+    assert sorted(tree.quality_M[other_M].tolist()) == sorted(
+        rows.filter(rows["dataset"] == "other")["em"].to_list()
+    )

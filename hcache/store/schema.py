@@ -20,7 +20,7 @@ create table arms (
 );
 create table experiments (
     experiment varchar not null, workflow varchar not null, hops integer not null,
-    replicas integer not null, quality varchar not null, config varchar not null
+    replicas integer not null, config varchar not null
 );
 create table pools (
     experiment varchar not null, position integer not null, arm_id varchar not null,
@@ -28,7 +28,7 @@ create table pools (
 );
 create table splits (
     experiment varchar not null, query_id varchar not null, split varchar not null,
-    extractor varchar not null
+    extractor varchar not null, quality varchar not null
 );
 create table messages (messages_id varchar not null, messages varchar not null);
 create table generations (
@@ -102,7 +102,7 @@ pivoted as (
 )
 select e.experiment, s.split, q.dataset, q.kind, t.sequence, t.depth, t.replica,
        v.answer, q."references", v.f1, v.em, v.numeric, v.choice,
-       case e.quality when 'em' then v.em when 'numeric' then v.numeric
+       case s.quality when 'em' then v.em when 'numeric' then v.numeric
                       when 'choice' then v.choice else v.f1 end as quality,
        list_sum([(p.input_price[a.arm] * a.prompt_tokens
                   + p.output_price[a.arm] * a.output_tokens) / 1000 for a in t.asks]) as cost,

@@ -31,14 +31,15 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     },
     "arms": {"arm_id": TEXT, "name": TEXT, "fingerprint": TEXT, "settings": TEXT},
     "experiments": {
-        "experiment": TEXT, "workflow": TEXT, "hops": INT, "replicas": INT, "quality": TEXT,
-        "config": TEXT,
+        "experiment": TEXT, "workflow": TEXT, "hops": INT, "replicas": INT, "config": TEXT,
     },
     "pools": {
         "experiment": TEXT, "position": INT, "arm_id": TEXT, "input_price": pl.Float64,
         "output_price": pl.Float64,
     },
-    "splits": {"experiment": TEXT, "query_id": TEXT, "split": TEXT, "extractor": TEXT},
+    "splits": {
+        "experiment": TEXT, "query_id": TEXT, "split": TEXT, "extractor": TEXT, "quality": TEXT,
+    },
     "messages": {"messages_id": TEXT, "messages": TEXT},
     "generations": {
         "generation_id": TEXT, "fingerprint": TEXT, "messages_id": TEXT, "sample": INT,
