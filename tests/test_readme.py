@@ -97,6 +97,7 @@ def test_commands_run(command: str, workplace: Path) -> None:
     database = ["--db", "runs/demo/hcache.duckdb"]
     trajectory = hcache(["sql", query, *database, "--format", "csv"], workplace).split()[-1]
     (run,) = (workplace / "runs" / "demo").glob("sft-*")
-    words = {"EXPERIMENT.yaml": "experiment.yaml", "RUN": str(run), "TRAJECTORY": trajectory}
+    words = {"EXPERIMENT.yaml": "experiment.yaml", "TRAJECTORY": trajectory}
+    words |= dict.fromkeys(("RUN", "OTHER"), str(run))
     arguments = [words.get(word, word) for word in shlex.split(command)[1:]]
     assert hcache(arguments, workplace).strip()

@@ -11,7 +11,7 @@ from hcache.errors import ConfigError
 EXPERIMENT = Path("data/demo/experiment.yaml")
 
 NEXT = f"""
-What to try next:
+What to try next (`source .venv/bin/activate` makes .venv/bin/hcache plain `hcache`):
   hcache sql "select * from sequences order by f1 desc limit 5" --db runs/demo/hcache.duckdb
   hcache sql "select * from outcomes where sequence = 'reader>calculator' limit 3" \\
       --db runs/demo/hcache.duckdb
