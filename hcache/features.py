@@ -128,7 +128,7 @@ class SentenceEncoder:
             )
         self.path = path
         self.model: Any = SentenceTransformer(str(path), device="cpu")
-        self.dim = int(self.model.get_sentence_embedding_dimension())
+        self.dim = self.encode([("",)]).shape[1]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -140,7 +140,9 @@ class SentenceEncoder:
     def encode(self, contexts: Sequence[Context]) -> Array:
         """See `Encoder`."""
         texts = ["\n".join(context) for context in contexts]
-        vectors = self.model.encode(texts, convert_to_numpy=True, normalize_embeddings=True)
+        vectors = self.model.encode(
+            texts, convert_to_numpy=True, normalize_embeddings=True, show_progress_bar=False
+        )
         return np.asarray(vectors, dtype=np.float16)
 
 

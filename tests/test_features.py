@@ -101,9 +101,6 @@ def test_encoders_of_sentences_are_told_apart_by_content(
     class Model:
         def __init__(self, path: str, device: str) -> None: ...
 
-        def get_sentence_embedding_dimension(self) -> int:
-            return 4
-
         def encode(self, texts: list[str], **options: bool) -> Array:
             return np.array([[len(text)] * 4 for text in texts], dtype=np.float32)
 
