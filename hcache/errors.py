@@ -12,10 +12,11 @@ HcacheError                   exit code 1, one line on the terminal, no tracebac
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 T = TypeVar("T")
+C = TypeVar("C", bound=Any)
 
 
 class HcacheError(Exception):
@@ -60,6 +61,22 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, names, n=1)
     guess = f"; did you mean {near[0]!r}?" if near else ";"
     return f"{guess} known: {', '.join(names)}"
+
+
+def register_in(registry: dict[str, T], name: str, plural: str) -> Callable[[C], C]:
+    """A decorator that enters a class into a registry under `name`.
+
+    Raises:
+        ConfigError: the name is taken.
+    """
+
+    def add(cls: C) -> C:
+        if name in registry:
+            raise ConfigError(f"two {plural} are named {name!r}.", "Rename one of them.")
+        registry[name] = cls
+        return cls
+
+    return add
 
 
 def lookup(registry: Mapping[str, T], name: object, what: str, place: str = "") -> T:

@@ -39,6 +39,7 @@ from hcache.policies.rollout import (
 from hcache.statistics import (
     Array,
     Interval,
+    in_words,
     interval_of_mean,
     interval_of_ratio,
     resampled_means,
@@ -399,14 +400,8 @@ def _verdict(role: str, difference: Interval, queries: int) -> str:
 
 
 def _sentence(row: Row) -> str:
-    difference = row.difference
-    answer = f"{row.name}: better than the best static sequence: {row.verdict}"
-    if math.isnan(difference.low):
-        return f"{answer} (difference in reward {difference.estimate:+.4f})."
-    return (
-        f"{answer} (difference in reward {difference.estimate:+.4f}, "
-        f"{LEVEL:.0%} interval {difference.low:+.4f} to {difference.high:+.4f})."
-    )
+    found = in_words(row.verdict, row.difference)
+    return f"{row.name}: better than the best static sequence: {found}."
 
 
 def _notes(test: Tree, candidates: Sequence[_Candidate]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from hcache.policies.rollout import greedy_leaves, mean_by_query
 from hcache.queries import known_split
 from hcache.routing import Router, ask_engines
 from hcache.runs import Run, find_run, first_difference
-from hcache.statistics import bootstrap_difference, verdict
+from hcache.statistics import bootstrap_difference, in_words, verdict
 from hcache.store import Store
 from hcache.training import OnMetrics, train
 
@@ -50,8 +50,9 @@ def judge(config: ExperimentConfig, db: Path, runs: Sequence[Run], split: str = 
         resamples=config.evaluate.resamples,
         seed=config.evaluate.seed,
     )
+    found = report.to_dict()
     for run in comparable:
-        run.write_evaluation(split, report.to_dict())
+        run.write_evaluation(split, found)
     return report
 
 
@@ -79,11 +80,9 @@ def compare(one: Run, two: Run, db: Path, split: str = "test") -> str:
         run.record_look(split)
     settings = config.evaluate
     found = bootstrap_difference(*rewards, resamples=settings.resamples, seed=settings.seed)
-    return (
-        f"{one.name} better than {two.name}: {verdict(found, len(tree.queries))} (difference in "
-        f"reward {found.estimate:+.4f}, 95% interval {found.low:+.4f} to {found.high:+.4f}, "
-        f"{len(tree.queries)} queries of {split})."
-    )
+    count = len(tree.queries)
+    said = in_words(verdict(found, count), found)
+    return f"{one.name} better than {two.name}: {said}, {count} queries of {split}."
 
 
 def _comparable(one: ExperimentConfig, two: ExperimentConfig) -> bool:

@@ -131,6 +131,14 @@ def verdict(difference: Interval, queries: int) -> str:
     return "no" if difference.high <= 0 else "cannot tell"
 
 
+def in_words(answer: str, difference: Interval) -> str:
+    """A verdict with the 95% interval of the difference in reward that it rests on."""
+    found = f"{answer} (difference in reward {difference.estimate:+.4f}"
+    if math.isnan(difference.low):
+        return f"{found})"
+    return f"{found}, 95% interval {difference.low:+.4f} to {difference.high:+.4f})"
+
+
 def _counts(rng: np.random.Generator, resamples: int, queries: int) -> Array:
     """How often each query is drawn: multinomial counts, [resamples, Q]."""
     drawn = rng.integers(queries, size=(resamples, queries))

@@ -21,7 +21,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from hcache.errors import ConfigError, RunError
+from hcache.errors import ConfigError, RunError, register_in
 from hcache.files import replace_file
 from hcache.keys import digest_file
 from hcache.tree import States
@@ -58,14 +58,7 @@ P = TypeVar("P", bound=StoredPolicy)
 
 def register(name: str) -> Callable[[type[P]], type[P]]:
     """Put a policy class into POLICIES under `name`."""
-
-    def add(cls: type[P]) -> type[P]:
-        if name in POLICIES:
-            raise ConfigError(f"two policies are named {name!r}.", "Rename one of them.")
-        POLICIES[name] = cls
-        return cls
-
-    return add
+    return register_in(POLICIES, name, "policies")
 
 
 def write_policy(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,9 @@ def make_plan(experiment: Experiment, show: int = 0) -> Plan:
     return Plan(ordered, prompts)
 
 
-def _walk(experiment: Experiment, query: Query, known: Any) -> list[tuple[Request, int]]:
+def _walk(
+    experiment: Experiment, query: Query, known: Callable[[Request], Reply | None]
+) -> list[tuple[Request, int]]:
     """Every request of a query's tree with its hop; unknown replies get a stand-in of their own."""
     enumerator = Enumerator(experiment.workflow, experiment.pool)
     found: list[tuple[Request, int]] = []

@@ -68,13 +68,13 @@ class Sampler:
         self.config = experiment.config.sampling
         self.db = experiment.db
         self.queries = experiment.queries()
+        self.by_id = {query.id: query for query in self.queries}
         self.enumerator = Enumerator(experiment.workflow, experiment.pool)
         self.engines = Engines(factory, self.config.logprobs)
         self.budget = budget
         self.minutes = minutes
         self.on_progress = on_progress
         self.tally = Tally(queries=len(self.queries))
-        self.names = {arm.fingerprint: arm.name for arm in experiment.pool}
         self.queued: dict[str, deque[Request]] = {
             arm.engine_key: deque() for arm in experiment.pool
         }
@@ -108,7 +108,7 @@ class Sampler:
             raise self.error
         score_missing(
             self.db,
-            {query.id: query for query in self.queries},
+            self.by_id,
             self.experiment.config.data,
             PATIENCE_SECONDS,
         )
@@ -167,7 +167,9 @@ class Sampler:
         return set(complete.to_series())
 
     def _load_known(self, store: Store) -> None:
-        fingerprints = pl.DataFrame({"fingerprint": sorted(self.names)})
+        fingerprints = pl.DataFrame(
+            {"fingerprint": sorted({arm.fingerprint for arm in self.experiment.pool})}
+        )
         store.connection.register("arms_here", fingerprints)
         keys = store.sql(
             "select generation_id from generations semi join arms_here using (fingerprint)"
@@ -338,12 +340,11 @@ class Sampler:
         new = [r for r in rows["trajectories"] if r["trajectory_id"] not in self.known_trajectories]
         if not self.uncommitted and not new:
             return
-        queries = {query.id: query for query in self.queries}
         tables = _tables(self.uncommitted) | {
             "texts": rows["texts"],
             "states": rows["states"],
             "trajectories": new,
-            "scores": score(new, queries, self.experiment.config.data),
+            "scores": score(new, self.by_id, self.experiment.config.data),
         }
         self.tally.waiting = True
         try:

@@ -22,7 +22,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from hcache.errors import ConfigError, RunError
+from hcache.errors import ConfigError, RunError, register_in
 from hcache.files import replace_file
 from hcache.policies import Policy
 from hcache.policies.rollout import greedy_leaves, hops_of, mean_by_query
@@ -76,14 +76,7 @@ T = TypeVar("T")
 
 def register(name: str) -> Callable[[type[T]], type[T]]:
     """Put a trainer class into TRAINERS under `name`."""
-
-    def add(cls: type[T]) -> type[T]:
-        if name in TRAINERS:
-            raise ConfigError(f"two trainers are named {name!r}.", "Rename one of them.")
-        TRAINERS[name] = cls
-        return cls
-
-    return add
+    return register_in(TRAINERS, name, "trainers")
 
 
 @dataclass(frozen=True)
