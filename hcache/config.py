@@ -80,10 +80,10 @@ class ArmConfig(Section):
 
 
 class SourceConfig(Section):
-    """A file of questions."""
+    """A file of questions, or a folder of such files."""
 
-    path: str = Field(description="the file")
-    limit: int | None = Field(None, ge=1, description="the first rows only")
+    path: str = Field(description="the file, or the folder")
+    limit: int | None = Field(None, ge=1, description="the first rows of each file only")
 
 
 class DatasetConfig(Section):

@@ -67,7 +67,9 @@ def read(
     options: Mapping[str, object] | None = None,
     limit: int | None = None,
 ) -> list[Query]:
-    """Read the queries of a file; with `limit`, those of its first rows only.
+    """Read the queries of a file, or of all files of a folder in the order of their names.
+
+    With `limit`, those of the first rows of each file only.
 
     Raises:
         ConfigError: for an unknown reader or option, or a value that an option does not take.
@@ -78,18 +80,18 @@ def read(
     _check_options(reader, function, options)
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}.", "Give the number of rows to read, at least 1.")
-    source = Source(path)
     queries: list[Query] = []
     first_places: dict[str, str] = {}
-    for query in islice(function(source, **options), limit):
-        _check_unicode(source, query)
-        if query.question in first_places:
-            raise source.defect(
-                f"the same question as at {first_places[query.question]}",
-                "Remove one of the two rows.",
-            )
-        first_places[query.question] = source.place
-        queries.append(replace(query, dataset=dataset))
+    for source in map(Source, _files(path)):
+        for query in islice(function(source, **options), limit):
+            _check_unicode(source, query)
+            if query.question in first_places:
+                raise source.defect(
+                    f"the same question as at {first_places[query.question]}",
+                    "Remove one of the two rows.",
+                )
+            first_places[query.question] = source.place
+            queries.append(replace(query, dataset=dataset))
     if not queries:
         raise DataError(f"{path}: holds no rows.", "Check that the file was written in full.")
     return queries
@@ -323,6 +325,13 @@ class Row:
             return self.source.defect(f"{field!r} is {found}; need {wanted}")
         names = ", ".join(self.fields) or "none"
         return self.source.defect(f"{field!r} is missing", f"Fields here: {names}.")
+
+
+def _files(path: Path) -> list[Path]:
+    """The file itself, or the files of a folder; hidden ones are not data."""
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.iterdir() if file.is_file() and file.name[0] != ".")
 
 
 def _check_options(name: str, function: Reader, options: Mapping[str, object]) -> None:
