@@ -18,17 +18,19 @@ SPLITS = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class Query:
-    """A question as the models read it (passages included), and what counts as its answer."""
+    """A question as the models read it, and what counts as its answer."""
 
     question: str
     references: tuple[str, ...]
     dataset: str = ""
     kind: str = ""  # question type or family within the data set, for tables per kind
+    passages: tuple[str, ...] = ()  # texts that a tool may search, if not part of the question
 
     @cached_property
     def id(self) -> str:
-        """Key of the content: data set, question and references."""
-        return digest([self.dataset, self.question, list(self.references)])
+        """Key of the content: data set, question, references, and passages where there are any."""
+        content = [self.dataset, self.question, list(self.references)]
+        return digest([*content, list(self.passages)] if self.passages else content)
 
 
 def split_by_hash(queries: Iterable[Query], names: Sequence[str]) -> dict[str, list[Query]]:

@@ -122,10 +122,13 @@ def jsonl(
 
 
 @reader
-def hotpotqa(source: Source, *, passages: str = "supporting") -> Iterator[Query]:
+def hotpotqa(
+    source: Source, *, passages: str = "supporting", apart: bool = False
+) -> Iterator[Query]:
     """HotpotQA rows, with whole paragraphs in the order of the row's context.
 
-    `passages` is "supporting" (the paragraphs that supporting_facts names), "all" or "none".
+    `passages` is "supporting" (the paragraphs that supporting_facts names), "all" or "none". They
+    stand before the question, or with `apart` beside it, where a search tool finds them.
     """
     if passages not in PASSAGES:
         raise ConfigError(
@@ -136,8 +139,12 @@ def hotpotqa(source: Source, *, passages: str = "supporting") -> Iterator[Query]
         paragraphs = [] if passages == "none" else _paragraphs(row)
         if passages == "supporting":
             paragraphs = _supporting(row, paragraphs)
-        texts = [f"{title}: {text}" for title, text in paragraphs]
-        yield Query(_prompt(texts, question), references, kind=row.text("type", required=False))
+        texts = tuple(f"{title}: {text}" for title, text in paragraphs)
+        kind = row.text("type", required=False)
+        if apart:
+            yield Query(question, references, kind=kind, passages=texts)
+        else:
+            yield Query(_prompt(texts, question), references, kind=kind)
 
 
 @reader

@@ -326,7 +326,28 @@ def test_an_empty_array(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.jsonl: no such file\. Looked for /"):
         read("jsonl", tmp_path / "none.jsonl", dataset="d")
-    with pytest.raises(DataError, match="not a file"):
+    with pytest.raises(DataError, match="holds no rows"):
+        read("jsonl", tmp_path, dataset="d")
+
+
+def test_hotpotqa_passages_may_stand_apart(tmp_path: Path) -> None:
+    path = write(tmp_path, lines(HOTPOT))
+    (within,) = read("hotpotqa", path, dataset="d", options={"passages": "all"})
+    (apart,) = read("hotpotqa", path, dataset="d", options={"passages": "all", "apart": True})
+    assert within.passages == ()
+    assert [text.split(":")[0] for text in apart.passages] == ["Andes", "Lyon", "Ann"]
+    assert within.question == "\n\n".join([*apart.passages, f"Question: {apart.question}"])
+    assert apart.id != Query(apart.question, apart.references, "d", apart.kind).id
+
+
+def test_a_folder_is_read_file_by_file(tmp_path: Path) -> None:
+    for name, question in (("b", "Two?"), ("a", "One?"), (".hidden", "Never?")):
+        row = {"question": question, "answer": "x"}
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / ".hidden.jsonl").rename(tmp_path / ".hidden")
+    assert [query.question for query in read("jsonl", tmp_path, dataset="d")] == ["One?", "Two?"]
+    (tmp_path / "c.jsonl").write_text((tmp_path / "a.jsonl").read_text())
+    with pytest.raises(DataError, match=r"c\.jsonl:1: the same question as at .*a\.jsonl:1"):
         read("jsonl", tmp_path, dataset="d")
 
 
