@@ -116,7 +116,6 @@ def _fit(
         fitted = fit(
             trainer,
             valid_tree,
-            alpha=settings.alpha,
             iterations=settings.iterations,
             evaluate_every=settings.evaluate_every,
             patience=settings.patience,

@@ -14,9 +14,9 @@ from pydantic.fields import FieldInfo
 from hcache import config
 from hcache.answers import EXTRACTORS
 from hcache.metrics import METRICS
-from hcache.policies.mlp import MLPSettings
 from hcache.readers import READERS
 from hcache.trainers import TRAINERS
+from hcache.trainers.network import NetworkSettings
 from hcache.workflows import WORKFLOWS
 
 PAGE = Path(__file__).parent.parent / "docs" / "experiment.md"
@@ -47,9 +47,11 @@ def page() -> str:
     parts += [
         _section(f"`workflow`, name: {name}", workflow) for name, workflow in WORKFLOWS.items()
     ]
-    parts += [_section("`train.settings` of every algorithm", MLPSettings)]
     parts += [
-        _section(f"`train.settings`, algo: {name}", trainer.Settings, set(MLPSettings.model_fields))
+        _section("`train.settings` of every algorithm that trains a network", NetworkSettings)
+    ]
+    parts += [
+        _section(f"`train.settings`, algo: {name}", trainer.Settings, NetworkSettings)
         for name, trainer in sorted(TRAINERS.items())
     ]
     names = {"Readers": [*READERS], "Extractors": [*EXTRACTORS], "Metrics": [*METRICS]}
@@ -58,14 +60,18 @@ def page() -> str:
     return "\n".join(parts)
 
 
-def _section(title: str, model: type[BaseModel], known: set[str] | None = None) -> str:
+def _section(title: str, model: type[BaseModel], shared: type[BaseModel] | None = None) -> str:
+    """A table of settings, without those that `shared` has with equal defaults."""
+    known = shared.model_fields if shared else {}
     rows = [
         f"| `{name}` | {_type(field)} | {_default(field)} | {field.description or ''} |"
         for name, field in model.model_fields.items()
-        if name not in (known or set())
+        if name not in known or _default(field) != _default(known[name])
     ]
-    table = "\n".join(["| setting | type | default | |", "|---|---|---|---|", *rows])
     summary = (model.__doc__ or "").splitlines()[0]
+    if not rows:
+        return f"## {title}\n\n{summary}\n"
+    table = "\n".join(["| setting | type | default | |", "|---|---|---|---|", *rows])
     return f"## {title}\n\n{summary}\n\n{table}\n"
 
 

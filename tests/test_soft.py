@@ -75,7 +75,7 @@ def test_targets_weights_and_loss_equal_the_plain_loop(
     with torch.no_grad():  # far from uniform
         list(trainer.policy.actor.parameters())[-2].mul_(100)
     probs_NA = trainer.policy.probs(tree.states)
-    target_NA, weight_N = trainer.targets(probs_NA), trainer.weights(probs_NA)
+    target_NA, weight_N = trainer.targets(probs_NA, trainer.reward_M), trainer.weights(probs_NA)
     logprobs = trainer.policy.logits(tree.states).log_softmax(dim=1).tolist()
     probs = probs_NA.tolist()
     reaches = [pair for root in forest.roots for pair in reached(root, probs)]
@@ -127,7 +127,7 @@ def test_a_later_mistake_is_reckoned_with() -> None:
     for target, first in (("soft", 1), ("optimal", 0)):
         chosen = parse_settings(SoftSettings, {"target": target}, "here")
         trainer = Soft(tree, chosen, alpha=ALPHA, seed=0)
-        assert int(trainer.targets(probs_NA)[root].argmax()) == first
+        assert int(trainer.targets(probs_NA, trainer.reward_M)[root].argmax()) == first
 
 
 @pytest.mark.parametrize("target", ["soft", "optimal"])
@@ -139,7 +139,6 @@ def test_it_closes_the_gap_on_unseen_queries(target: Any) -> None:
     fitted = fit(
         Soft(train, SoftSettings(target=target), alpha=0.02, seed=0),
         valid,
-        alpha=0.02,
         iterations=10,
         evaluate_every=2,
         patience=0,

@@ -48,7 +48,7 @@ def run(
         if on_metrics:
             on_metrics(metrics)
 
-    defaults: dict[str, Any] = {"alpha": ALPHA, "evaluate_every": 2, "patience": 0}
+    defaults: dict[str, Any] = {"evaluate_every": 2, "patience": 0}
     fitted = fit(
         trainer, small("valid"), iterations=iterations, on_metrics=record, **defaults | options
     )
@@ -357,7 +357,6 @@ def test_ppo_closes_the_gap_on_unseen_queries() -> None:
     fitted = fit(
         trainer,
         valid,
-        alpha=ALPHA,
         iterations=40,
         evaluate_every=5,
         patience=0,

@@ -15,7 +15,7 @@ import json
 import pkgutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 import safetensors
 import safetensors.torch
@@ -42,6 +42,19 @@ class Policy(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write `policy.safetensors` and `policy.json` into `folder`."""
+
+
+@runtime_checkable
+class AnyAlpha(Protocol):
+    """A policy that serves any α, not only the one that it was trained with."""
+
+    def at(self, alpha: float) -> Policy:
+        """The same policy for R = Q − α·C with this α."""
+
+
+def at_alpha(policy: Policy, alpha: float) -> Policy:
+    """The policy at an α, where it can serve another than its own; else the policy."""
+    return policy.at(alpha) if isinstance(policy, AnyAlpha) else policy
 
 
 class StoredPolicy(Policy, Protocol):
@@ -84,6 +97,8 @@ def load_policy(folder: Path) -> Policy:
     """
     description = _read_description(folder)
     name = description["name"]
+    if name not in POLICIES:  # some stand beside their trainer
+        importlib.import_module("hcache.trainers")
     if name not in POLICIES:
         raise RunError(
             f"{folder} holds a policy of the unknown class {name!r}.",

@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from pydantic import Field
@@ -43,6 +43,8 @@ class MLPPolicy(nn.Module):
     """π(a | s) and V(s), two MLPs with the same inputs."""
 
     Settings = MLPSettings
+    name: ClassVar[str] = "mlp"  # as registered
+    extra_inputs: ClassVar[int] = 0  # of a kind of policy that sees more
 
     def __init__(
         self, arms: Sequence[str], features: int, hops: int, settings: MLPSettings
@@ -50,7 +52,7 @@ class MLPPolicy(nn.Module):
         super().__init__()
         self.arms = tuple(arms)
         self.features, self.hops, self.settings = features, hops, settings
-        inputs = features + settings.embedding + 1
+        inputs = features + settings.embedding + 1 + self.extra_inputs
         self.embedding = nn.Parameter(torch.zeros(hops, settings.embedding))
         self.actor = _mlp(inputs, len(self.arms) + 1, settings)
         self.critic = _mlp(inputs, 1, settings)
@@ -62,7 +64,7 @@ class MLPPolicy(nn.Module):
         self.register_buffer("cost_scale", torch.ones((), dtype=torch.float64))
 
     @classmethod
-    def for_tree(cls, train: Tree, settings: MLPSettings | None = None, *, seed: int) -> MLPPolicy:
+    def for_tree(cls, train: Tree, settings: MLPSettings | None = None, *, seed: int) -> Self:
         """A fresh policy for the arms, hops and features of a training tree, scaled by it."""
         policy = cls(train.arms, train.features_ND.shape[1], train.hops, settings or MLPSettings())
         policy._initialise(torch.Generator().manual_seed(seed))
@@ -72,18 +74,18 @@ class MLPPolicy(nn.Module):
     @classmethod
     def for_training(
         cls, train: Tree, settings: MLPSettings, *, seed: int, init: Policy | None
-    ) -> MLPPolicy:
+    ) -> Self:
         """A copy of `init`, to be trained further, or a fresh policy where there is none.
 
         Raises:
-            RunError: if `init` is no MLP, or was made for other arms.
+            RunError: if `init` is of another kind, or was made for other arms.
         """
         if init is None:
             return cls.for_tree(train, settings, seed=seed)
-        if not isinstance(init, MLPPolicy):
+        if type(init) is not cls:
             raise RunError(
-                f"training cannot start from a {type(init).__name__}: it has no networks.",
-                "Start from a run of ppo or sft.",
+                f"training cannot start from a {type(init).__name__}: it is no {cls.__name__}.",
+                "Start from a run of ppo, sft or soft, or of the same algorithm.",
             )
         if init.arms != train.arms:
             raise RunError(
@@ -135,7 +137,7 @@ class MLPPolicy(nn.Module):
             "hops": self.hops,
             **{name: getattr(self.settings, name) for name in MLPSettings.model_fields},
         }
-        write_policy(folder, "mlp", settings, self.state_dict())
+        write_policy(folder, self.name, settings, self.state_dict())
 
     @classmethod
     def restore(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:

@@ -21,22 +21,19 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from hcache.policies import Policy
-from hcache.policies.mlp import MLPPolicy, MLPSettings
-from hcache.trainers import load_training_state, register, training_state
-from hcache.trainers.device import Device, pick_device
+from hcache.trainers.base import register
+from hcache.trainers.network import NetworkSettings, NetworkTrainer
 from hcache.tree import Tree, backward
 
 Advantage = Literal["gae", "exact"]
 
 
-class PPOSettings(MLPSettings):
+class PPOSettings(NetworkSettings):
     """Settings of PPO."""
 
     episodes: int = Field(512, ge=1, description="episodes of an iteration, spread over the trees")
-    lr: float = Field(3e-3, gt=0, description="learning rate of Adam")
     update_epochs: int = Field(4, ge=1, description="passes over the episodes of an iteration")
     minibatches: int = Field(4, ge=1, description="minibatches of a pass")
     clip_coef: float = Field(0.2, gt=0, description="ε of the clipped surrogate")
@@ -46,7 +43,6 @@ class PPOSettings(MLPSettings):
     vf_coef: float = Field(0.5, ge=0, description="weight of the value loss")
     max_grad_norm: float = Field(0.5, gt=0, description="gradients are clipped to this norm")
     norm_adv: bool = Field(True, description="normalise the advantages of each minibatch")
-    device: Device = Field("auto", description="where to train")
 
 
 @dataclass(frozen=True)
@@ -76,31 +72,12 @@ class Batch:
 
 
 @register("ppo")
-class PPO:
+class PPO(NetworkTrainer):
     """Proximal policy optimisation of an actor-critic on the training trees."""
 
     Settings = PPOSettings
-
-    def __init__(
-        self,
-        train: Tree,
-        settings: PPOSettings | None = None,
-        *,
-        alpha: float,
-        seed: int,
-        init: Policy | None = None,
-    ) -> None:
-        self.settings = settings or PPOSettings()
-        self.seed = seed
-        self.device = pick_device(self.settings.device)
-        policy = MLPPolicy.for_training(train, self.settings, seed=seed, init=init)
-        self.policy = policy.to(self.device)
-        self.tree = train.to(self.device)
-        self.reward_M = self.tree.reward_M(alpha).float()
-        self.optimizer = torch.optim.Adam(
-            self.policy.parameters(), lr=self.settings.lr, eps=1e-5, fused=True
-        )
-        self.generator = torch.Generator(self.device).manual_seed(seed)
+    settings: PPOSettings
+    adam_eps = 1e-5
 
     def step(self) -> dict[str, float]:
         """Play `episodes`, then `update_epochs` passes over them."""
@@ -135,7 +112,7 @@ class PPO:
             state_LE[hop, open_E], action_LE[hop, open_E] = state, action
             logprob_LE[hop, open_E] = logprob
             value_LE[hop, open_E] = value
-            reward_LE[hop, open_E[done]] = self.reward_M[leaf[done]]
+            reward_LE[hop, open_E[done]] = self.reward_M[leaf[done]].float()
             live_LE[hop, open_E] = True
             open_E, state = open_E[~done], self.tree.child_NA[state, action][~done]
         return Rollout(state_LE, action_LE, logprob_LE, value_LE, reward_LE, live_LE)
@@ -152,21 +129,10 @@ class PPO:
         state_LE = rollout.state_LE
         return advantage_NA[state_LE, rollout.action_LE].float(), value_N[state_LE].float()
 
-    def state(self) -> dict[str, Tensor]:
-        """Weights, moments of Adam, and the generator."""
-        return training_state(self.policy, self.optimizer, self.generator)
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Go on from what `state` gave."""
-        load_training_state(state, self.policy, self.optimizer, self.generator)
-
     def _draw_trees(self) -> Tensor:
         """Trees of the next episodes: whole random passes over all, the last one cut."""
         trees, episodes = len(self.tree), self.settings.episodes
-        passes = [
-            torch.randperm(trees, generator=self.generator, device=self.device)
-            for _ in range(-(-episodes // trees))
-        ]
+        passes = [self.permutation(trees) for _ in range(-(-episodes // trees))]
         return torch.cat(passes)[:episodes]
 
     def _sample(self, logits: Tensor) -> Tensor:
@@ -188,10 +154,10 @@ class PPO:
         sums: dict[str, Tensor] = {}
         updates = 0
         for _ in range(self.settings.update_epochs):
-            order = torch.randperm(len(batch.state_B), generator=self.generator, device=self.device)
+            order = self.permutation(len(batch.state_B))
             for part in order.chunk(self.settings.minibatches):
                 losses = self._losses(batch[part])
-                self._descend(losses["loss"])
+                self.descend(losses["loss"], self.settings.max_grad_norm)
                 sums = {name: sums.get(name, 0.0) + v.detach() for name, v in losses.items()}
                 updates += 1
         return {name: float(value) / updates for name, value in sums.items()}
@@ -217,12 +183,6 @@ class PPO:
             "entropy": entropy,
             "clip_fraction": (ratio_B != clipped_B).float().mean(),
         }
-
-    def _descend(self, loss: Tensor) -> None:
-        self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.policy.parameters(), self.settings.max_grad_norm)
-        self.optimizer.step()
 
 
 def gae(reward_LE: Tensor, value_LE: Tensor, live_LE: Tensor, gae_lambda: float) -> Tensor:

@@ -28,17 +28,16 @@ from torch import Tensor
 
 from hcache.errors import ConfigError
 from hcache.policies import Policy
-from hcache.policies.mlp import MLPPolicy, MLPSettings
 from hcache.policies.rollout import only_best, oracle_leaves
-from hcache.trainers import load_training_state, register, training_state
-from hcache.trainers.device import Device, pick_device
+from hcache.trainers.base import register
+from hcache.trainers.network import NetworkSettings, NetworkTrainer
 from hcache.tree import Tree, oracle, reach, tree_of_state
 
 Ties = Literal["all", "random_one", "deterministic_one"]
 Balance = Literal["none", "undersample", "oversample"]
 
 
-class SFTSettings(MLPSettings):
+class SFTSettings(NetworkSettings):
     """Settings of SFT; an iteration is one pass over the states with weight."""
 
     ties: Ties = Field("all", description="what to learn where several sequences are best")
@@ -46,15 +45,14 @@ class SFTSettings(MLPSettings):
     balance: Balance = Field("none", description="how to even out the best first actions")
     lr: float = Field(1e-3, gt=0, description="learning rate of Adam")
     batch_size: int = Field(64, ge=1, description="states of a minibatch")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
-    device: Device = Field("auto", description="where to train")
 
 
 @register("sft")
-class SFT:
+class SFT(NetworkTrainer):
     """Cross-entropy of the actor to the best actions of the training trees."""
 
     Settings = SFTSettings
+    settings: SFTSettings
 
     def __init__(
         self,
@@ -65,61 +63,41 @@ class SFT:
         seed: int,
         init: Policy | None = None,
     ) -> None:
-        self.settings = settings or SFTSettings()
-        self.seed = seed
-        self.device = pick_device(self.settings.device)
-        policy = MLPPolicy.for_training(train, self.settings, seed=seed, init=init)
-        self.policy = policy.to(self.device)
-        self.generator = torch.Generator().manual_seed(seed)
-        target_NA = best_actions(train, train.reward_M(alpha), self.settings.ties, self.generator)
-        copies_T = self._copies(train, target_NA)
-        weight_N = reach(train, target_NA) * copies_T[tree_of_state(train)]
-        kept_K = weight_N.nonzero()[:, 0]
-        self.target_KA = target_NA[kept_K].float().to(self.device)
-        self.weight_K = (weight_N[kept_K] / weight_N[kept_K].mean()).float().to(self.device)
-        self.kept_K = kept_K.to(self.device)
-        self.tree = train.to(self.device)
-        self.optimizer = torch.optim.AdamW(
-            self.policy.parameters(),
-            lr=self.settings.lr,
-            weight_decay=self.settings.weight_decay,
-            fused=True,
-        )
+        super().__init__(train, settings, alpha=alpha, seed=seed, init=init)
+        tree = self.tree
+        target_NA = best_actions(tree, self.reward_M, self.settings.ties, self.generator)
+        copies_T = self._copies(target_NA)
+        weight_N = reach(tree, target_NA) * copies_T[tree_of_state(tree)]
+        self.kept_K = weight_N.nonzero()[:, 0]
+        self.target_KA = target_NA[self.kept_K].float()
+        weight_K = weight_N[self.kept_K]
+        self.weight_K = (weight_K / weight_K.mean()).float()
 
     def step(self) -> dict[str, float]:
         """One pass over the states in random order."""
-        order = torch.randperm(len(self.kept_K), generator=self.generator).to(self.device)
+        order = self.permutation(len(self.kept_K))
         total, right = torch.zeros(2, dtype=torch.float64, device=self.device)
         for part in order.split(self.settings.batch_size):
             logprobs = self.policy.logits(self.tree.states[self.kept_K[part]]).log_softmax(dim=1)
             weight = self.weight_K[part]
             loss = -(weight * (self.target_KA[part] * logprobs).sum(dim=1)).mean()
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
+            self.descend(loss)
             chosen = logprobs.argmax(dim=1, keepdim=True)
             hit = self.target_KA[part].gather(1, chosen)[:, 0] > 0
             total += loss.detach() * len(part)
             right += (weight * hit).sum()
         return {"loss": float(total) / len(order), "accuracy": float(right) / len(order)}
 
-    def state(self) -> dict[str, Tensor]:
-        """Weights, moments of AdamW, and the generator."""
-        return training_state(self.policy, self.optimizer, self.generator)
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Go on from what `state` gave."""
-        load_training_state(state, self.policy, self.optimizer, self.generator)
-
-    def _copies(self, train: Tree, target_NA: Tensor) -> Tensor:
+    def _copies(self, target_NA: Tensor) -> Tensor:
         """How often each tree is learned from, float64 [T]."""
-        kept_T = best_quality(train) >= self.settings.min_best
+        best_T = best_quality(self.tree)
+        kept_T = best_T >= self.settings.min_best
         if not bool(kept_T.any()):
             raise ConfigError(
                 f"no training query has a best quality of {self.settings.min_best:g} or more.",
-                f"Lower min_best; the highest is {float(best_quality(train).max()):g}.",
+                f"Lower min_best; the highest is {float(best_T.max()):g}.",
             )
-        class_T = torch.multinomial(target_NA[train.root_T], 1, generator=self.generator)[:, 0]
+        class_T = torch.multinomial(target_NA[self.tree.root_T], 1, generator=self.generator)[:, 0]
         return balanced(class_T, kept_T, self.settings.balance, self.generator)
 
 
@@ -129,7 +107,9 @@ def best_actions(tree: Tree, reward_M: Tensor, ties: str, generator: torch.Gener
     if ties == "all":
         valid_NA = best.valid_NA.double()
         return valid_NA / valid_NA.sum(dim=1, keepdim=True)
-    chance_M = torch.rand(len(reward_M), generator=generator, dtype=torch.float64)
+    chance_M = torch.rand(
+        len(reward_M), generator=generator, dtype=torch.float64, device=generator.device
+    )
     order_M = chance_M if ties == "random_one" else -tree.cost_M
     one_N = oracle(best, order_M)
     return torch.nn.functional.one_hot(one_N, tree.actions).double()
@@ -148,7 +128,9 @@ def balanced(class_T: Tensor, kept_T: Tensor, balance: str, generator: torch.Gen
     classes = [(kept_T & (class_T == c)).nonzero()[:, 0] for c in class_T[kept_T].unique()]
     sizes = [len(members) for members in classes]
     for members in classes:
-        shuffled = members[torch.randperm(len(members), generator=generator)]
+        shuffled = members[
+            torch.randperm(len(members), generator=generator, device=generator.device)
+        ]
         if balance == "undersample":
             copies_T[shuffled[min(sizes) :]] = 0
             continue

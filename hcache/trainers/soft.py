@@ -28,68 +28,41 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from hcache.policies import Policy
-from hcache.policies.mlp import MLPPolicy, MLPSettings
-from hcache.trainers import load_training_state, register, training_state
-from hcache.trainers.device import Device, pick_device
-from hcache.tree import Tree, backward, reach, returns
+from hcache.policies.mlp import MLPPolicy
+from hcache.trainers.base import register
+from hcache.trainers.network import NetworkSettings, NetworkTrainer
+from hcache.tree import backward, reach, returns
 
 Target = Literal["soft", "optimal"]
 
 
-class SoftSettings(MLPSettings):
+class SoftSettings(NetworkSettings):
     """Settings of soft policy iteration; an iteration is one evaluation, one pass over states."""
 
     target: Target = Field("soft", description="Q-values to learn: the policy's or the oracle's")
     temperature: float = Field(0.02, gt=0, description="τ of softmax(Q/τ), in units of the reward")
     floor: float = Field(0.05, ge=0, description="weight of a state beside its chance of reach")
-    lr: float = Field(3e-3, gt=0, description="learning rate of Adam")
     batch_size: int = Field(256, ge=1, description="states of a minibatch")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
-    device: Device = Field("auto", description="where to train")
 
 
 @register("soft")
-class Soft:
+class Soft(NetworkTrainer):
     """Cross-entropy of the actor to softmax(Q/τ) at every state, Q exact on the training trees."""
 
     Settings = SoftSettings
-
-    def __init__(
-        self,
-        train: Tree,
-        settings: SoftSettings | None = None,
-        *,
-        alpha: float,
-        seed: int,
-        init: Policy | None = None,
-    ) -> None:
-        self.settings = settings or SoftSettings()
-        self.seed = seed
-        self.device = pick_device(self.settings.device)
-        policy = MLPPolicy.for_training(train, self.settings, seed=seed, init=init)
-        self.policy = policy.to(self.device)
-        self.tree = train.to(self.device)
-        self.reward_M = self.tree.reward_M(alpha)
-        self.optimizer = torch.optim.AdamW(
-            self.policy.parameters(),
-            lr=self.settings.lr,
-            weight_decay=self.settings.weight_decay,
-            fused=True,
-        )
-        self.generator = torch.Generator().manual_seed(seed)
+    settings: SoftSettings
 
     def step(self) -> dict[str, float]:
         """Evaluate the policy exactly, then one pass over the states in random order."""
         probs_NA = self.policy.probs(self.tree.states)
         reward_T = returns(self.tree, self.reward_M, probs_NA)
-        loss = self._improve(self.targets(probs_NA).float(), self.weights(probs_NA).float())
+        loss = self.improve(self.targets(probs_NA, self.reward_M), self.weights(probs_NA))
         return {"train_reward": float(reward_T.mean()), "loss": loss}
 
-    def targets(self, probs_NA: Tensor) -> Tensor:
+    def targets(self, probs_NA: Tensor, reward_M: Tensor) -> Tensor:
         """softmax(Q/τ) of every state, float64 [N, A]; exactly 0 where an action is not valid."""
         learned = probs_NA if self.settings.target == "soft" else None
-        q_NA = backward(self.tree, self.reward_M, learned)
+        q_NA = backward(self.tree, reward_M, learned)
         return (q_NA / self.settings.temperature).softmax(dim=1)
 
     def weights(self, probs_NA: Tensor) -> Tensor:
@@ -97,24 +70,18 @@ class Soft:
         weight_N = reach(self.tree, probs_NA) + self.settings.floor
         return weight_N / weight_N.mean()
 
-    def state(self) -> dict[str, Tensor]:
-        """Weights, moments of AdamW, and the generator."""
-        return training_state(self.policy, self.optimizer, self.generator)
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Go on from what `state` gave."""
-        load_training_state(state, self.policy, self.optimizer, self.generator)
-
-    def _improve(self, target_NA: Tensor, weight_N: Tensor) -> float:
+    def improve(self, target_NA: Tensor, weight_N: Tensor) -> float:
         """One pass over the states; the mean of the weighted cross-entropy on the way."""
-        order_N = torch.randperm(len(weight_N), generator=self.generator).to(self.device)
+        target_NA, weight_N = target_NA.float(), weight_N.float()
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for state_B in order_N.split(self.settings.batch_size):
-            logprobs_BA = self.policy.logits(self.tree.states[state_B]).log_softmax(dim=1)
-            cross_B = -(target_NA[state_B] * logprobs_BA).sum(dim=1)
+        for state_B in self.permutation(len(weight_N)).split(self.settings.batch_size):
+            logits_BA = self.policy_for(state_B).logits(self.tree.states[state_B])
+            cross_B = -(target_NA[state_B] * logits_BA.log_softmax(dim=1)).sum(dim=1)
             loss = (weight_N[state_B] * cross_B).mean()
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
+            self.descend(loss)
             total += loss.detach() * len(state_B)
-        return float(total) / len(order_N)
+        return float(total) / len(weight_N)
+
+    def policy_for(self, state_B: Tensor) -> MLPPolicy:
+        """The policy that learns at these states."""
+        return self.policy

@@ -1,0 +1,95 @@
+"""What trainers of networks share: a policy with weights, an optimizer, a generator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from hcache.policies import Policy
+from hcache.policies.mlp import MLPPolicy, MLPSettings
+from hcache.trainers.base import Trainer
+from hcache.trainers.device import Device, pick_device
+from hcache.tree import Tree
+
+
+class NetworkSettings(MLPSettings):
+    """Settings that trainers of networks share."""
+
+    lr: float = Field(3e-3, gt=0, description="learning rate of Adam")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
+    device: Device = Field("auto", description="where to train")
+
+
+class NetworkTrainer(Trainer):
+    """A trainer that improves an MLP policy by gradient steps."""
+
+    settings: NetworkSettings
+    policy: MLPPolicy
+    adam_eps = 1e-8
+
+    def __init__(
+        self,
+        train: Tree,
+        settings: NetworkSettings | None = None,
+        *,
+        alpha: float,
+        seed: int,
+        init: Policy | None = None,
+    ) -> None:
+        super().__init__(train, settings, alpha=alpha, seed=seed, init=init)
+        self.device = pick_device(self.settings.device)
+        self.policy.to(self.device)
+        self.tree = train.to(self.device)
+        self.reward_M = self.tree.reward_M(alpha)
+        self.optimizer = torch.optim.AdamW(
+            self.policy.parameters(),
+            lr=self.settings.lr,
+            eps=self.adam_eps,
+            weight_decay=self.settings.weight_decay,
+            fused=True,
+        )
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+
+    def make_policy(self, train: Tree, init: Policy | None) -> MLPPolicy:
+        """See `Trainer`."""
+        return MLPPolicy.for_training(train, self.settings, seed=self.seed, init=init)
+
+    def descend(self, loss: Tensor, max_norm: float | None = None) -> None:
+        """One step of the optimizer."""
+        self.optimizer.zero_grad()
+        loss.backward()
+        if max_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.policy.parameters(), max_norm)
+        self.optimizer.step()
+
+    def permutation(self, length: int) -> Tensor:
+        """A random order, on the trainer's device."""
+        return torch.randperm(length, generator=self.generator, device=self.device)
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights, moments of the optimizer, and the generator, as flat tensors."""
+        state = {f"policy.{name}": value for name, value in self.policy.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            state |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+        state["generator"] = self.generator.get_state()
+        return {name: value.detach().cpu().clone() for name, value in state.items()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        self.policy.load_state_dict(part(state, "policy."))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in part(state, "optimizer.").items():
+            index, key = name.split(".", 1)
+            moments.setdefault(int(index), {})[key] = value.clone()
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.generator.set_state(state["generator"])
+
+
+def part(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Those whose names begin with `prefix`, which is taken off."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
