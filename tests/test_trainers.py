@@ -1,155 +1,27 @@
-"""Every registered trainer through the same paces; PPO's and SFT's parts against plain loops."""
+"""The loop of training; PPO's and SFT's parts against plain loops."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fitting import ALPHA, fresh, run, same, small
 from forest import Forest, Leaf, Node, nodes_of, random_forest, synthetic_forest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from hcache.config import parse_settings
 from hcache.errors import ConfigError, RunError
 from hcache.evaluation import evaluate
-from hcache.policies import load_policy
-from hcache.policies.fixed import RandomPolicy
 from hcache.policies.rollout import greedy_leaves, oracle_leaves
-from hcache.trainers import TRAINERS, Fitted, fit, greedy_metrics, register
+from hcache.trainers import fit, greedy_metrics, register
 from hcache.trainers.device import pick_device
 from hcache.trainers.ppo import PPO, PPOSettings, exact_advantages, gae
 from hcache.trainers.sft import SFT, SFTSettings, balanced, best_actions, best_quality
-from hcache.tree import Tree, reach, sequences, tree_of_state
-
-ALPHA = 0.02
-NAMES = sorted(TRAINERS)
-torch.set_num_threads(1)
-
-
-@cache
-def small(split: str) -> Tree:
-    seeds = {"train": 1, "valid": 2, "test": 3}
-    return synthetic_forest(16, seed=seeds[split], features=16, hops=2, prefix=split)
-
-
-def run(
-    trainer: Any, iterations: int = 6, on_metrics: Callable[..., None] | None = None, **options: Any
-) -> tuple[Fitted, list[dict[str, float]]]:
-    lines: list[dict[str, float]] = []
-
-    def record(metrics: dict[str, float]) -> None:
-        lines.append(metrics)
-        if on_metrics:
-            on_metrics(metrics)
-
-    defaults: dict[str, Any] = {"evaluate_every": 2, "patience": 0}
-    fitted = fit(
-        trainer, small("valid"), iterations=iterations, on_metrics=record, **defaults | options
-    )
-    return fitted, lines
-
-
-def fresh(name: str, seed: int = 0, **values: Any) -> Any:
-    cls = TRAINERS[name]
-    return cls(small("train"), cls.Settings(**values), alpha=ALPHA, seed=seed)
-
-
-def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
-    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_trainer_fits_saves_loads_and_is_judged(name: str, tmp_path: Path) -> None:
-    fitted, lines = run(fresh(name))
-    assert [line["iteration"] for line in lines] == [0, 1, 2, 3, 4, 5, 6]
-    assert ["valid_reward" in line for line in lines] == [i % 2 == 0 for i in range(7)]
-    best = max(line["valid_reward"] for line in lines if "valid_reward" in line)
-    assert fitted.best_reward == best
-    assert greedy_metrics(fitted.policy, small("valid"), ALPHA)["reward"] == best
-    fitted.policy.save(tmp_path / "p")
-    again = load_policy(tmp_path / "p")
-    assert same(again.state_dict(), fitted.policy.state_dict())  # type: ignore[attr-defined]
-    report = evaluate(
-        small("test"), {name: again}, alpha=ALPHA, selection=small("train"), resamples=50
-    )
-    assert report.verdicts[name]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_setting_has_help(name: str) -> None:
-    assert TRAINERS[name].__doc__
-    for field, spec in TRAINERS[name].Settings.model_fields.items():
-        assert spec.description, field
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_one_seed_repeats_to_the_bit(name: str) -> None:
-    (one, lines_one), (two, lines_two), (other, _) = (run(fresh(name, seed)) for seed in (4, 4, 5))
-    assert same(one.policy.state_dict(), two.policy.state_dict())
-    assert lines_one == lines_two
-    assert not same(one.policy.state_dict(), other.policy.state_dict())
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("killed_at", [1, 2, 3, 5])
-def test_a_killed_run_ends_with_the_same_bits(name: str, killed_at: int, tmp_path: Path) -> None:
-    whole = fresh(name)
-    fitted, lines = run(whole)
-    checkpoint = tmp_path / "checkpoint.safetensors"
-
-    def kill(metrics: dict[str, float]) -> None:
-        if metrics["iteration"] == killed_at:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(fresh(name), on_metrics=kill, checkpoint=checkpoint, resume=True)
-    resumed = fresh(name)
-    again, rest = run(resumed, checkpoint=checkpoint, resume=True)
-    assert again.iterations == fitted.iterations
-    assert again.best_iteration == fitted.best_iteration
-    assert again.best_reward == fitted.best_reward
-    assert same(again.policy.state_dict(), fitted.policy.state_dict())
-    assert same(resumed.state(), whole.state())
-    assert rest == lines[len(lines) - len(rest) :]
-    assert [p.name for p in tmp_path.iterdir()] == [checkpoint.name]
-    finished, nothing = run(fresh(name), checkpoint=checkpoint, resume=True)
-    assert nothing == []
-    assert same(finished.policy.state_dict(), fitted.policy.state_dict())
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_training_goes_on_from_a_policy(name: str) -> None:
-    start, _ = run(fresh("sft"))
-    before = {k: v.clone() for k, v in start.policy.state_dict().items()}
-    trainer = TRAINERS[name](small("train"), None, alpha=ALPHA, seed=1, init=start.policy)
-    assert same(trainer.policy.state_dict(), before)
-    trainer.step()
-    assert not same(trainer.policy.state_dict(), before)
-    assert same(start.policy.state_dict(), before)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_start_that_does_not_fit_is_refused(name: str) -> None:
-    make = TRAINERS[name]
-    with pytest.raises(RunError, match="no networks"):
-        make(small("train"), alpha=ALPHA, seed=0, init=RandomPolicy(small("train").arms))
-    other = make(random_forest(1, arms=2, features=16).tree, alpha=ALPHA, seed=0).policy
-    with pytest.raises(RunError, match="Start from a run on the same pool"):
-        make(small("train"), alpha=ALPHA, seed=0, init=other)
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("seed", range(6))
-def test_ragged_forests_can_be_trained_on(name: str, seed: int) -> None:
-    tree = random_forest(seed, queries=5, arms=3, hops=3, replicas=2).tree
-    trainer = TRAINERS[name](tree, alpha=0.1, seed=0)
-    assert all(math.isfinite(value) for value in trainer.step().values())
+from hcache.tree import reach, sequences, tree_of_state
 
 
 def test_patience_ends_training_and_best_weights_are_kept() -> None:
