@@ -2,61 +2,74 @@
 
 What comes in: the test trees, the routers, and the trees that choices may be made on (train and
 validation). What goes out: a `Report` with one row per single model, static sequence, router,
-chance and the oracle, over all queries and per data set and kind. Everything is chosen on the
+chance and oracle, over all queries and per data set and kind. Everything is chosen on the
 selection trees; the one row that is chosen on test says so in its name.
 
 A query's value is the mean over its replicas. Routers act greedily. Intervals are bootstrapped
 over queries, paired with the best static sequence (see `hcache.statistics`). The share of the gap
-closed is mean(R − R_static) / mean(R_oracle − R_static).
+closed is mean(R − R_static) / mean(R_oracle − R_static); regret is mean(R_oracle − R). AIQ is that
+of RouterBench (arXiv 2403.12031) over the points that a router has: several where it serves any α,
+else one; its reference cost is that of the dearest static sequence on the same queries, so that it
+does not depend on who else is judged.
 
-Axes in names: T trees, Q queries, S static sequences, M leaves, B resamples, V quantities;
-leading `seeds` axis where a router comes in several seeds.
+Axes in names: T trees, Q queries, S static sequences, L hops, A actions, F points of a front,
+B resamples, V quantities; leading `seeds` axis where a router comes in several seeds.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from hcache.errors import ConfigError, DataError
+from hcache.fronts import TwoModels, aiq, aiq_draws, apgr_cpt, area, pareto
 from hcache.policies import Policy
-from hcache.policies.rollout import (
-    TIE,
-    greedy_leaves,
-    hops_of,
-    mean_by_query,
-    oracle_leaves,
-    random_means,
-    static_leaves,
+from hcache.rivals import (
+    BEST_ON_TEST,
+    BEST_STATIC,
+    Candidate,
+    Judge,
+    best_single,
+    best_static,
+    common_paths,
+    extremes,
+    single_paths,
+    singles,
 )
 from hcache.statistics import (
     Array,
     Interval,
     in_words,
+    interval_of_draws,
     interval_of_mean,
     interval_of_ratio,
     resampled_means,
+    smallest_effect,
     verdict,
 )
-from hcache.tree import NONE, Tree, path_name, sequences
+from hcache.tree import Tree, path_name
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-Path = tuple[int, ...]  # actions of a static sequence, STOP left out
-
-BEST_STATIC = "best static sequence"
-BEST_ON_TEST = "best static, chosen on test (not attainable)"
-PER_KIND = "best static sequence per kind"
-RANDOM, ORACLE = "random", "oracle"
 LEVEL = 0.95
+STOP = "STOP"
+PAIRED = ("quality", "cost", "reward", "difference", "regret")  # means with draws of their own
+
+Policies = Mapping[str, Policy | Sequence[Policy]]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place on the cost-quality plane; `alpha` where it belongs to a front."""
+
+    name: str
+    cost: float
+    quality: float
+    alpha: float | None = None
 
 
 @dataclass(frozen=True)
@@ -64,16 +77,22 @@ class Row:
     """One line of a report; differences are in reward, against the best static sequence."""
 
     name: str
-    role: str  # single, static, static per kind, static on test, random, router, oracle
+    role: str  # single, static, static per kind, static on test, random, router, oracle, …
     sequence: str  # of a static row; empty otherwise
     seeds: int
     quality: Interval
     cost: Interval
     reward: Interval
     hops: float
+    stops: float  # share of the trees in which it takes STOP
     difference: Interval
+    regret: Interval
     gap_closed: Interval
+    aiq: Interval
+    smallest_effect: float  # in reward, that as many queries would have shown
     verdict: str  # of a router: better than the best static sequence?
+    flow: tuple[dict[str, float], ...]  # share of all trees that take each action, by hop
+    front: tuple[Point, ...]  # of a router that serves any α, and of the oracle
 
 
 @dataclass(frozen=True)
@@ -83,7 +102,19 @@ class Group:
     by: str  # all, dataset, kind
     name: str
     queries: int
+    reference_cost: float  # of AIQ and areas
     rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Static sequences and routers by mean cost and quality over all queries."""
+
+    statics: tuple[Point, ...]
+    pareto: tuple[str, ...]  # names of the points that no other dominates, cheapest first
+    static_aiq: float  # of mixtures of static sequences, all of them
+    static_area: float  # under the static sequences that are not dominated
+    area: float  # the same with the routers
 
 
 @dataclass(frozen=True)
@@ -104,6 +135,8 @@ class Report:
     best_single: str  # chosen on selection; empty if the trees hold no single models
     verdicts: dict[str, str]  # a sentence per router
     notes: tuple[str, ...]
+    plane: Plane
+    two_models: dict[str, TwoModels]  # of each router, where the pool has two arms
     groups: tuple[Group, ...]  # the first is over all queries
 
     @property
@@ -117,34 +150,23 @@ class Report:
         return plain
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    """A row before its statistics: per-query values, [seeds, Q]."""
-
-    name: str
-    role: str
-    quality: Array
-    cost: Array
-    reward: Array
-    hops: Array
-    sequence: str = ""
-
-
 def evaluate(
     test: Tree,
-    policies: Mapping[str, Policy | Sequence[Policy]],
+    policies: Policies,
     *,
     alpha: float,
     selection: Tree | Sequence[Tree],
     stop: bool = True,
     resamples: int = 10_000,
     seed: int = 0,
+    elsewhere: Sequence[tuple[Tree, Policies]] = (),
 ) -> Report:
     """Judge routers on `test`; a router given as a list is one router in several seeds.
 
     With `stop` False nobody may STOP: router, static sequences, chance and oracle all run to the
     last hop. Single models are always judged after one hop, where the trees have that outcome.
-    Ties among static sequences go to the cheapest, then to the shortest.
+    Ties among static sequences go to the cheapest, then to the shortest. `elsewhere` holds routers
+    of other workflows with the trees of the same test queries there.
 
     Raises:
         ConfigError: for no selection trees, other arms, or an empty list of policies.
@@ -153,23 +175,31 @@ def evaluate(
     """
     chosen_on = [selection] if isinstance(selection, Tree) else list(selection)
     _check(test, chosen_on, policies)
-    judge = _Judge(test if stop else test.without_stop(), alpha)
+    open_judge = Judge(test, alpha)
+    judge = open_judge if stop else Judge(test.without_stop(), alpha)
     allowed = chosen_on if stop else [tree.without_stop() for tree in chosen_on]
     static = best_static(allowed, alpha)
     candidates = [
-        *_singles(_Judge(test, alpha)),
+        *singles(open_judge),
+        *extremes(open_judge, chosen_on),
         judge.static(BEST_STATIC, "static", static),
-        *judge.per_kind(allowed, alpha),
+        *judge.per_kind(allowed),
         judge.static(BEST_ON_TEST, "static on test", best_static([judge.tree], alpha)),
         judge.random(),
         *(judge.router(name, _as_list(given)) for name, given in policies.items()),
+        *_elsewhere(elsewhere, alpha, test.queries),
+        *judge.halves(),
+        judge.best_quality(),
         judge.oracle(),
     ]
+    paths = common_paths([judge.tree])
+    statics = judge.statics(paths)
     groups = tuple(
-        Group(by, name, int(mask_Q.sum()), _rows(candidates, mask_Q, resamples, seed))
+        _group(by, name, mask_Q, candidates, statics, test.arms, resamples, seed)
         for by, name, mask_Q in _groups(test)
     )
-    best_single = _best_single(chosen_on, alpha)
+    single = best_single(chosen_on, alpha)
+    rows = groups[0].rows
     return Report(
         alpha=alpha,
         stop=stop,
@@ -180,169 +210,24 @@ def evaluate(
         trees=len(test),
         replicas=len(test.replica_T.unique()),
         selection_queries=sum(len(tree.queries) for tree in chosen_on),
-        seeds={name: len(_as_list(given)) for name, given in policies.items()},
+        seeds={row.name: row.seeds for row in rows if row.role == "router"},
         best_static=path_name(static, test.arms),
-        best_single=test.arms[best_single] if best_single is not None else "",
-        verdicts={row.name: _sentence(row) for row in groups[0].rows if row.role == "router"},
+        best_single=path_name(single, test.arms) if single is not None else "",
+        verdicts={row.name: _sentence(row) for row in rows if row.role == "router"},
         notes=_notes(test, candidates),
+        plane=_plane([path_name(path, test.arms) for path in paths], statics, groups[0]),
+        two_models=_two_models(test, chosen_on, policies),
         groups=groups,
     )
 
 
-def best_static(trees: Sequence[Tree], alpha: float, kind: str | None = None) -> Path:
-    """The static sequence with the highest mean reward over the queries of all trees.
-
-    With `kind`, over the queries of that kind alone. Of equals the cheapest, then the shortest,
-    then the first in the order of the arms.
-
-    Raises:
-        DataError: if no sequence is possible in every tree.
-    """
-    paths = _common_paths(trees)
-    if not paths:
-        raise DataError(
-            "no static sequence is possible in every selection tree.",
-            "Sample the missing trajectories, or leave their queries out.",
-        )
-    leaves = [static_leaves(tree, paths) for tree in trees]
-    rewards = [mean_by_query(t, t.reward_M(alpha)[at]) for t, at in zip(trees, leaves, strict=True)]
-    costs = [mean_by_query(t, t.cost_M[at]) for t, at in zip(trees, leaves, strict=True)]
-    kinds = [kind is None or kind == own for tree in trees for own in tree.kinds]
-    reward_S = torch.cat(rewards)[kinds].mean(dim=0)
-    cost_S = torch.cat(costs)[kinds].mean(dim=0)
-    tied = (reward_S >= reward_S.max() - TIE).nonzero()[:, 0].tolist()
-    best: int = min(tied, key=lambda s: (round(float(cost_S[s]), 9), s))
-    return paths[best]
-
-
-def table(report: Report, group: int = 0) -> Table:
-    """A group of a report as a table for the terminal."""
-    from rich.table import Table
-
-    shown = report.groups[group]
-    title = "all queries" if shown.by == "all" else f"{shown.by} {shown.name or '(none)'}"
-    out = Table(title=f"{title}: {shown.queries} queries, α = {report.alpha:g}")
-    out.add_column("who")
-    for column in ("quality", "cost", "reward", "hops", "against best static", "gap closed"):
-        out.add_column(column, justify="right")
-    for row in shown.rows:
-        name = f"{row.name}: {row.sequence}" if row.sequence else row.name
-        name = f"{name} ({row.seeds} seeds)" if row.seeds > 1 else name
-        cells = (row.quality, row.cost, row.reward)
-        out.add_row(
-            name,
-            *(_cell(interval) for interval in cells),
-            f"{row.hops:.2f}",
-            _cell(row.difference),
-            _cell(row.gap_closed),
-        )
-    return out
-
-
-class _Judge:
-    """Turns whatever ends in leaves of the test trees into a candidate row."""
-
-    def __init__(self, tree: Tree, alpha: float) -> None:
-        self.tree = tree
-        self.reward_M = tree.reward_M(alpha)
-
-    def static(self, name: str, role: str, path: Path) -> _Candidate:
-        leaf_T = static_leaves(self.tree, [path])[:, 0]
-        sequence = path_name(path, self.tree.arms)
-        if bool((leaf_T == NONE).any()):
-            raise DataError(
-                f"{int((leaf_T == NONE).sum())} test trees lack the sequence {sequence}.",
-                "Sample the missing trajectories, or leave their queries out.",
-            )
-        return self._of_leaves(name, role, [leaf_T], "" if role == "single" else sequence)
-
-    def per_kind(self, selection: Sequence[Tree], alpha: float) -> Iterator[_Candidate]:
-        """The rule that knows each query's kind, and takes the best sequence of that kind.
-
-        Nothing where there is one kind only, or one that selection has not seen.
-        """
-        kinds = sorted(set(self.tree.kinds))
-        if len(kinds) < 2 or not all(any(k in t.kinds for t in selection) for k in kinds):
-            return
-        paths = [best_static(selection, alpha, kind) for kind in kinds]
-        leaf_TK = static_leaves(self.tree, paths)
-        kind_T = torch.tensor([kinds.index(kind) for kind in self.tree.kinds])[self.tree.query_T]
-        leaf_T = leaf_TK.gather(1, kind_T[:, None])[:, 0]
-        yield self._of_leaves(PER_KIND, "static per kind", [leaf_T])
-
-    def router(self, name: str, policies: Sequence[Policy]) -> _Candidate:
-        return self._of_leaves(name, "router", [greedy_leaves(p, self.tree) for p in policies])
-
-    def oracle(self) -> _Candidate:
-        leaf_T = oracle_leaves(self.tree, self.reward_M)
-        return self._of_leaves(ORACLE, "oracle", [leaf_T])
-
-    def random(self) -> _Candidate:
-        return self._candidate(RANDOM, "random", lambda value_M: [random_means(self.tree, value_M)])
-
-    def _of_leaves(
-        self, name: str, role: str, leaves: Sequence[Tensor], sequence: str = ""
-    ) -> _Candidate:
-        return self._candidate(name, role, lambda value_M: [value_M[at] for at in leaves], sequence)
-
-    def _candidate(
-        self, name: str, role: str, per_tree: Callable[[Tensor], list[Tensor]], sequence: str = ""
-    ) -> _Candidate:
-        """`per_tree` takes a value of the leaves to its value in each tree, for each seed."""
-
-        def by_query(value_M: Tensor) -> Array:
-            values = [mean_by_query(self.tree, value_T) for value_T in per_tree(value_M)]
-            return np.stack([value_Q.numpy() for value_Q in values])
-
-        return _Candidate(
-            name=name,
-            role=role,
-            quality=by_query(self.tree.quality_M),
-            cost=by_query(self.tree.cost_M),
-            reward=by_query(self.reward_M),
-            hops=by_query(hops_of(self.tree).double()),
-            sequence=sequence,
-        )
-
-
-def _singles(judge: _Judge) -> Iterator[_Candidate]:
-    """One row per arm alone, where every tree has that outcome."""
-    for arm in _single_arms([judge.tree]):
-        yield judge.static(judge.tree.arms[arm], "single", (arm,))
-
-
-def _single_arms(trees: Sequence[Tree]) -> list[int]:
-    paths = [(arm,) for arm in range(len(trees[0].arms))]
-    possible = torch.stack([(static_leaves(t, paths) != NONE).all(dim=0) for t in trees])
-    return [int(arm) for arm in possible.all(dim=0).nonzero()[:, 0]]
-
-
-def _best_single(trees: Sequence[Tree], alpha: float) -> int | None:
-    """The arm that is best alone on the selection trees; of equals the cheapest."""
-    scores = []
-    for arm in _single_arms(trees):
-        leaves = [static_leaves(tree, [(arm,)])[:, 0] for tree in trees]
-        reward = _mean([t.reward_M(alpha) for t in trees], trees, leaves)
-        cost = _mean([t.cost_M for t in trees], trees, leaves)
-        scores.append((-round(reward, 12), round(cost, 9), arm))
-    return min(scores)[2] if scores else None
-
-
-def _mean(values: Sequence[Tensor], trees: Sequence[Tree], leaves: Sequence[Tensor]) -> float:
-    parts = [mean_by_query(t, v[at]) for t, v, at in zip(trees, values, leaves, strict=True)]
-    return float(torch.cat(parts).mean())
-
-
-def _common_paths(trees: Sequence[Tree]) -> list[Path]:
-    """The static sequences that are possible in every tree, shortest first."""
-    found = {
-        tuple(action for action in path if action >= 0)
-        for tree in trees
-        for path in sequences(tree).path_SL.tolist()
-    }
-    paths = sorted((path for path in found if path), key=lambda path: (len(path), path))
-    possible = torch.stack([(static_leaves(t, paths) != NONE).all(dim=0) for t in trees])
-    return [path for path, ok in zip(paths, possible.all(dim=0).tolist(), strict=True) if ok]
+def _elsewhere(
+    given: Sequence[tuple[Tree, Policies]], alpha: float, queries: Sequence[str]
+) -> Iterator[Candidate]:
+    for tree, policies in given:
+        judge = Judge(tree, alpha, queries)
+        for name, own in policies.items():
+            yield judge.router(name, _as_list(own))
 
 
 def _groups(tree: Tree) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
@@ -354,45 +239,166 @@ def _groups(tree: Tree) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
             yield by, label, np.array([own == label for own in labels])
 
 
-def _rows(
-    candidates: Sequence[_Candidate], mask_Q: NDArray[np.bool_], resamples: int, seed: int
-) -> tuple[Row, ...]:
-    """Statistics of all candidates over the same resamples of the queries."""
+def _group(
+    by: str,
+    name: str,
+    mask_Q: NDArray[np.bool_],
+    candidates: Sequence[Candidate],
+    statics: tuple[Array, Array],
+    arms: Sequence[str],
+    resamples: int,
+    seed: int,
+) -> Group:
+    """Statistics of all candidates over the same resamples of some queries."""
+    reference_cost = float(statics[1][mask_Q].mean(axis=0).max())
     static = next(c for c in candidates if c.role == "static").reward[:, mask_Q]
-    gap_Q = next(c for c in candidates if c.role == "oracle").reward[0, mask_Q] - static[0]
+    oracle = next(c for c in candidates if c.role == "oracle").reward[:, mask_Q]
+    gap_Q = (oracle - static)[0]
     values = [
         {
             "quality": c.quality[:, mask_Q],
             "cost": c.cost[:, mask_Q],
             "reward": c.reward[:, mask_Q],
             "difference": c.reward[:, mask_Q] - static,
+            "regret": oracle - c.reward[:, mask_Q],
         }
         for c in candidates
     ]
-    columns = [value.mean(axis=0) for row in values for value in row.values()]
-    draws_BV = resampled_means(np.stack([*columns, gap_Q], axis=1), resamples, seed)
+    fronts = [_points(c, mask_Q) for c in candidates]
+    columns = [value.mean(axis=0)[:, None] for row in values for value in row.values()]
+    points = [array_QF for front in fronts for array_QF in front]
+    draws = _Draws(resampled_means(np.hstack([gap_Q[:, None], *columns, *points]), resamples, seed))
+    gap_B = draws.take(1)[:, 0]
+    drawn = [dict(zip(row, draws.take(len(row)).T, strict=True)) for row in values]
     rows = []
-    for index, (candidate, own) in enumerate(zip(candidates, values, strict=True)):
-        draws = draws_BV[:, 4 * index : 4 * index + 4].T
-        intervals = {
-            key: interval_of_mean(value, drawn, LEVEL)
-            for (key, value), drawn in zip(own.items(), draws, strict=True)
-        }
+    for candidate, own, own_draws, (cost_QF, quality_QF) in zip(
+        candidates, values, drawn, fronts, strict=True
+    ):
+        intervals = {key: interval_of_mean(own[key], own_draws[key], LEVEL) for key in PAIRED}
+        cost_BF, quality_BF = draws.take(cost_QF.shape[1]), draws.take(cost_QF.shape[1])
+        flow = _flow(candidate, mask_Q, arms)
         rows.append(
             Row(
                 name=candidate.name,
                 role=candidate.role,
                 sequence=candidate.sequence,
                 seeds=len(candidate.reward),
+                quality=intervals["quality"],
+                cost=intervals["cost"],
+                reward=intervals["reward"],
                 hops=float(candidate.hops[:, mask_Q].mean()),
-                **intervals,
+                stops=sum(share[STOP] for share in flow) if flow else math.nan,
+                difference=intervals["difference"],
+                regret=intervals["regret"],
                 gap_closed=interval_of_ratio(
-                    own["difference"], gap_Q, draws[3], draws_BV[:, -1], LEVEL
+                    own["difference"], gap_Q, own_draws["difference"], gap_B, LEVEL
                 ),
+                aiq=_aiq(cost_QF, quality_QF, cost_BF, quality_BF, reference_cost),
+                smallest_effect=smallest_effect(own["difference"]),
                 verdict=_verdict(candidate.role, intervals["difference"], len(gap_Q)),
+                flow=flow,
+                front=_front(candidate, mask_Q),
             )
         )
-    return tuple(rows)
+    return Group(by, name, int(mask_Q.sum()), reference_cost, tuple(rows))
+
+
+class _Draws:
+    """Resampled means [B, V], handed out in the order in which their columns were put together."""
+
+    def __init__(self, means_BV: Array) -> None:
+        self.means_BV = means_BV
+        self.place = 0
+
+    def take(self, columns: int) -> Array:
+        """The next columns."""
+        self.place += columns
+        return self.means_BV[:, self.place - columns : self.place]
+
+
+def _points(candidate: Candidate, mask_Q: NDArray[np.bool_]) -> tuple[Array, Array]:
+    """Cost and quality per query of the points that a candidate has, [Q, F] each."""
+    if candidate.front is not None:
+        return candidate.front.cost_QF[mask_Q], candidate.front.quality_QF[mask_Q]
+    own = (candidate.cost, candidate.quality)
+    cost_QF, quality_QF = (value[:, mask_Q].mean(axis=0)[:, None] for value in own)
+    return cost_QF, quality_QF
+
+
+def _aiq(
+    cost_QF: Array, quality_QF: Array, cost_BF: Array, quality_BF: Array, reference: float
+) -> Interval:
+    if reference <= 0:
+        return Interval(math.nan, note="every sequence is free")
+    estimate = aiq(cost_QF.mean(axis=0), quality_QF.mean(axis=0), reference)
+    draws_B = aiq_draws(cost_BF, quality_BF, reference)
+    return interval_of_draws(estimate, draws_B, len(cost_QF), LEVEL)
+
+
+def _flow(
+    candidate: Candidate, mask_Q: NDArray[np.bool_], arms: Sequence[str]
+) -> tuple[dict[str, float], ...]:
+    """The share of the trees that take each action, hop by hop; nothing for chance."""
+    if candidate.flow_QLA is None:
+        return ()
+    share_LA = candidate.flow_QLA[mask_Q].mean(axis=0)
+    return tuple(dict(zip((*arms, STOP), share, strict=True)) for share in share_LA.tolist())
+
+
+def _front(candidate: Candidate, mask_Q: NDArray[np.bool_]) -> tuple[Point, ...]:
+    if candidate.front is None:
+        return ()
+    costs, qualities = (array_QF.mean(axis=0).tolist() for array_QF in _points(candidate, mask_Q))
+    triples = zip(costs, qualities, candidate.front.alphas, strict=True)
+    return tuple(Point(candidate.name, *triple) for triple in triples)
+
+
+def _plane(names: Sequence[str], statics: tuple[Array, Array], group: Group) -> Plane:
+    """Means over all queries, and what no other point dominates."""
+    quality_S, cost_S = (array_QS.mean(axis=0) for array_QS in statics)
+    points = [Point(*each) for each in zip(names, cost_S.tolist(), quality_S.tolist(), strict=True)]
+    routers = [
+        point
+        for row in group.rows
+        if row.role == "router"
+        for point in row.front or (Point(row.name, row.cost.estimate, row.quality.estimate),)
+    ]
+    every = points + routers
+    cost_P = np.array([point.cost for point in every])
+    quality_P = np.array([point.quality for point in every])
+    kept = [every[i] for i in np.flatnonzero(pareto(cost_P, quality_P))]
+    names_kept = [point.name for point in sorted(kept, key=lambda point: point.cost)]
+    reference = group.reference_cost
+    if reference <= 0:  # every sequence is free
+        return Plane(tuple(points), tuple(dict.fromkeys(names_kept)), *[math.nan] * 3)
+    return Plane(
+        statics=tuple(points),
+        pareto=tuple(dict.fromkeys(names_kept)),
+        static_aiq=aiq(cost_S, quality_S, reference),
+        static_area=area(cost_S, quality_S, reference),
+        area=area(cost_P, quality_P, reference),
+    )
+
+
+def _two_models(test: Tree, selection: Sequence[Tree], policies: Policies) -> dict[str, TwoModels]:
+    """RouteLLM's metrics of each router's first decision, where there are two arms alone.
+
+    The strong arm is the one of higher quality on the selection trees; the score of a query is the
+    router's probability of it.
+    """
+    paths = single_paths([test, *selection])
+    if len(test.arms) != 2 or paths != [(0,), (1,)]:
+        return {}
+    judge = Judge(test, 0.0)
+    strong = (best_single(selection, 0.0) or (1,))[0]
+    quality_QS, _ = judge.statics(paths)
+    roots = test.states[test.root_T]
+    found = {}
+    for name, given in policies.items():
+        score_T = torch.stack([p.probs(roots)[:, strong] for p in _as_list(given)]).mean(dim=0)
+        score_Q = judge.by_query(score_T)
+        found[name] = apgr_cpt(score_Q, quality_QS[:, 1 - strong], quality_QS[:, strong])
+    return found
 
 
 def _verdict(role: str, difference: Interval, queries: int) -> str:
@@ -401,24 +407,28 @@ def _verdict(role: str, difference: Interval, queries: int) -> str:
 
 def _sentence(row: Row) -> str:
     found = in_words(row.verdict, row.difference)
-    return f"{row.name}: better than the best static sequence: {found}."
+    sentence = f"{row.name}: better than the best static sequence: {found}"
+    if math.isnan(row.smallest_effect):
+        return f"{sentence}."
+    return f"{sentence}; so many queries show differences from {row.smallest_effect:.4f} up."
 
 
-def _notes(test: Tree, candidates: Sequence[_Candidate]) -> tuple[str, ...]:
+def _notes(test: Tree, candidates: Sequence[Candidate]) -> tuple[str, ...]:
     notes = []
     if len(test.replica_T.unique()) > 1:
         notes.append(
             "The oracle and its gap are per replica, so part of them is luck in the samples."
         )
-    missing = [arm for arm in test.arms if arm not in {c.name for c in candidates}]
+    judged = {
+        candidate.name.split(">")[0] for candidate in candidates if candidate.role == "single"
+    }
+    missing = [arm for arm in test.arms if arm not in judged]
     if missing:
         notes.append(f"No row for {', '.join(missing)} alone: the trees lack that outcome.")
     return tuple(notes)
 
 
-def _check(
-    test: Tree, selection: Sequence[Tree], policies: Mapping[str, Policy | Sequence[Policy]]
-) -> None:
+def _check(test: Tree, selection: Sequence[Tree], policies: Policies) -> None:
     if not selection:
         raise ConfigError("there are no selection trees.", "Give the train and validation trees.")
     for tree in selection:
@@ -448,7 +458,7 @@ def _flat(group: Group, row: Row) -> dict[str, Any]:
         if isinstance(value, Interval):
             flat |= {name: value.estimate, f"{name}_low": value.low, f"{name}_high": value.high}
             flat[f"{name}_spread"] = value.spread
-        else:
+        elif not isinstance(value, tuple):
             flat[name] = value
     safe: dict[str, Any] = _jsonable(flat)
     return safe
@@ -462,11 +472,3 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def _cell(interval: Interval) -> str:
-    if math.isnan(interval.estimate):
-        return "-"
-    if math.isnan(interval.low):
-        return f"{interval.estimate:.3f}"
-    return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -120,6 +121,27 @@ def interval_of_ratio(
         return Interval(estimate, spread=spread, note=note)
     low, high = _percentiles(top_B / bottom_B, level)
     return Interval(estimate, low, high, spread)
+
+
+def interval_of_draws(estimate: float, draws_B: Array, queries: int, level: float) -> Interval:
+    """The percentile interval of any statistic from its values in the resamples."""
+    if queries < 2:
+        return Interval(estimate, note="one query has no interval")
+    return Interval(estimate, *_percentiles(draws_B, level))
+
+
+def smallest_effect(values_SQ: Array, level: float = 0.95, power: float = 0.8) -> float:
+    """The smallest mean that a two-sided test at `level` would find with chance `power`.
+
+    (z_{(1+level)/2} + z_power) · s / √Q, with s the standard deviation over queries of the seeds'
+    mean (Cohen, Statistical Power Analysis, 1988, chapter 2). NaN with one query.
+    """
+    value_Q = values_SQ.mean(axis=0)
+    if len(value_Q) < 2:
+        return math.nan
+    normal = NormalDist()
+    factor = normal.inv_cdf((1 + level) / 2) + normal.inv_cdf(power)
+    return factor * float(value_Q.std(ddof=1)) / math.sqrt(len(value_Q))
 
 
 def verdict(difference: Interval, queries: int) -> str:

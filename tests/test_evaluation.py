@@ -18,10 +18,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from hcache.errors import ConfigError, DataError, RunError
-from hcache.evaluation import BEST_ON_TEST, BEST_STATIC, Report, Row, best_static, evaluate, table
+from hcache.evaluation import Report, Row, evaluate
+from hcache.leaderboard import table
 from hcache.policies import Policy
 from hcache.policies.fixed import RandomPolicy, SequencePolicy
 from hcache.policies.mlp import MLPPolicy
+from hcache.rivals import BEST_ON_TEST, BEST_STATIC, best_static
 from hcache.tree import Tree, returns
 
 quick = settings(max_examples=30, deadline=None)
@@ -120,7 +122,7 @@ def test_rows_keep_their_order(seed: int, alpha: float, stop: bool) -> None:
             line.quality.estimate - alpha * line.cost.estimate, abs=1e-9
         )
         assert line.difference.estimate == pytest.approx(line.reward.estimate - static, abs=1e-12)
-        if line.role != "single":
+        if line.role not in ("single", "cheapest", "dearest"):  # these may end after one hop
             assert oracle >= line.reward.estimate - 1e-12
     assert row(report, "static").difference.estimate == 0
     assert row(report, "static").difference.low == 0
@@ -192,12 +194,28 @@ def test_without_stop_singles_stay_and_the_rest_runs_on() -> None:
     assert report.best_static.count(">") == 2
 
 
-def test_trees_without_single_models_say_so() -> None:
+def test_without_single_outcomes_a_model_alone_is_the_same_model_throughout() -> None:
     train, _, test = three(5, ragged=False, stop=False)
     report = evaluate(test.tree, {}, alpha=0.1, selection=train.tree, resamples=50)
+    names = [r.name for r in report.groups[0].rows if r.role == "single"]
+    assert names == ["a>a>a", "b>b>b"][: len(names)] and len(names) == len(test.tree.arms)
+    assert report.best_single in names
+    assert not report.notes
+
+
+def test_trees_without_a_model_alone_say_so() -> None:
+    test, train = (
+        lay_out(
+            [Node([0.0], 0.0, 0, {0: Node([0.0], 0.0, 1, {1: Leaf(1.0, 1.0, (0, 1))})})],
+            "ab",
+            hops=2,
+            prefix=prefix,
+        ).tree
+        for prefix in "xy"
+    )
+    report = evaluate(test, {}, alpha=0.1, selection=train, resamples=50)
     assert report.best_single == ""
-    assert not [line for line in report.groups[0].rows if line.role == "single"]
-    assert any("No row for a, b alone" in note for note in report.notes)
+    assert report.notes == ("No row for a, b alone: the trees lack that outcome.",)
 
 
 def test_groups_are_the_report_of_their_queries() -> None:

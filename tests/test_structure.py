@@ -15,7 +15,7 @@ PACKAGE = ROOT / "hcache"
 LAYERS = [
     {"errors"},
     {"files", "keys"},
-    {"queries", "metrics"},
+    {"queries", "metrics", "hub"},
     {"answers", "readers"},
     {"config"},
     {"arms"},
@@ -25,10 +25,10 @@ LAYERS = [
     {"experiment", "scoring"},
     {"sampling"},
     {"tree"},
-    {"features", "policies", "statistics"},
-    {"replay", "trainers", "runs"},
+    {"features", "policies", "statistics", "fronts"},
+    {"replay", "trainers", "runs", "rivals"},
     {"evaluation", "training", "routing"},
-    {"judging"},
+    {"leaderboard", "judging"},
     {"doctor"},
     {"commands"},
 ]

@@ -112,8 +112,8 @@ def evaluate(
 
     Example: `hcache eval data/demo/experiment.yaml --split test`
     """
-    from hcache.evaluation import table
     from hcache.judging import judge
+    from hcache.leaderboard import table
 
     config, runs, database = _target(target, set_ or (), db)
     report = judge(config, database, runs, split)

@@ -27,7 +27,7 @@ GRID = (0.0, 0.25, 0.5, 0.75, MOST)  # of u, in validation
 class FrontSettings(SoftSettings):
     """Settings of soft policy iteration over α."""
 
-    alphas: int = Field(8, ge=1, description="values of α of an iteration, K")
+    alphas: int = Field(4, ge=1, description="values of α of an iteration, K")
 
 
 @register("front")
@@ -44,7 +44,7 @@ class Front(Soft):
         return policy.centred_at(self.alpha) if init is None else policy
 
     def step(self) -> dict[str, float]:
-        """Evaluate the policy exactly at K values of α, then one pass over the states."""
+        """Evaluate the policy exactly at K values of α, then learn at states drawn."""
         u_K = MOST * torch.rand(
             self.settings.alphas,
             generator=self.generator,

@@ -13,11 +13,12 @@ R = Q − α·C that is reported, and greedy as τ → 0.
     soft      Q = Q^π of the current policy: what an action brings with the mistakes made after it
     optimal   Q = Q* of the oracle: SFT on soft targets, which stay the same from start to end
 
-A state counts as much as the current policy reaches it, and `floor` more. Without a floor, what is
-hardly reached is hardly learned: its Q^π stays low, and so it is never reached. The critic is left
-as it is.
+States are drawn as often as the current policy reaches them, and by `floor` more: most states of a
+tree are far from any good path, and a pass over all would mostly learn what never happens. Without
+a floor, what is hardly reached is hardly learned: its Q^π stays low, and it is never reached. The
+critic is left as it is.
 
-Axes in names: T trees, N states, A actions, M leaves, B states of a minibatch.
+Axes in names: T trees, N states, A actions, M leaves, K drawn states, B of a minibatch.
 """
 
 from __future__ import annotations
@@ -37,12 +38,13 @@ Target = Literal["soft", "optimal"]
 
 
 class SoftSettings(NetworkSettings):
-    """Settings of soft policy iteration; an iteration is one evaluation, one pass over states."""
+    """Settings of soft policy iteration; an iteration evaluates, then draws T·L states."""
 
     target: Target = Field("soft", description="Q-values to learn: the policy's or the oracle's")
-    temperature: float = Field(0.02, gt=0, description="τ of softmax(Q/τ), in units of the reward")
+    temperature: float = Field(0.05, gt=0, description="τ of softmax(Q/τ), in units of the reward")
     floor: float = Field(0.05, ge=0, description="weight of a state beside its chance of reach")
-    batch_size: int = Field(256, ge=1, description="states of a minibatch")
+    lr: float = Field(1e-2, gt=0, description="learning rate of Adam")
+    batch_size: int = Field(64, ge=1, description="states of a minibatch")
 
 
 @register("soft")
@@ -53,7 +55,7 @@ class Soft(NetworkTrainer):
     settings: SoftSettings
 
     def step(self) -> dict[str, float]:
-        """Evaluate the policy exactly, then one pass over the states in random order."""
+        """Evaluate the policy exactly, then learn at states that it reaches."""
         probs_NA = self.policy.probs(self.tree.states)
         reward_T = returns(self.tree, self.reward_M, probs_NA)
         loss = self.improve(self.targets(probs_NA, self.reward_M), self.weights(probs_NA))
@@ -71,16 +73,17 @@ class Soft(NetworkTrainer):
         return weight_N / weight_N.mean()
 
     def improve(self, target_NA: Tensor, weight_N: Tensor) -> float:
-        """One pass over the states; the mean of the weighted cross-entropy on the way."""
-        target_NA, weight_N = target_NA.float(), weight_N.float()
+        """One pass over states drawn by weight, T·L of them; the mean cross-entropy on the way."""
+        target_NA = target_NA.float()
+        draws = len(self.tree) * self.tree.hops
+        drawn_K = torch.multinomial(weight_N, draws, replacement=True, generator=self.generator)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for state_B in self.permutation(len(weight_N)).split(self.settings.batch_size):
+        for state_B in drawn_K.split(self.settings.batch_size):
             logits_BA = self.policy_for(state_B).logits(self.tree.states[state_B])
-            cross_B = -(target_NA[state_B] * logits_BA.log_softmax(dim=1)).sum(dim=1)
-            loss = (weight_N[state_B] * cross_B).mean()
+            loss = -(target_NA[state_B] * logits_BA.log_softmax(dim=1)).sum(dim=1).mean()
             self.descend(loss)
             total += loss.detach() * len(state_B)
-        return float(total) / len(weight_N)
+        return float(total) / draws
 
     def policy_for(self, state_B: Tensor) -> MLPPolicy:
         """The policy that learns at these states."""
