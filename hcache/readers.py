@@ -7,7 +7,7 @@ row left out.
 Formats: HotpotQA (hotpotqa.github.io), GSM8K (github.com/openai/grade-school-math), MMLU
 (github.com/hendrycks/test), HumanEval (github.com/openai/human-eval), and `jsonl` for JSON
 objects with fields of any name. Where a format is JSON, the file holds one object per line or is
-one array of objects.
+one array of objects. Rows as the Hugging Face hub has them (`hub.py`) are read as well.
 
 To add a reader: write a function from a `Source` to queries, which yields the query of a row
 before it reads the next row, and mark it `@reader`. Its options are its keyword-only parameters.
@@ -40,6 +40,9 @@ T = TypeVar("T")
 
 PASSAGES = ("supporting", "all", "none")
 _OTHER_PASSAGES = "Read the file with the option passages: all, or none."
+
+_LETTERS = "ABCD"
+_JSON_NAME = re.compile(r"\.jsonl?(\.gz)?$")
 
 _OPENING = re.compile(r"\s*\[\s*")
 _MARK = re.compile(r"\s*([,\]])\s*")
@@ -127,6 +130,8 @@ def hotpotqa(
 ) -> Iterator[Query]:
     """HotpotQA rows, with whole paragraphs in the order of the row's context.
 
+    Context and supporting facts are lists of pairs, or objects of two lists as on the hub.
+
     `passages` is "supporting" (the paragraphs that supporting_facts names), "all" or "none". They
     stand before the question, or with `apart` beside it, where a search tool finds them.
     """
@@ -159,7 +164,16 @@ def gsm8k(source: Source) -> Iterator[Query]:
 
 @reader
 def mmlu(source: Source) -> Iterator[Query]:
-    """MMLU rows (question, four options, letter); kind is the subject in the file's name."""
+    """MMLU rows: CSV (question, four options, letter), or JSON where the file's name says so.
+
+    JSON rows have question, choices, answer (0 to 3) and subject. The kind is the subject, which
+    for CSV stands in the file's name.
+    """
+    if _JSON_NAME.search(source.path.name):
+        for row in source.json_rows():
+            question, options, letter = row.text("question"), _options(row), _letter(row)
+            yield _choice(question, options, letter, row.text("subject", required=False))
+        return
     subject = re.sub(r"(_(dev|val|test))?(\.csv)?(\.gz)?$", "", source.path.name)
     for cells in source.csv_rows():
         if len(cells) != 6:
@@ -167,10 +181,9 @@ def mmlu(source: Source) -> Iterator[Query]:
         if "" in cells:
             raise source.defect(f"column {cells.index('') + 1} is empty")
         question, *options, letter = cells
-        if letter not in ("A", "B", "C", "D"):
+        if letter not in tuple(_LETTERS):
             raise source.defect(f"the answer is {letter!r}, not a letter from A to D")
-        lines = [f"{name}. {option}" for name, option in zip("ABCD", options, strict=True)]
-        yield Query("\n".join([question, *lines]), (letter,), kind=subject)
+        yield _choice(question, options, letter, subject)
 
 
 @reader
@@ -381,9 +394,33 @@ def _prompt(paragraphs: Sequence[str], question: str) -> str:
     return "\n\n".join([*paragraphs, f"Question: {question}"])
 
 
+def _choice(question: str, options: Sequence[str], letter: str, subject: str) -> Query:
+    lines = [f"{name}. {option}" for name, option in zip(_LETTERS, options, strict=True)]
+    return Query("\n".join([question, *lines]), (letter,), kind=subject)
+
+
+def _options(row: Row) -> list[str]:
+    options = row.get("choices")
+    if not _is_list_of_str(options) or len(options) != len(_LETTERS):
+        raise row.unfit("choices", "a list of four strings")
+    options = [option.strip() for option in options]
+    if "" in options:
+        raise row.source.defect(f"item {options.index('') + 1} of 'choices' is empty")
+    return options
+
+
+def _letter(row: Row) -> str:
+    answer = row.get("answer")
+    if not isinstance(answer, int) or isinstance(answer, bool):
+        raise row.unfit("answer", "a whole number from 0 to 3")
+    if answer not in range(len(_LETTERS)):
+        raise row.source.defect(f"'answer' is {answer}, not a whole number from 0 to 3")
+    return _LETTERS[answer]
+
+
 def _paragraphs(row: Row) -> list[tuple[str, str]]:
     """Title and text of each paragraph; sentences carry their own spaces."""
-    context = _pairs(row, "context", list, "[title, [sentences]]")
+    context = _pairs(row, "context", "sentences", list, "[title, [sentences]]")
     for _, sentences in context:
         if not _is_list_of_str(sentences):
             raise row.source.defect("'context' has a sentence that is not a string")
@@ -391,7 +428,7 @@ def _paragraphs(row: Row) -> list[tuple[str, str]]:
 
 
 def _supporting(row: Row, paragraphs: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    facts = _pairs(row, "supporting_facts", int, "[title, sentence index]")
+    facts = _pairs(row, "supporting_facts", "sent_id", int, "[title, sentence index]")
     if not facts:
         raise row.source.defect("'supporting_facts' is empty", _OTHER_PASSAGES)
     present = {title for title, _ in paragraphs}
@@ -403,10 +440,16 @@ def _supporting(row: Row, paragraphs: list[tuple[str, str]]) -> list[tuple[str, 
     return [paragraph for paragraph in paragraphs if paragraph[0] in wanted]
 
 
-def _pairs(row: Row, field: str, second: type[T], shape: str) -> list[tuple[str, T]]:
+def _pairs(row: Row, field: str, column: str, second: type[T], shape: str) -> list[tuple[str, T]]:
+    """A list of pairs, or an object of two lists of equal length: `title` and `column`."""
     value = row.get(field)
+    if isinstance(value, dict):
+        titles, others = value.get("title"), value.get(column)
+        if isinstance(titles, list) and isinstance(others, list) and len(titles) == len(others):
+            value = [list(pair) for pair in zip(titles, others, strict=True)]
     if not isinstance(value, list):
-        raise row.unfit(field, f"a list of {shape}")
+        columns = f"equally many items in 'title' and {column!r}"
+        raise row.unfit(field, f"a list of {shape}, or an object with {columns}")
     pairs: list[tuple[str, T]] = []
     for item in value:
         match item:

@@ -104,6 +104,25 @@ def test_hotpotqa(tmp_path: Path, passages: str | None, question: str) -> None:
     assert query == Query(question, ("Ann",), "h", "bridge")
 
 
+def columns(pairs: object, second: str) -> dict[str, list[object]]:
+    """Pairs as the hub has them: an object of two lists."""
+    assert isinstance(pairs, list)
+    return {"title": [pair[0] for pair in pairs], second: [pair[1] for pair in pairs]}
+
+
+@pytest.mark.parametrize("passages", ["supporting", "all", "none"])
+def test_hotpotqa_with_the_columns_of_the_hub(tmp_path: Path, passages: str) -> None:
+    row = HOTPOT | {
+        "context": columns(HOTPOT["context"], "sentences"),
+        "supporting_facts": columns(HOTPOT["supporting_facts"], "sent_id"),
+    }
+    hub, published = (
+        read("hotpotqa", write(tmp_path, lines(item)), dataset="h", options={"passages": passages})
+        for item in (row, HOTPOT)
+    )
+    assert hub == published
+
+
 @pytest.mark.parametrize("indent", [None, 2])
 @pytest.mark.parametrize("blank", ["", " \n\n"])
 def test_one_json_array_reads_as_lines_do(tmp_path: Path, indent: int | None, blank: str) -> None:
@@ -129,6 +148,19 @@ def test_mmlu(tmp_path: Path, name: str) -> None:
         Query("Which, of\nthese?\nA. one\nB. two\nC. 3, or 4\nD. 5", ("C",), "m", "world_facts"),
         Query("Which?\nA. 1\nB. 2\nC. 3\nD. 4", ("A",), "m", "world_facts"),
     ]
+
+
+MMLU = {"question": " Which? ", "subject": "facts", "choices": ["1", " 2", "3", "4"], "answer": 2}
+
+
+@pytest.mark.parametrize("name", ["test.jsonl", "test.json", "test.jsonl.gz"])
+def test_mmlu_in_json_reads_as_csv_does(tmp_path: Path, name: str) -> None:
+    bare = {key: value for key, value in MMLU.items() if key != "subject"}
+    content = lines(MMLU, bare | {"question": "Who?", "answer": 0}).encode()
+    content = gzip.compress(content) if name.endswith(".gz") else content
+    one, other = read("mmlu", write(tmp_path, content, name), dataset="m")
+    assert [one] == read("mmlu", write(tmp_path, "Which?,1,2,3,4,C\n", "facts.csv"), dataset="m")
+    assert other == Query("Who?\nA. 1\nB. 2\nC. 3\nD. 4", ("A",), "m")
 
 
 def test_humaneval_keeps_every_space(tmp_path: Path) -> None:
@@ -255,6 +287,16 @@ def test_defects_of_json_arrays(tmp_path: Path, case: str) -> None:
         ({"context": None}, "'context' is null; need a list of [title, [sentences]]"),
         ({"context": "text"}, "'context' is a string; need"),
         ({"context": {"title": []}}, "'context' is an object; need"),
+        (
+            {"context": {"title": ["Ann"], "sentences": []}},
+            "'context' is an object; need a list of [title, [sentences]], or an object with "
+            "equally many items in 'title' and 'sentences'",
+        ),
+        ({"context": {"title": [1], "sentences": [[]]}}, "'context' has an item that is not"),
+        ({"context": {"title": [], "sentences": []}}, "'context' lacks the supporting"),
+        ({"context": {"title": ["Ann"], "sentences": ["x"]}}, "'context' has an item that is"),
+        ({"supporting_facts": {"title": ["Ann"], "sent_id": 0}}, "'supporting_facts' is an object"),
+        ({"supporting_facts": {"title": [], "sent_id": []}}, "'supporting_facts' is empty"),
         ({"context": [["Ann"]]}, "'context' has an item that is not [title, [sentences]]"),
         ({"context": [["Ann", "text"]]}, "'context' has an item that is not"),
         ({"context": [["Ann", [1]]]}, "'context' has a sentence that is not a string"),
@@ -306,6 +348,30 @@ def test_defects_of_mmlu(tmp_path: Path, bad: str, message: str) -> None:
     with pytest.raises(DataError) as caught:
         read("mmlu", path, dataset="m")
     assert str(caught.value).startswith(f"{path}:4: {message.replace('{path}', str(path))}")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"choices": None}, "'choices' is null; need a list of four strings"),
+        ({"choices": ["1", "2", "3"]}, "'choices' is a list; need a list of four strings"),
+        ({"choices": [1, 2, 3, 4]}, "'choices' is a list; need a list of four strings"),
+        ({"choices": ["1", "2", " ", "4"]}, "item 3 of 'choices' is empty"),
+        ({"answer": "C"}, "'answer' is a string; need a whole number from 0 to 3"),
+        ({"answer": True}, "'answer' is a boolean; need"),
+        ({"answer": 4}, "'answer' is 4, not a whole number from 0 to 3"),
+        ({"answer": -1}, "'answer' is -1, not"),
+        ({"question": ""}, "'question' is empty"),
+        ({"subject": 3}, "'subject' is a number; need a string"),
+        ({}, "the same question as at {path}:1"),
+    ],
+)
+def test_defects_of_mmlu_in_json(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    question = {"question": "Who?"} if change else {}
+    path = write(tmp_path, lines(MMLU, MMLU | question | change))
+    with pytest.raises(DataError) as caught:
+        read("mmlu", path, dataset="m")
+    assert str(caught.value).startswith(f"{path}:2: {message.replace('{path}', str(path))}")
 
 
 @pytest.mark.parametrize("name", READERS)
