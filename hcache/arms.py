@@ -118,6 +118,11 @@ def _settings(model: ModelConfig, arm: ArmConfig) -> dict[str, object]:
 def _content(place: str, model: ModelConfig) -> dict[str, object]:
     """Digests of all files of a model that can change an output."""
     path = Path(model.path)
+    if model.engine == "search":
+        raise ConfigError(
+            f"{place.removesuffix('.path')}.engine: search is no model.",
+            "It is a tool of some workflows, and set there: workflow.search.",
+        )
     if model.engine == "scripted":
         if not path.is_file():
             raise EngineError(f"{place}: {path} is no script.", "Give a JSON file.")
@@ -178,6 +183,13 @@ def _digests(folder: Path) -> Iterator[tuple[str, str]]:
         elif file.suffix in TEXTS:
             yield file.name, digest_file(file)
     memo.save()
+
+
+def encoder_digest(folder: Path) -> str:
+    """Key of a sentence encoder: the names and contents of its files, wherever they lie."""
+    files = sorted(file for file in folder.rglob("*") if file.suffix in WEIGHTS + TEXTS)
+    contents = [[file.relative_to(folder).as_posix(), digest_file(file)] for file in files]
+    return digest(["sentence-transformers", contents])
 
 
 class _Memo:

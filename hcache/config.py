@@ -37,7 +37,9 @@ class ModelConfig(Section):
     """A checkpoint and how it is loaded."""
 
     path: str = Field(description="folder of a checkpoint, or org/name in the hub's local cache")
-    engine: Literal["vllm", "scripted"] = Field("vllm", description="what runs it")
+    engine: Literal["vllm", "scripted", "search"] = Field(
+        "vllm", description="what runs it; search is for the tool of a workflow alone"
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "bfloat16", description="explicit, so that identity does not follow the machine"
     )
@@ -82,7 +84,10 @@ class ArmConfig(Section):
 class SourceConfig(Section):
     """A file of questions, or a folder of such files."""
 
-    path: str = Field(description="the file, or the folder")
+    path: str = Field(
+        description="the file, or the folder; or `hf:org/name/config:split`, a split of a data set "
+        "of the Hugging Face hub (`/config` where it has several), fetched once by `datasets`"
+    )
     limit: int | None = Field(None, ge=1, description="the first rows of each file only")
 
 

@@ -13,6 +13,7 @@ from hcache.answers import extractor
 from hcache.arms import Arm, Pool, build_pool, locate
 from hcache.config import DatasetConfig, ExperimentConfig, describe, read_config
 from hcache.errors import ConfigError, DataError, lookup
+from hcache.hub import fetch, is_hub_name
 from hcache.keys import canonical
 from hcache.metrics import metric
 from hcache.queries import Query, check_splits, split_by_hash
@@ -33,11 +34,12 @@ class Experiment:
         db: Path | None = None,
     ) -> None:
         """`source` is the file that relative paths of data and models are looked up beside."""
-        self.config = config
         self.source = source
         self.folder = source.resolve().parent
         self.db = db if db is not None else Path(config.db)
-        self.workflow = build_workflow(config.workflow, f"{source}: workflow")
+        self.config = _with_files(config, self.folder, f"{source}: workflow")
+        self.workflow = build_workflow(self.config.workflow, f"{source}: workflow")
+        _check_free(self.workflow, self.config, str(source))
         for name, dataset in config.data.items():
             _check_names(dataset, f"{source}: data.{name}")
 
@@ -64,6 +66,11 @@ class Experiment:
         return build_pool(self.config.models, self.config.arms, self.folder)
 
     @cached_property
+    def all_arms(self) -> Pool:
+        """Every arm that may be asked: the pool, then the tools of the workflow."""
+        return (*self.pool, *self.workflow.tools())
+
+    @cached_property
     def splits(self) -> dict[str, list[Query]]:
         """The queries of each split, checked for questions that stand twice.
 
@@ -85,7 +92,10 @@ class Experiment:
         out: dict[str, list[Query]] = {}
         for key, source in dataset.sources.items():
             place = f"data.{name}.sources.{key}.path"
-            path = locate(source.path, self.folder, place)
+            if is_hub_name(source.path):
+                path = fetch(source.path, place)
+            else:
+                path = locate(source.path, self.folder, place)
             queries = read(
                 dataset.reader, path, dataset=name, options=dataset.options, limit=source.limit
             )
@@ -126,7 +136,7 @@ class Experiment:
         }
         return {
             "queries": [_query_row(query) for query in self.queries()],
-            "arms": [_arm_row(arm) for arm in self.pool],
+            "arms": [_arm_row(arm) for arm in self.all_arms],
             "experiments": [experiment],
             "pools": [self._pool_row(place, arm) for place, arm in enumerate(self.pool)],
             "splits": [
@@ -181,11 +191,30 @@ def build_workflow(settings: dict[str, Any], place: str) -> Workflow:
     Raises:
         ConfigError: an unknown workflow or setting.
     """
-    workflow = lookup(WORKFLOWS, settings.get("name"), "workflow", f"{place}.name")
+    workflow = _kind_of(settings, place)
     try:
         return workflow.model_validate(settings)
     except ValidationError as error:
         raise ConfigError(describe(error, workflow, place)) from error
+
+
+def _kind_of(settings: dict[str, Any], place: str) -> type[Workflow]:
+    return lookup(WORKFLOWS, settings.get("name"), "workflow", f"{place}.name")
+
+
+def _with_files(config: ExperimentConfig, folder: Path, place: str) -> ExperimentConfig:
+    """The configuration with what the files of its workflow say, so that it is whole by itself."""
+    settings = _kind_of(config.workflow, place).with_files(config.workflow, folder)
+    return config.model_copy(update={"workflow": settings})
+
+
+def _check_free(workflow: Workflow, config: ExperimentConfig, place: str) -> None:
+    for tool in workflow.tools():
+        if tool.name in config.arms:
+            raise ConfigError(
+                f"{place}: arms.{tool.name}: a tool of the workflow has that name.",
+                "Rename the arm.",
+            )
 
 
 def _check_names(dataset: DatasetConfig, place: str) -> None:

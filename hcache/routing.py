@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -29,17 +29,19 @@ class Step:
     prompt_tokens: int
     output_tokens: int
     cost: float
+    role: str  # "" where the workflow has no roles
 
 
 @dataclass
 class Route:
     """A query routed live: what was decided, what was said, what it cost."""
 
-    answer: str = ""
-    sequence: str = ""
-    cost: float = 0.0
-    steps: list[Step] = field(default_factory=list)
-    choices: list[dict[str, float]] = field(default_factory=list)  # probability of each action
+    answer: str
+    sequence: str
+    cost: float
+    steps: list[Step]
+    choices: list[dict[str, float]]  # probability of each action
+    notes: list[str]  # what went amiss on the way
 
 
 class Router:
@@ -60,60 +62,66 @@ class Router:
         self.policy = policy
         self.encoder = encoder
         self.answer = answer
+        options: list[Decision] = [*pool, STOP]
+        self.options = {option.name: option for option in options}
 
-    def route(self, question: str) -> Route:
-        """Route one question, greedily.
+    def route(self, question: str, passages: Sequence[str] = ()) -> Route:
+        """Route one question, greedily; `passages` are what a tool may search.
 
         Raises:
             EngineError: a model failed.
         """
-        query = Query(question, ())
-        route = Route()
+        query = Query(question, (), passages=tuple(passages))
         decisions: list[Decision] = []
-        replies: dict[Ask, str] = {}
-        while True:
-            flow = self.workflow.run(query, self.pool)
-            outcome = advance(flow, decisions, replies.get)
-            if isinstance(outcome, Finished):
-                route.answer = outcome.output
-                route.sequence = ">".join(arm.name for arm in decisions if isinstance(arm, Arm))
-                return route
-            if isinstance(outcome, Pending):
-                replies[outcome.ask] = self._ask(outcome.ask, route)
-                continue
-            decisions.append(self._decide(outcome.choose, len(decisions), route))
+        choices: list[dict[str, float]] = []
+        said: dict[str, Generation] = {}
 
-    def _ask(self, ask: Ask, route: Route) -> str:
-        generation = self.answer(request_for(ask, replica=0))
-        price = self.config.arms[ask.arm.name].price
+        def reply_to(ask: Ask) -> str | None:
+            generation = said.get(request_for(ask, replica=0).key)
+            return None if generation is None else generation.text
+
+        while True:
+            outcome = advance(self.workflow.run(query, self.pool), decisions, reply_to)
+            if isinstance(outcome, Pending):
+                request = request_for(outcome.ask, replica=0)
+                said[request.key] = self.answer(request)
+                continue
+            steps = [self._step(ask, said) for ask in outcome.asks]
+            cost = sum((step.cost for step in steps), 0.0)
+            if isinstance(outcome, Finished):
+                sequence = ">".join(arm.name for arm in decisions if isinstance(arm, Arm))
+                return Route(outcome.output, sequence, cost, steps, choices, list(outcome.notes))
+            probs = self._probs(outcome.choose, len(decisions), cost)
+            choices.append(probs)
+            decisions.append(self.options[max(probs, key=lambda name: probs[name])])
+
+    def _step(self, ask: Ask, said: dict[str, Generation]) -> Step:
+        """A call as its trajectory counts it: one asked again costs again, as in the cache."""
+        generation = said[request_for(ask, replica=0).key]
+        price = self.config.arms.get(ask.arm.name, ask.arm.config).price  # a tool has its own
         cost = price.input * generation.prompt_tokens + price.output * generation.output_tokens
-        step = Step(
+        return Step(
             ask.arm.name,
             [message._asdict() for message in ask.messages],
             generation.text,
             generation.prompt_tokens,
             generation.output_tokens,
             cost / 1000,
+            ask.role,
         )
-        route.steps.append(step)
-        route.cost += step.cost
-        return generation.text
 
-    def _decide(self, choose: Choose, hop: int, route: Route) -> Decision:
+    def _probs(self, choose: Choose, hop: int, cost: float) -> dict[str, float]:
+        """The probability of each action, by name."""
         offered = {arm.id for arm in choose.arms}
         valid = [arm.id in offered for arm in self.pool]
         valid.append(choose.stop and self.config.train.stop)
         states = States(
             torch.from_numpy(self.encoder.encode([choose.context])).float(),
             torch.tensor([hop]),
-            torch.tensor([route.cost], dtype=torch.float64),
+            torch.tensor([cost], dtype=torch.float64),
             torch.tensor([valid]),
         )
-        probs = self.policy.probs(states)[0]
-        options: list[Decision] = [*self.pool, STOP]
-        names = [option.name for option in options]
-        route.choices.append(dict(zip(names, probs.tolist(), strict=True)))
-        return options[int(probs.argmax())]
+        return dict(zip(self.options, self.policy.probs(states)[0].tolist(), strict=True))
 
 
 def ask_engines(engines: Engines) -> Answerer:

@@ -18,6 +18,7 @@ from hcache.readers import READERS
 from hcache.trainers import TRAINERS
 from hcache.trainers.network import NetworkSettings
 from hcache.workflows import WORKFLOWS
+from hcache.workflows.search import SearchSettings
 
 PAGE = Path(__file__).parent.parent / "docs" / "experiment.md"
 HEAD = """# The experiment file
@@ -48,7 +49,8 @@ def page() -> str:
         _section(f"`workflow`, name: {name}", workflow) for name, workflow in WORKFLOWS.items()
     ]
     parts += [
-        _section("`train.settings` of every algorithm that trains a network", NetworkSettings)
+        _section("`workflow.search`, name: teacher_student", SearchSettings),
+        _section("`train.settings` of every algorithm that trains a network", NetworkSettings),
     ]
     parts += [
         _section(f"`train.settings`, algo: {name}", trainer.Settings, NetworkSettings)

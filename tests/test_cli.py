@@ -233,7 +233,8 @@ def test_every_command_has_an_example_in_its_help(shell: Shell) -> None:
         for command in app.registered_commands
     ]
     assert set(names) == {
-        "demo", "plan", "sample", "train", "eval", "route", "show", "sql", "rerun", "doctor",
+        "demo", "plan", "sample", "train", "eval", "route", "show", "sql", "export",
+        "rerun", "doctor",
     }  # fmt: skip
     for name in [*names, "runs"]:
         assert "Example" in shell(name, "--help"), name

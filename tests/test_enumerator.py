@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from hcache.engines import Request
 from hcache.keys import digest_text
 from hcache.queries import Query
 from hcache.sampling import Enumerator, Reply
-from hcache.workflows import Relay
+from hcache.workflows import Cascade, Relay, Workflow
 
 Say = Callable[[str, str, int], str]  # (arm, prompt, sample) to reply
 QUERIES = [Query("One two?", ("1",)), Query("Three?", ("3",))]
@@ -29,11 +30,17 @@ def reply(say: Say, arm: str, prompt: str, sample: int) -> Reply:
 
 
 def enumerate_all(
-    queries: list[Query], pool: Pool, hops: int, replicas: int, say: Say, seed: int = 0
+    queries: list[Query],
+    pool: Pool,
+    hops: int,
+    replicas: int,
+    say: Say,
+    seed: int = 0,
+    workflow: Workflow | None = None,
 ) -> tuple[Enumerator, dict[str, list[dict[str, Any]]], list[Request]]:
     """The rows found when replies arrive in an order of chance, and all that was asked."""
     rng = random.Random(seed)
-    enumerator = Enumerator(Relay(hops=hops), pool)
+    enumerator = Enumerator(workflow or Relay(hops=hops), pool)
     pending = [request for query in queries for request in enumerator.start(query, replicas)]
     asked = list(pending)
     while pending:
@@ -185,3 +192,21 @@ def test_reply_that_nobody_waits_for_is_left_alone() -> None:
     enumerator = Enumerator(Relay(), (plain_arm("a"),))
     assert enumerator.supply("unknown", Reply("x", 1, 1)) == []
     assert enumerator.complete == 0
+
+
+@pytest.mark.parametrize("hops", [1, 2, 3, 4])
+def test_cascade_asks_each_arm_once_and_as_the_relay_does(hops: int) -> None:
+    pool = tuple(plain_arm(name) for name in "abc")
+    first = {request.key for request in enumerate_all(QUERIES[:1], pool, 1, 1, distinct)[2]}
+    found = enumerate_all(QUERIES[:1], pool, hops, 1, distinct, workflow=Cascade(hops=hops))
+    enumerator, rows, asked = found
+    assert enumerator.complete == 1 and {request.key for request in asked} == first
+    orders = [order for size in range(1, hops + 1) for order in permutations("abc", size)]
+    names = {row["sequence"]: row for row in rows["trajectories"]}
+    assert len(names) == len(rows["trajectories"])
+    assert names.keys() == {">".join(order) for order in orders}
+    for order in orders:
+        row = names[">".join(order)]
+        assert [ask["arm"] for ask in row["asks"]] == row["decisions"]
+        assert row["output"] == distinct(order[-1], "One two?", 0)
+        assert row["notes"] == []

@@ -1,24 +1,34 @@
-"""Workflows: running one step by step, and what the relay says to whom."""
+"""Workflows: running one step by step, and what relay and cascade say to whom."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import permutations
+from pathlib import Path
 
 import pytest
-from experiments import plain_arm
+from experiments import generated, load, plain_arm, sample, settings
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from hcache import replay
 from hcache.arms import Arm
+from hcache.engines import request_for
 from hcache.errors import ConfigError
 from hcache.queries import Query
+from hcache.store import Store
+from hcache.tree import NONE
 from hcache.workflows import (
     STOP,
     WORKFLOWS,
+    Answer,
     Ask,
+    Cascade,
+    Choose,
     Decision,
     Finished,
+    Flow,
     Message,
     Pending,
     Relay,
@@ -94,6 +104,18 @@ def test_decision_that_is_not_offered_is_refused() -> None:
 
 def test_decisions_beyond_the_end_are_not_used() -> None:
     assert run([A, STOP, B]) == run([A, STOP])
+
+
+def test_answer_is_a_text_or_a_text_with_notes() -> None:
+    for returned in ("x", Answer("x")):
+        assert advance(plainly(returned), [], reply_to) == Finished("x", ())
+    assert advance(plainly(Answer("x", ("odd",))), [], reply_to) == Finished("x", (), ("odd",))
+
+
+def plainly(answer: str | Answer) -> Flow:
+    """A workflow that asks nobody."""
+    yield from ()
+    return answer
 
 
 # The relay
@@ -185,3 +207,80 @@ def test_registered_by_name() -> None:
     assert WORKFLOWS["relay"] is Relay
     with pytest.raises(ValidationError):
         Relay(hops=9)
+
+
+# The cascade
+
+
+def cascade(decisions: Sequence[Decision], hops: int = 3) -> Pending | Undecided | Finished:
+    return advance(Cascade(hops=hops).run(QUERY, (A, B, OTHER)), decisions, reply_to)
+
+
+@pytest.mark.parametrize(
+    ("decisions", "context", "offered", "stop"),
+    [
+        ([], ("Where?",), (A, B, OTHER), False),
+        ([B], ("Where?", "b6"), (A, OTHER), True),
+        ([B, OTHER], ("Where?", "b6", "other6"), (A,), True),
+    ],
+)
+def test_cascade_offers_the_arms_that_are_left(
+    decisions: list[Decision], context: tuple[str, ...], offered: tuple[Arm, ...], stop: bool
+) -> None:
+    outcome = cascade(decisions)
+    assert isinstance(outcome, Undecided)
+    assert outcome.choose == Choose(context, offered, stop)
+    with pytest.raises(ConfigError, match="does not offer"):
+        cascade([A, A])
+
+
+def test_cascade_answers_with_its_last_reply_and_counts_all() -> None:
+    ends: list[tuple[list[Decision], int, str]] = [
+        ([A, STOP], 3, "a6"),
+        ([A, B, STOP], 3, "b6"),
+        ([A, OTHER], 2, "other6"),
+        ([A, OTHER, B], 8, "b6"),  # no arm is left
+    ]
+    for decisions, hops, answer in ends:
+        outcome = cascade(decisions, hops)
+        assert isinstance(outcome, Finished)
+        assert outcome.output == answer
+        assert [ask.arm for ask in outcome.asks] == [arm for arm in decisions if arm is not STOP]
+
+
+def test_cascade_asks_what_the_relay_asks_first() -> None:
+    told = plain_arm("t", instruction="Go.", system="Be.")
+    outcome = advance(Cascade(hops=2).run(QUERY, (A, told)), [A, told], reply_to)
+    assert isinstance(outcome, Finished)
+    for ask in outcome.asks:
+        first = advance(Relay().run(QUERY, (A, told)), [ask.arm], lambda ask: None)
+        assert isinstance(first, Pending)
+        assert request_for(ask, 0) == request_for(first.ask, 0)
+
+
+def test_cascade_has_a_name_and_a_fingerprint_of_its_own() -> None:
+    assert WORKFLOWS["cascade"] is Cascade
+    prints = [Cascade(hops=2), Cascade(hops=3), Cascade(separator=" "), Relay()]
+    assert len({workflow.fingerprint for workflow in prints}) == 3
+
+
+def test_sampled_cascade_is_a_tree_and_costs_a_relay_nothing_more(folder: Path) -> None:
+    sample(folder, settings("abc", workflow={"name": "relay", "hops": 1}))
+    raw = settings("abc", name="cascade", workflow={"name": "cascade", "hops": 3})
+    assert generated(folder, raw) == {}
+    with Store(folder / raw["db"]) as store:
+        tree = replay.load(store, load(folder, raw).config, "valid").tree
+        rows = store.sql(
+            "select sequence, cost from outcomes where experiment = 'cascade' and split = 'valid'"
+        ).rows()
+        whole = store.sql("select sum(expected), sum(trajectories) from coverage").row(0)
+    costs = dict(rows)
+    orders = [order for size in (1, 2, 3) for order in permutations(range(3), size)]
+    assert sorted(tree.path_ML.tolist()) == sorted(
+        [*order, *[NONE] * (3 - len(order))] for order in orders
+    )
+    names = {order: ">".join("abc"[arm] for arm in order) for order in orders}
+    assert costs.keys() == set(names.values())
+    for order, name in names.items():
+        assert costs[name] == pytest.approx(sum(costs["abc"[arm]] for arm in order))
+    assert whole[0] == whole[1]

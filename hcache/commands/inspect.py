@@ -33,7 +33,7 @@ def sql(
 ) -> None:
     """Ask the database. Read-only; works while sampling runs.
 
-    Views for people: `sequences`, `leaderboard`, `oracle`, `coverage`, `outcomes`.
+    Views for people: `sequences`, `leaderboard`, `oracle`, `roles`, `coverage`, `outcomes`.
 
     Example: `hcache sql "select * from sequences order by f1 desc limit 5" --db FILE`
     """
@@ -80,7 +80,8 @@ def _show(outcome: dict[str, Any], hops: list[dict[str, Any]]) -> None:
     _field("question", outcome["question"])
     for number, hop in enumerate(hops, 1):
         cost = f"{hop['prompt_tokens']} + {hop['output_tokens']} tokens, cost {hop['cost']:.4g}"
-        console.rule(f"{number}. {hop['name']}: {cost}, {hop['finish_reason']}")
+        who = f"{hop['role']} {hop['name']}".strip()
+        console.rule(f"{number}. {who}: {cost}, {hop['finish_reason']}")
         for message in json.loads(hop["messages"]):
             _field(message["role"], message["content"])
         _field("reply", hop["text"])
@@ -90,6 +91,8 @@ def _show(outcome: dict[str, Any], hops: list[dict[str, Any]]) -> None:
     scores = {name: outcome[name] for name in ("f1", "em", "numeric", "choice")}
     known = ", ".join(f"{name} {value:.4g}" for name, value in scores.items() if value is not None)
     _field("scores", f"{known}; cost {outcome['cost']:.4g}")
+    if outcome["notes"]:
+        _field("notes", "; ".join(outcome["notes"]))
 
 
 def _field(name: str, text: str) -> None:
@@ -106,13 +109,14 @@ with asks as (
     select unnest(asks) as ask, generate_subscripts(asks, 1) as place
     from trajectories where trajectory_id = $2
 )
-select a.name, g.text, m.messages, g.finish_reason, ask.prompt_tokens, ask.output_tokens,
-       (p.input_price * ask.prompt_tokens + p.output_price * ask.output_tokens) / 1000 as cost
+select a.name, ask."role" as "role", g.text, m.messages, g.finish_reason,
+       ask.prompt_tokens, ask.output_tokens, coalesce(  -- a tool stands in no pool, and is free
+           p.input_price * ask.prompt_tokens + p.output_price * ask.output_tokens, 0) / 1000 as cost
 from asks
 join generations g on g.generation_id = ask.generation
 join messages m using (messages_id)
 join arms a on a.arm_id = ask.arm
-join pools p on p.arm_id = ask.arm and p.experiment = $1
+left join pools p on p.arm_id = ask.arm and p.experiment = $1
 order by place
 """
 

@@ -28,9 +28,13 @@ __all__ = [
 
 
 def make_engine(arm: Arm, logprobs: bool) -> Engine:
-    """The engine that an arm's model asks for. vLLM is imported only here, and only when due."""
+    """The engine that an arm's model asks for; what is slow to import is only when due."""
     if arm.model_config.engine == "scripted":
         return scripted_engine(arm, logprobs)
+    if arm.model_config.engine == "search":
+        from hcache.engines.search import SearchEngine
+
+        return SearchEngine(arm)
     from hcache.engines.vllm import VllmEngine
 
     return VllmEngine(arm, logprobs)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -87,6 +89,37 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Let go of the model."""
+
+
+class QueueEngine(ABC):
+    """An engine that computes each reply at once: `batch` replies of its queue a step."""
+
+    provenance: dict[str, str]
+
+    def __init__(self, batch: int = 64) -> None:
+        self.batch = batch
+        self.queue: deque[Request] = deque()
+
+    @abstractmethod
+    def reply(self, request: Request) -> Generation:
+        """The reply to one request."""
+
+    def submit(self, request: Request) -> None:
+        """See `Engine`."""
+        self.queue.append(request)
+
+    def step(self) -> list[Generation]:
+        """See `Engine`."""
+        count = min(self.batch, len(self.queue))
+        return [self.reply(self.queue.popleft()) for _ in range(count)]
+
+    def abort(self) -> None:
+        """See `Engine`."""
+        self.queue.clear()
+
+    def close(self) -> None:
+        """See `Engine`."""
+        self.queue.clear()
 
 
 EngineFactory = Callable[[Arm, bool], Engine]

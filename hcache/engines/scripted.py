@@ -9,45 +9,27 @@ from __future__ import annotations
 
 import json
 import re
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 from hcache.arms import Arm
-from hcache.engines.base import TOO_LONG, Generation, Request
+from hcache.engines.base import TOO_LONG, Generation, QueueEngine, Request
 from hcache.errors import EngineError
 from hcache.keys import digest_text
 
 Script = Callable[[Request], str]
 
 
-class ScriptedEngine:
+class ScriptedEngine(QueueEngine):
     """Answers from a function of the request, `batch` replies a step."""
 
     def __init__(self, script: Script, batch: int = 64) -> None:
+        super().__init__(batch)
         self.script = script
-        self.batch = batch
-        self.queue: deque[Request] = deque()
         self.provenance = {"engine": "scripted"}
 
-    def submit(self, request: Request) -> None:
-        """See `Engine`."""
-        self.queue.append(request)
-
-    def step(self) -> list[Generation]:
-        """See `Engine`."""
-        count = min(self.batch, len(self.queue))
-        return [self._reply(self.queue.popleft()) for _ in range(count)]
-
-    def abort(self) -> None:
-        """See `Engine`."""
-        self.queue.clear()
-
-    def close(self) -> None:
-        """See `Engine`."""
-        self.queue.clear()
-
-    def _reply(self, request: Request) -> Generation:
+    def reply(self, request: Request) -> Generation:
+        """See `QueueEngine`."""
         prompt_tokens = sum(len(message.content.split()) for message in request.messages)
         if prompt_tokens >= request.arm.model_config.max_model_len:
             return Generation(request.key, "", (), prompt_tokens, TOO_LONG)

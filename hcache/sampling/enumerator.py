@@ -156,6 +156,7 @@ class Enumerator:
                 "trajectory_id": digest(identity)[:16],
                 "sequence": ">".join(names),
                 "output": outcome.output,
+                "notes": list(outcome.notes),
             }
         )
 
@@ -178,6 +179,7 @@ class Enumerator:
             "generation": key,
             "prompt_tokens": reply.prompt_tokens,
             "output_tokens": reply.output_tokens,
+            "role": ask.role,
         }
 
 

@@ -64,7 +64,7 @@ def make_plan(experiment: Experiment, show: int = 0) -> Plan:
     """Enumerate everything with what is stored, and stand-ins for replies that are not."""
     stored = _stored(experiment)
     rates = _rates(experiment)
-    lengths = {arm.name: _Tokens(arm.path) for arm in experiment.pool}
+    lengths = {arm.name: _Tokens(arm.path) for arm in experiment.pool}  # a tool reads no tokens
     lines: dict[tuple[str, int], Line] = {}
     prompts: list[Request] = []
     for query in experiment.queries():
@@ -75,14 +75,15 @@ def make_plan(experiment: Experiment, show: int = 0) -> Plan:
             if request.key in stored:
                 line.cached += 1
                 continue
-            line.prompt_tokens += lengths[arm.name].count(request)
-            line.output_tokens += arm.config.max_tokens
+            if arm.name in lengths:
+                line.prompt_tokens += lengths[arm.name].count(request)
+                line.output_tokens += arm.config.max_tokens
             if len(prompts) < show:
                 prompts.append(request)
     for line in lines.values():
         rate = rates.get(line.arm)
         line.seconds = None if rate is None else rate * (line.generations - line.cached)
-    order = {arm.name: place for place, arm in enumerate(experiment.pool)}
+    order = {arm.name: place for place, arm in enumerate(experiment.all_arms)}
     ordered = sorted(lines.values(), key=lambda line: (line.hop, order[line.arm]))
     return Plan(ordered, prompts)
 
@@ -98,8 +99,8 @@ def _walk(
         request = todo.pop(0)
         hop = min(branch.hop for branch in enumerator.waiting[request.key])
         found.append((request, hop))
-        stand_in = Reply(f"({digest_text(request.key)[:8]})", 0, 0)
-        todo += enumerator.supply(request.key, known(request) or stand_in)
+        stand_in = experiment.workflow.stand_in(digest_text(request.key)[:8])
+        todo += enumerator.supply(request.key, known(request) or Reply(stand_in, 0, 0))
     return found
 
 
@@ -113,7 +114,7 @@ def _stored(experiment: Experiment) -> dict[str, Reply]:
 
 
 def _fingerprints(experiment: Experiment) -> pl.DataFrame:
-    return pl.DataFrame({"fingerprint": [arm.fingerprint for arm in experiment.pool]}).unique()
+    return pl.DataFrame({"fingerprint": [arm.fingerprint for arm in experiment.all_arms]}).unique()
 
 
 def _rates(experiment: Experiment) -> dict[str, float]:
@@ -122,7 +123,7 @@ def _rates(experiment: Experiment) -> dict[str, float]:
         return {}
     rates = {}
     with Store(experiment.db) as store:
-        for arm in experiment.pool:
+        for arm in experiment.all_arms:
             frame = store.sql(RATE, [arm.fingerprint])
             if (rate := frame.item()) is not None:
                 rates[arm.name] = float(rate)

@@ -76,7 +76,7 @@ class Sampler:
         self.on_progress = on_progress
         self.tally = Tally(queries=len(self.queries))
         self.queued: dict[str, deque[Request]] = {
-            arm.engine_key: deque() for arm in experiment.pool
+            arm.engine_key: deque() for arm in experiment.all_arms
         }
         self.running: dict[str, dict[str, Request]] = {key: {} for key in self.queued}
         self.order = deque(self._shuffled())
@@ -147,7 +147,7 @@ class Sampler:
     def _complete_queries(self, store: Store) -> set[str]:
         """Ids of the queries whose every trajectory is stored; counts their generations too."""
         workflow, arms = self.experiment.workflow, [arm.id for arm in self.experiment.pool]
-        trajectories = sum(len(arms) ** hop for hop in range(1, workflow.hops + 1))
+        trajectories = workflow.trajectories(len(arms))
         store.connection.register(
             "queries_here", pl.DataFrame({"query_id": [query.id for query in self.queries]})
         )
@@ -168,7 +168,7 @@ class Sampler:
 
     def _load_known(self, store: Store) -> None:
         fingerprints = pl.DataFrame(
-            {"fingerprint": sorted({arm.fingerprint for arm in self.experiment.pool})}
+            {"fingerprint": sorted({arm.fingerprint for arm in self.experiment.all_arms})}
         )
         store.connection.register("arms_here", fingerprints)
         keys = store.sql(
@@ -370,17 +370,21 @@ with stored as (
 class _Sweep:
     """One engine at a time: drained, then swapped, in alternating order.
 
-    L·(K−1)+1 loads for K checkpoints and L hops, against L·K in a fixed order.
+    L·(K−1)+1 loads for K checkpoints and L hops, against L·K in a fixed order. Tools are small:
+    they stay beside the others and answer first.
     """
 
     def __init__(self, sampler: Sampler) -> None:
         self.sampler = sampler
-        self.keys = list(sampler.queued)
+        self.tools = [tool.engine_key for tool in sampler.experiment.workflow.tools()]
+        self.keys = [key for key in sampler.queued if key not in self.tools]
         self.place = 0
         self.direction = 1
 
     def next(self) -> str | None:
         """The engine to run: the one loaded while it has work, then the next on the way."""
+        if tool := next(filter(self.sampler._busy, self.tools), None):
+            return tool
         for _ in range(2 * len(self.keys)):
             key = self.keys[self.place]
             if self.sampler._busy(key):
@@ -391,7 +395,7 @@ class _Sweep:
 
     def _only(self, key: str) -> None:
         for other in list(self.sampler.engines.loaded):
-            if other != key:
+            if other not in (key, *self.tools):
                 self.sampler.engines.drop(other)
 
     def _move(self) -> None:

@@ -5,9 +5,10 @@ All SQL that shapes the file stands here; queries on it stand in `store.py`.
 
 from __future__ import annotations
 
-VERSION = 1
+VERSION = 2
 
-ASK = "struct(arm varchar, generation varchar, prompt_tokens integer, output_tokens integer)"
+ASK = """struct(arm varchar, generation varchar, prompt_tokens integer, output_tokens integer,
+    "role" varchar)"""
 
 TABLES = f"""
 create table queries (
@@ -49,7 +50,8 @@ create table states (
 create table trajectories (
     trajectory_id varchar not null, query_id varchar not null, workflow varchar not null,
     replica integer not null, decisions varchar[] not null, depth integer not null,
-    sequence varchar not null, output varchar not null, asks {ASK}[] not null
+    sequence varchar not null, output varchar not null, notes varchar[] not null,
+    asks {ASK}[] not null
 );
 create table scores (
     trajectory_id varchar not null, extractor varchar not null, metric varchar not null,
@@ -108,7 +110,7 @@ select e.experiment, s.split, q.dataset, q.kind, t.sequence, t.depth, t.replica,
                   + p.output_price[a.arm] * a.output_tokens) / 1000 for a in t.asks]) as cost,
        list_sum([a.prompt_tokens for a in t.asks]) as prompt_tokens,
        list_sum([a.output_tokens for a in t.asks]) as output_tokens,
-       t.query_id, t.trajectory_id
+       t.notes, t.query_id, t.trajectory_id
 from experiments e
 join prices p using (experiment)
 join splits s using (experiment)
@@ -144,10 +146,25 @@ select experiment, split, 0 as place, 'oracle' as sequence, sum(queries) as quer
        sum(quality * queries) / sum(queries) as quality, sum(cost * queries) / sum(queries) as cost
 from oracle group by experiment, split;
 
+create or replace view roles as
+with asked as (
+    select o.experiment, o.split, o.sequence, t.asks,
+           count(*) over (partition by o.experiment, o.split, o.sequence) as outcomes
+    from outcomes o join trajectories t using (trajectory_id)
+),
+asks as (select experiment, split, sequence, outcomes, unnest(asks) as ask from asked)
+select a.experiment, split, sequence, ask."role" as "role",
+       sum(ask.prompt_tokens) / any_value(outcomes) as prompt_tokens,
+       sum(ask.output_tokens) / any_value(outcomes) as output_tokens,
+       sum(coalesce(p.input_price * ask.prompt_tokens + p.output_price * ask.output_tokens, 0))
+           / 1000 / any_value(outcomes) as cost
+from asks a left join pools p on p.experiment = a.experiment and p.arm_id = ask.arm
+group by all;
+
 create or replace view coverage as
-with wanted as (
-    select e.experiment, s.split, st.depth + 1 as depth, count(distinct st.query_id) as queries,
-           sum(len(list_intersect(st.actions, p.arm_ids))) as expected
+with sampled as (
+    select e.experiment, s.split, st.query_id, st.depth, st.stop,
+           len(list_intersect(st.actions, p.arm_ids)) as arms
     from experiments e
     join (select experiment, list(arm_id) as arm_ids from pools group by experiment) p
          using (experiment)
@@ -155,15 +172,41 @@ with wanted as (
     join states st on st.query_id = s.query_id and st.workflow = e.workflow
          and st.depth < e.hops and st.replica < e.replicas
          and list_has_all(p.arm_ids, st.decisions)
-    group by all
+),
+offered as (
+    select experiment, split, depth + 1 as depth, count(distinct query_id) as queries,
+           sum(arms) as paths
+    from sampled group by all
+),
+passing as (
+    select experiment, split, depth, count(*) as paths
+    from sampled where depth > 0 and not stop group by all
+),
+wanted as (
+    select experiment, split, depth, o.queries, o.paths - coalesce(n.paths, 0) as expected
+    from offered o left join passing n using (experiment, split, depth)
 ),
 present as (
     select experiment, split, depth, count(*) as trajectories from outcomes group by all
 )
 select w.experiment, w.split, w.depth, w.queries, w.expected,
        coalesce(p.trajectories, 0) as trajectories
-from wanted w left join present p using (experiment, split, depth);
+from wanted w left join present p using (experiment, split, depth)
+where w.expected > 0;
 """
+# In `coverage`, paths to a state without STOP pass through it: no trajectory ends there.
 
-MIGRATIONS: dict[int, str] = {}
+MIGRATIONS: dict[int, str] = {
+    1: """
+alter table states add column asks.element."role" varchar default '';
+alter table trajectories add column asks.element."role" varchar default '';
+alter table trajectories add column notes varchar[] default [];
+alter table trajectories alter column notes set not null;
+-- Files of the first days have one quality for all data sets of an experiment.
+alter table splits add column if not exists quality varchar;
+update splits s set quality = e.config->>'$.quality'
+from experiments e where e.experiment = s.experiment and s.quality is null;
+alter table experiments drop column if exists quality;
+""",
+}
 """SQL that lifts a file from the version that is its key to the next one."""

@@ -23,8 +23,13 @@ from hcache.store.spool import disk_full
 T = TypeVar("T")
 TEXT, TEXTS, INT = pl.String, pl.List(pl.String), pl.Int32
 ASKS = pl.List(
-    pl.Struct({"arm": TEXT, "generation": TEXT, "prompt_tokens": INT, "output_tokens": INT})
-)
+    pl.Struct(
+        {
+            "arm": TEXT, "generation": TEXT, "prompt_tokens": INT, "output_tokens": INT,
+            "role": TEXT,
+        }
+    )
+)  # fmt: skip
 SCHEMAS: dict[str, dict[str, Any]] = {
     "queries": {
         "query_id": TEXT, "dataset": TEXT, "kind": TEXT, "question": TEXT, "references": TEXTS,
@@ -56,7 +61,8 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     },
     "trajectories": {
         "trajectory_id": TEXT, "query_id": TEXT, "workflow": TEXT, "replica": INT,
-        "decisions": TEXTS, "depth": INT, "sequence": TEXT, "output": TEXT, "asks": ASKS,
+        "decisions": TEXTS, "depth": INT, "sequence": TEXT, "output": TEXT, "notes": TEXTS,
+        "asks": ASKS,
     },
     "scores": {
         "trajectory_id": TEXT, "extractor": TEXT, "metric": TEXT, "answer": TEXT,

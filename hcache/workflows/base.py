@@ -1,16 +1,18 @@
-"""What every workflow has: settings, an identity, and a generator."""
+"""What every workflow has: settings, an identity, a generator, and how its prompts are laid out."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, TypeVar
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from hcache.arms import Arm
 from hcache.keys import digest
 from hcache.queries import Query
-from hcache.workflows.effects import Flow
+from hcache.workflows.effects import Flow, Message
 
 
 class Workflow(BaseModel, ABC):
@@ -22,7 +24,8 @@ class Workflow(BaseModel, ABC):
     """Raise it when `run` comes to say something else for the same settings."""
     regular: ClassVar[bool] = True
     """Whether every `Choose` offers the whole pool, and only STOP ends a trajectory before the last
-    hop. Replay then sees of every query whether it was sampled with all arms and hops asked for."""
+    hop. Replay then sees of every query whether it was sampled with all arms and hops asked for,
+    and sampling counts `trajectories` in place of enumerating them again."""
 
     name: str
     hops: int = Field(default=2, ge=1, le=8, description="most decisions of a trajectory, L")
@@ -31,11 +34,41 @@ class Workflow(BaseModel, ABC):
     def run(self, query: Query, arms: tuple[Arm, ...]) -> Flow:
         """A fresh generator for one query: yields `Choose` and `Ask`, returns the answer."""
 
+    @classmethod
+    def with_files(cls, settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """The settings with what files say in place of their paths, which are beside `folder`.
+
+        The settings are then complete: a database or a run needs none of these files.
+
+        Raises:
+            ConfigError: a file that is not there or cannot be read.
+        """
+        return settings
+
+    def tools(self) -> tuple[Arm, ...]:
+        """The arms that are asked beside those of the pool."""
+        return ()
+
+    def trajectories(self, arms: int) -> int:
+        """How many trajectories a query has with so many arms, where the workflow is regular."""
+        return sum(arms**hop for hop in range(1, self.hops + 1))
+
+    def stand_in(self, text: str) -> str:
+        """A reply with this text in it that leads to as many calls as any, for plans."""
+        return f"({text})"
+
     @property
     def fingerprint(self) -> str:
         """Identity of what is said. The horizon is left out: a longer one only adds to it."""
         settings = self.model_dump(exclude={"hops"})
         return digest({"version": self.version, **settings})
+
+
+def prompt_for(arm: Arm, parts: Sequence[str], separator: str) -> tuple[Message, ...]:
+    """A prompt of some parts; what is particular to the arm stands last, so prefixes are shared."""
+    user = separator.join([*parts, arm.instruction] if arm.instruction else parts)
+    system = (Message("system", arm.system),) if arm.system else ()
+    return (*system, Message("user", user))
 
 
 WORKFLOWS: dict[str, type[Workflow]] = {}

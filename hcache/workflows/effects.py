@@ -52,14 +52,26 @@ class Choose:
 
 @dataclass(frozen=True)
 class Ask:
-    """A call of `arm` with `messages`; `sample` tells apart repeated calls in one trajectory."""
+    """A call of `arm` with `messages`; `sample` tells apart repeated calls in one trajectory.
+
+    `role` names what the arm is asked as, for sums over tokens; it is not part of what is asked.
+    """
 
     arm: Arm
     messages: tuple[Message, ...]
     sample: int = 0
+    role: str = ""
 
 
-Flow: TypeAlias = Generator[Choose | Ask, Decision | str, str]
+@dataclass(frozen=True)
+class Answer:
+    """What a workflow returns where it has more to say than a text."""
+
+    text: str
+    notes: tuple[str, ...] = ()  # what went amiss on the way, for people to read
+
+
+Flow: TypeAlias = Generator[Choose | Ask, Decision | str, Answer | str]
 
 
 @dataclass(frozen=True)
@@ -83,6 +95,7 @@ class Finished:
 
     output: str
     asks: tuple[Ask, ...]
+    notes: tuple[str, ...] = ()
 
 
 def advance(
@@ -98,24 +111,25 @@ def advance(
     """
     asks: list[Ask] = []
     left = iter(decisions)
-    answer: Decision | str | None = None
+    sent: Decision | str | None = None
     try:
         while True:
-            effect = next(flow) if answer is None else flow.send(answer)
+            effect = next(flow) if sent is None else flow.send(sent)
             if isinstance(effect, Ask):
                 reply = reply_to(effect)
                 if reply is None:
                     return Pending(effect)
                 asks.append(effect)
-                answer = reply
+                sent = reply
                 continue
             decision = next(left, None)
             if decision is None:
                 return Undecided(effect, tuple(asks))
             _check_offered(effect, decision)
-            answer = decision
+            sent = decision
     except StopIteration as end:
-        return Finished(end.value, tuple(asks))
+        answer = end.value if isinstance(end.value, Answer) else Answer(end.value)
+        return Finished(answer.text, tuple(asks), answer.notes)
     finally:
         flow.close()
 

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from hcache.answers import drop_thought
 from hcache.arms import Arm
 from hcache.queries import Query
-from hcache.workflows.base import Workflow, register
+from hcache.workflows.base import Workflow, prompt_for, register
 from hcache.workflows.effects import STOP, Ask, Choose, Flow, Message
 
 
@@ -50,8 +50,5 @@ class Relay(Workflow):
     def messages(self, context: tuple[str, ...], arm: Arm) -> tuple[Message, ...]:
         """The prompt: question, earlier replies, and last what is particular to the arm."""
         question, *replies = context
-        parts = [question]
-        parts += [self.reply.replace("{reply}", reply) for reply in replies if reply]
-        parts += [arm.instruction] if arm.instruction else []
-        user = Message("user", self.separator.join(parts))
-        return (Message("system", arm.system), user) if arm.system else (user,)
+        earlier = [self.reply.replace("{reply}", reply) for reply in replies if reply]
+        return prompt_for(arm, [question, *earlier], self.separator)

@@ -1,0 +1,99 @@
+"""The search engine: replies with the passages of a request that are most like its last message.
+
+Likeness is the cosine of TF-IDF vectors, fitted to the passages of the request, or that of a
+sentence encoder. Something is always found: of passages that are equally like the text, the first.
+Where there are no passages the reply is "". It counts no tokens.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hcache.arms import Arm
+from hcache.engines.base import Generation, QueueEngine, Request
+from hcache.errors import EngineError
+
+Scores = npt.NDArray[np.float64]
+Ranker = Callable[[Sequence[str], str], Scores]
+"""(passages, text) to how like the text each passage is."""
+
+SEPARATOR = "\n\n"  # between passages of a reply
+
+
+class SearchEngine(QueueEngine):
+    """Serves the search tool of a workflow."""
+
+    def __init__(self, arm: Arm) -> None:
+        """Load the model of `arm`, if its method has one.
+
+        Raises:
+            EngineError: a package or the model is missing.
+        """
+        super().__init__()
+        settings = arm.model_config.engine_args
+        method, self.top = str(settings["method"]), int(str(settings["top"]))
+        self.likeness: Ranker = tfidf if method == "tfidf" else _sentence_encoder(arm.path)
+        package = "scikit-learn" if method == "tfidf" else "sentence-transformers"
+        self.provenance = {"engine": "search", "method": method, package: version(package)}
+
+    def reply(self, request: Request) -> Generation:
+        """See `QueueEngine`."""
+        *passages, text = (message.content for message in request.messages)
+        found = best(passages, text, self.likeness, self.top)
+        return Generation(request.key, SEPARATOR.join(found), (), 0, "stop")
+
+
+def best(passages: Sequence[str], text: str, likeness: Ranker, top: int) -> list[str]:
+    """The `top` passages most like the text, the best first; the earlier of equals first."""
+    if not passages:
+        return []
+    order = np.argsort(-likeness(passages, text), kind="stable")
+    return [passages[place] for place in order[:top]]
+
+
+def tfidf(passages: Sequence[str], text: str) -> Scores:
+    """Cosines of TF-IDF vectors; stop words stay, since a name may be made of them."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(token_pattern=r"\b\w+\b", sublinear_tf=True)
+    try:
+        vectors = vectorizer.fit_transform(passages)
+    except ValueError:  # no word in any of them
+        return np.zeros(len(passages))
+    likeness: Scores = (vectors @ vectorizer.transform([text]).T).toarray()[:, 0]
+    return likeness
+
+
+def _sentence_encoder(path: Path) -> Ranker:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise EngineError(
+            "workflow.search.method: sentence-transformers is not installed.",
+            "Install it with: pip install 'hcache[encoders]'",
+        ) from error
+    if not path.is_dir():
+        raise EngineError(
+            f"workflow.search.path: {path} does not exist.", "Give the folder of a model."
+        )
+    model: Any = SentenceTransformer(str(path), device="cpu")
+
+    def likeness(passages: Sequence[str], text: str) -> Scores:
+        vectors = model.encode(
+            [*passages, text],
+            convert_to_numpy=True,
+            normalize_embeddings=True,
+            show_progress_bar=False,
+        )
+        cosines: Scores = (vectors[:-1] @ vectors[-1]).astype(np.float64)
+        return cosines.round(6)  # a batch leaves noise on equal passages
+
+    return likeness

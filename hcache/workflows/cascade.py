@@ -1,0 +1,46 @@
+"""A cascade, as in FrugalGPT (arXiv 2305.05176): arms are asked one after another, each anew.
+
+No arm reads another's reply: each gets the question alone, as the relay's first arm does, so the
+two workflows share these generations. The router sees the replies so far; it chooses one of the
+arms not yet asked or, from the second hop on, STOP. The answer is the last reply, and all that
+were asked are paid for.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from hcache.answers import drop_thought
+from hcache.arms import Arm
+from hcache.queries import Query
+from hcache.workflows.base import Workflow, prompt_for, register
+from hcache.workflows.effects import STOP, Ask, Choose, Flow
+
+
+@register
+class Cascade(Workflow):
+    """Settings of the cascade; with fewer arms than hops it ends when all were asked."""
+
+    regular: ClassVar[bool] = False  # only the arms that are left are offered
+
+    name: Literal["cascade"] = "cascade"
+    separator: str = Field("\n\n", description="between question and instruction")
+
+    def run(self, query: Query, arms: tuple[Arm, ...]) -> Flow:
+        """See `Workflow.run`."""
+        context: tuple[str, ...] = (query.question,)
+        left = arms
+        answer = ""
+        for hop in range(min(self.hops, len(arms))):
+            arm = yield Choose(context, left, stop=hop > 0)
+            if arm is STOP:
+                break
+            assert isinstance(arm, Arm)
+            reply = yield Ask(arm, prompt_for(arm, [query.question], self.separator))
+            assert isinstance(reply, str)
+            answer = drop_thought(reply)
+            context = (*context, answer)
+            left = tuple(other for other in left if other != arm)
+        return answer
