@@ -244,9 +244,43 @@ class UniqueKeys(yaml.SafeLoader):
 def read_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
     """Read and validate an experiment file, with `a.b.c=value` overrides applied.
 
+    A file may say `base: OTHER.yaml`, a file beside it whose settings hold where it says nothing.
+
     Raises:
         ConfigError: naming the file, the place in it, what is wrong and what would be right.
     """
+    raw = _read_mapping(path)
+    for override in overrides:
+        _set(raw, override)
+    raw.setdefault("name", path.stem)
+    return parse_config(raw, str(path))
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    """The settings of a file, over those of its base."""
+    raw = _read_yaml(path)
+    base = raw.pop("base", None)
+    if base is None:
+        return raw
+    if not isinstance(base, str) or Path(base).name != base:
+        raise ConfigError(f"{path}: base: {base!r} is no file beside it.", "Like: experiment.yaml")
+    below = _read_yaml(path.parent / base)
+    if "base" in below:
+        raise ConfigError(f"{path}: base: {base} has a base itself.", "One level is all there is.")
+    return _merged(below, raw)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Two mappings, the second over the first, section by section."""
+    sections = {
+        key: _merged(below[key], value)
+        for key, value in above.items()
+        if isinstance(value, dict) and isinstance(below.get(key), dict)
+    }
+    return below | above | sections
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -267,10 +301,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
         raise ConfigError(f"{place}: {problem}.") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: an experiment is a YAML mapping.", "See `name:` and `arms:`.")
-    for override in overrides:
-        _set(raw, override)
-    raw.setdefault("name", path.stem)
-    return parse_config(raw, str(path))
+    return raw
 
 
 def parse_config(raw: dict[str, Any], source: str) -> ExperimentConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from hcache import replay
@@ -15,7 +16,7 @@ from hcache.evaluation import Report, evaluate
 from hcache.experiment import Experiment
 from hcache.features import make_encoder
 from hcache.keys import canonical
-from hcache.policies import Policy, load_policy
+from hcache.policies import AnyAlpha, Policy, at_alpha, load_policy
 from hcache.policies.rollout import greedy_leaves, mean_by_query
 from hcache.queries import known_split
 from hcache.routing import Router, ask_engines
@@ -23,14 +24,26 @@ from hcache.runs import Run, find_run, first_difference
 from hcache.statistics import bootstrap_difference, in_words, verdict
 from hcache.store import Store
 from hcache.training import OnMetrics, train
+from hcache.tree import Tree
+
+Beside = tuple[ExperimentConfig, Path, Sequence[Run]]
+"""An experiment of another workflow on the same questions: configuration, database, runs."""
 
 
-def judge(config: ExperimentConfig, db: Path, runs: Sequence[Run], split: str = "test") -> Report:
+def judge(
+    config: ExperimentConfig,
+    db: Path,
+    runs: Sequence[Run],
+    split: str = "test",
+    beside: Sequence[Beside] = (),
+) -> Report:
     """Evaluate runs on a split; runs that differ in the seed alone stand in one row.
 
     The best static sequence is chosen on train and validation, less the split that is judged.
-    Runs of another α, action set or encoder than the config's are left out: their figures
-    would not be comparable. Each run keeps the report, and the look at the split is recorded.
+    Runs of another action set or encoder than the config's, or of another α unless they serve any,
+    are left out, since their figures would not be comparable; a note says how many. Routers of the
+    experiments `beside` are judged on the same questions. Each run keeps the report, and the look
+    at the split is recorded.
 
     Raises:
         ConfigError: no such split.
@@ -38,9 +51,15 @@ def judge(config: ExperimentConfig, db: Path, runs: Sequence[Run], split: str = 
     """
     known_split(split)
     chosen_on = [name for name in ("train", "valid") if name != split]
-    with Store(db) as store:
-        trees = {name: replay.load(store, config, name).tree for name in [split, *chosen_on]}
-    comparable = [run for run in runs if _comparable(run.config, config)]
+    trees = {name: _tree(config, db, name) for name in [split, *chosen_on]}
+    comparable = _comparable(runs, config)
+    elsewhere = [
+        (
+            _tree(other, other_db, split),
+            _policies(_comparable(other_runs, other), f" ({other.name})"),
+        )
+        for other, other_db, other_runs in beside
+    ]
     report = evaluate(
         trees[split],
         _policies(comparable),
@@ -49,9 +68,13 @@ def judge(config: ExperimentConfig, db: Path, runs: Sequence[Run], split: str = 
         stop=config.train.stop,
         resamples=config.evaluate.resamples,
         seed=config.evaluate.seed,
+        elsewhere=elsewhere,
     )
+    if left_out := len(runs) - len(comparable):
+        note = f"Runs left out, being of another α, action set, encoder or pool: {left_out}."
+        report = replace(report, notes=(*report.notes, note))
     found = report.to_dict()
-    for run in comparable:
+    for run in (*comparable, *(run for _, _, others in beside for run in others)):
         run.write_evaluation(split, found)
     return report
 
@@ -60,49 +83,74 @@ def compare(one: Run, two: Run, db: Path, split: str = "test") -> str:
     """The paired difference in reward between two runs on a split, in words.
 
     Raises:
-        RunError: the runs differ in α, action set, encoder or arms.
+        RunError: the runs differ in α, or were judged on other questions.
     """
     known_split(split)
-    config = one.config
-    if not _comparable(config, two.config):
+    alpha = one.config.train.alpha
+    if two.config.train.alpha != alpha:
         raise RunError(
-            f"{one.name} and {two.name} were trained for different rewards or states.",
-            "Compare runs of one α, action set, encoder and pool.",
+            f"{one.name} and {two.name} were trained for different rewards.",
+            "Compare runs of one α.",
         )
-    with Store(db) as store:
-        tree = replay.load(store, config, split).tree
-    tree = tree if config.train.stop else tree.without_stop()
-    reward_M = tree.reward_M(config.train.alpha)
-    rewards = []
+    rewards = [_rewards(run, db if run is one else None, split) for run in (one, two)]
+    if rewards[0].keys() != rewards[1].keys():
+        raise RunError(
+            f"{one.name} and {two.name} are not judged on the same questions.",
+            "Sample both experiments to the end, on the same data.",
+        )
     for run in (one, two):
-        leaf_T = greedy_leaves(load_policy(run.policy_folder), tree)
-        rewards.append(mean_by_query(tree, reward_M[leaf_T]).numpy())
         run.record_look(split)
-    settings = config.evaluate
-    found = bootstrap_difference(*rewards, resamples=settings.resamples, seed=settings.seed)
-    count = len(tree.queries)
-    said = in_words(verdict(found, count), found)
-    return f"{one.name} better than {two.name}: {said}, {count} queries of {split}."
-
-
-def _comparable(one: ExperimentConfig, two: ExperimentConfig) -> bool:
-    return (
-        one.train.alpha == two.train.alpha
-        and one.train.stop == two.train.stop
-        and one.features == two.features
-        and list(one.arms) == list(two.arms)
+    settings = one.config.evaluate
+    found = bootstrap_difference(
+        list(rewards[0].values()),
+        [rewards[1][query] for query in rewards[0]],
+        resamples=settings.resamples,
+        seed=settings.seed,
     )
+    said = in_words(verdict(found, len(rewards[0])), found)
+    return f"{one.name} better than {two.name}: {said}, {len(rewards[0])} queries of {split}."
 
 
-def _policies(runs: Sequence[Run]) -> dict[str, list[Policy]]:
+def _rewards(run: Run, db: Path | None, split: str) -> dict[str, float]:
+    """The reward of a run on each query of a split, by query id."""
+    alpha = run.config.train.alpha
+    tree = _tree(run.config, db or Path(run.manifest["db"]), split)
+    tree = tree if run.config.train.stop else tree.without_stop()
+    leaf_T = greedy_leaves(at_alpha(load_policy(run.policy_folder), alpha), tree)
+    reward_Q = mean_by_query(tree, tree.reward_M(alpha)[leaf_T])
+    return dict(zip(tree.queries, reward_Q.tolist(), strict=True))
+
+
+def _tree(config: ExperimentConfig, db: Path, split: str) -> Tree:
+    with Store(db) as store:
+        return replay.load(store, config, split).tree
+
+
+def _comparable(runs: Sequence[Run], config: ExperimentConfig) -> list[Run]:
+    """The runs whose figures can stand in one table with the config's α."""
+    return [
+        run
+        for run in runs
+        if run.config.train.stop == config.train.stop
+        and run.config.features == config.features
+        and list(run.config.arms) == list(config.arms)
+        and _serves(run, config.train.alpha)
+    ]
+
+
+def _serves(run: Run, alpha: float) -> bool:
+    return run.config.train.alpha == alpha or isinstance(load_policy(run.policy_folder), AnyAlpha)
+
+
+def _policies(runs: Sequence[Run], suffix: str = "") -> dict[str, list[Policy]]:
     """Policies by label; the label says more than the algorithm only where it has to."""
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         manifest = run.manifest
         start = Run(Path(manifest["init"])).manifest["algo"] if manifest["init"] else ""
-        label = f"{start}>{manifest['algo']}" if start else str(manifest["algo"])
+        label = f"{start}+{manifest['algo']}" if start else str(manifest["algo"])
         variant = canonical(run.config.train.model_dump(mode="json", exclude={"seed"}))
-        groups.setdefault((label, variant), []).append(run)
+        groups.setdefault((label + suffix, variant), []).append(run)
     labels = [label for label, _ in groups]
     return {
         label if labels.count(label) == 1 else f"{label} ({members[0].name})": [

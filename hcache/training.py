@@ -11,7 +11,7 @@ import torch
 
 from hcache import replay
 from hcache.config import ExperimentConfig, parse_settings
-from hcache.errors import lookup
+from hcache.errors import ConfigError, lookup
 from hcache.keys import digest, digest_file
 from hcache.policies import load_policy
 from hcache.runs import MetricsLog, Run, find_run, now, provenance
@@ -33,19 +33,31 @@ def train(
 ) -> Run:
     """Train the algorithm that `config.train` names; the run it went into.
 
-    A run of the same identity that was stopped goes on; one that is finished is returned as it
-    is. `source` is the experiment's file, for live routing later; `folder` puts the run elsewhere
-    than where the configuration says.
+    An algorithm such as `sft+ppo` is a chain: SFT first, with its defaults, in a run of its own,
+    then PPO from where that ended. A run of the same identity that was stopped goes on; one that
+    is finished is returned as it is. `source` is the experiment's file, for live routing later;
+    `folder` puts the run elsewhere than where the configuration says.
 
     Raises:
-        ConfigError: an unknown algorithm or setting.
+        ConfigError: an unknown algorithm or setting, or one that does not fit the workflow.
         StoreError: the experiment was not sampled like this.
         RunError: `init` is no run that fits.
     """
     settings = config.train
-    trainer_class = lookup(TRAINERS, settings.algo, "trainer", "train.algo")
+    *before, last = settings.algo.split("+")
+    trainer_class = lookup(TRAINERS, last, "trainer", "train.algo")
     algorithm = parse_settings(trainer_class.Settings, settings.settings, "train.settings")
     start = None if init is None else find_run(init, Path(config.runs))
+    if before:
+        first = settings.model_copy(update={"algo": "+".join(before), "settings": {}})
+        start = train(
+            config.model_copy(update={"train": first}),
+            db,
+            source=source,
+            init=init,
+            folder=folder,
+            on_metrics=on_metrics,
+        )
     trees = {}
     with Store(db) as store:
         for split in ("train", "valid"):
@@ -65,7 +77,7 @@ def train(
         "experiment": config.name,
         "algo": settings.algo,
         "seed": settings.seed,
-        "init": None if start is None else str(start.folder),
+        "init": None if init is None else str(find_run(init, Path(config.runs)).folder),
         "source": str(source.resolve()),
         "db": str(db),
         "created": now(),
@@ -98,7 +110,10 @@ def _fit(
     settings = config.train
     if not settings.stop:
         train_tree, valid_tree = train_tree.without_stop(), valid_tree.without_stop()
-    trainer = TRAINERS[settings.algo](
+    trainer_class = TRAINERS[settings.algo.split("+")[-1]]
+    if reason := trainer_class.unfit(train_tree):
+        raise ConfigError(f"train.algo: {settings.algo} cannot be trained here: {reason}")
+    trainer = trainer_class(
         train_tree,
         algorithm,
         alpha=settings.alpha,

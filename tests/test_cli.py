@@ -131,7 +131,7 @@ def test_train_finds_its_run_again_and_init_starts_from_another(trained: Shell) 
     names = {
         row["name"] for row in json.loads(trained("eval", "experiment.yaml", "--json"))["rows"]
     }
-    assert {"sft", "sft>ppo"} <= names
+    assert {"sft", "sft+ppo"} <= names
 
 
 def test_runs_and_rerun(trained: Shell) -> None:
@@ -233,8 +233,8 @@ def test_every_command_has_an_example_in_its_help(shell: Shell) -> None:
         for command in app.registered_commands
     ]
     assert set(names) == {
-        "demo", "plan", "sample", "train", "eval", "route", "show", "sql", "export",
-        "rerun", "doctor",
+        "demo", "plan", "sample", "train", "bench", "eval", "route", "show", "sql",
+        "export", "rerun", "doctor",
     }  # fmt: skip
     for name in [*names, "runs"]:
         assert "Example" in shell(name, "--help"), name

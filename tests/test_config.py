@@ -231,3 +231,22 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     file.write_text("name: x\narms:\n  a: {model: m}\n  a: {model: n}\n")
     with pytest.raises(ConfigError, match=r"twice\.yaml:4: 'a' stands twice"):
         read_config(file)
+
+
+def test_a_file_may_stand_on_another(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(settings("ab", train={"alpha": 0.7})))
+    own = {"base": "base.yaml", "name": "second", "train": {"algo": "sft"}}
+    (tmp_path / "second.yaml").write_text(yaml.safe_dump(own))
+    first, second = (read_config(tmp_path / f"{name}.yaml") for name in ("base", "second"))
+    assert second.name == "second"
+    assert (second.train.algo, second.train.alpha) == ("sft", 0.7)
+    assert second.arms == first.arms
+    (tmp_path / "third.yaml").write_text("base: second.yaml\n")
+    for text, message in (
+        ("base: second.yaml", "second.yaml has a base itself"),
+        ("base: ../base.yaml", "is no file beside it"),
+        ("base: none.yaml", "cannot read the experiment file"),
+    ):
+        (tmp_path / "third.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            read_config(tmp_path / "third.yaml")

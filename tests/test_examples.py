@@ -8,7 +8,9 @@ import pytest
 
 from hcache.config import read_config
 from hcache.experiment import Experiment
-from hcache.sampling import make_plan
+from hcache.judging import judge
+from hcache.sampling import Sampler, make_plan
+from hcache.training import train
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT.parent / "shared" / "data"
@@ -45,3 +47,23 @@ def test_plan_counts_every_sequence(example: Path, tmp_path: Path) -> None:
     whole = sum(arms**hop for hop in range(1, hops + 1))
     assert plan.missing == whole * len(experiment.queries())
     assert plan.prompts[0].messages[-1].content
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data at {DATA}")
+def test_hierrouter_runs_with_small_models_put_in(tmp_path: Path) -> None:
+    preset = ROOT / "examples" / "hierrouter.yaml"
+    small = {"dtype": "float32", "max_model_len": 256}
+    config = read_config(preset)
+    changes = [f"models.{name}.{k}={v}" for name in config.models for k, v in small.items()]
+    changes += [f"arms.{name}.max_tokens=8" for name in config.arms]
+    experiment = Experiment.load(preset, [*overrides(preset), *changes], tmp_path / "h.duckdb")
+    tally = Sampler(experiment).run()
+    assert tally.complete == tally.queries == len(experiment.queries()) == 36
+    settings = experiment.config.train.model_copy(update={"algo": "ppo", "iterations": 2})
+    trained = experiment.config.model_copy(update={"train": settings})
+    run = train(trained, experiment.db, source=preset, folder=tmp_path)
+    report = judge(trained, experiment.db, [run], "test")
+    assert {group.name for group in report.groups if group.by == "dataset"} == set(config.data)
+    assert report.groups[0].queries == len(experiment.splits["test"])

@@ -28,7 +28,7 @@ LAYERS = [
     {"features", "policies", "statistics", "fronts"},
     {"replay", "trainers", "runs", "rivals"},
     {"evaluation", "training", "routing"},
-    {"leaderboard", "judging"},
+    {"leaderboard", "judging", "benching"},
     {"doctor"},
     {"commands"},
 ]

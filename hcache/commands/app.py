@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from hcache.commands import demo, export, inspect, routers, sampling
+from hcache.commands import bench, demo, export, inspect, report, routers, sampling
 from hcache.errors import HcacheError
 
 INTERRUPTED = 130  # what typer exits with after Ctrl-C
@@ -25,7 +25,9 @@ app.command()(demo.demo)
 app.command()(sampling.plan)
 app.command()(sampling.sample)
 app.command()(routers.train)
+app.command()(bench.bench)
 app.command("eval")(routers.evaluate)
+app.command()(report.report)
 app.command()(routers.route)
 app.command()(inspect.show)
 app.command()(inspect.sql)

@@ -20,6 +20,12 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a value, as in `--set train.alpha=0.1`. Repeatable."),
 ]
+Beside = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--with", help="An experiment of another workflow on the same questions. Repeatable."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Seed = Annotated[int | None, typer.Option(help="Seed, in place of train.seed.")]
 

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hcache.commands.options import (
     AsJson,
+    Beside,
     Database,
     ExperimentFile,
     Overrides,
@@ -101,6 +102,10 @@ def evaluate(
         ),
     ],
     split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
+    alpha: Annotated[
+        float | None, typer.Option(help="α of the reward, in place of its own.")
+    ] = None,
+    beside: Beside = None,
     db: Database = None,
     set_: Overrides = None,
     as_json: AsJson = False,
@@ -109,20 +114,28 @@ def evaluate(
     """Judge routers against every single model, the best static sequence, random and the oracle.
 
     Intervals are bootstrapped over queries; runs of one algorithm with several seeds are averaged.
+    With --alpha, routers that serve any α are judged at that one; others that were trained for
+    another are left out.
 
     Example: `hcache eval data/demo/experiment.yaml --split test`
     """
     from hcache.judging import judge
     from hcache.leaderboard import table
 
-    config, runs, database = _target(target, set_ or (), db)
-    report = judge(config, database, runs, split)
+    config, runs, database = target_of(target, set_ or (), db)
+    if alpha is not None:
+        settings = config.train.model_copy(update={"alpha": alpha})
+        config = config.model_copy(update={"train": settings})
+    others = [target_of(str(file), set_ or (), db) for file in beside or ()]
+    report = judge(config, database, runs, split, [(c, d, r) for c, r, d in others])
     if csv is not None:
         _write_csv(csv, report.to_dict()["rows"])
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2))
         return
     console.print(table(report))
+    for note in report.notes:
+        console.print(note, soft_wrap=True, highlight=False)
 
 
 def route(
@@ -170,9 +183,10 @@ def rerun(
     console.print(f"{found.name}: identical")
 
 
-def _target(
+def target_of(
     target: str, overrides: list[str] | tuple[()], db: Path | None
 ) -> tuple[ExperimentConfig, list[Run], Path]:
+    """The configuration, finished runs and database of an experiment file, or of one run."""
     from hcache.runs import all_runs, find_run
 
     if target.endswith((".yaml", ".yml")):

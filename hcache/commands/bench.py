@@ -1,0 +1,94 @@
+"""`hcache bench`: all routers at once."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from hcache.commands.options import (
+    AsJson,
+    Beside,
+    Database,
+    ExperimentFile,
+    Overrides,
+    console,
+    notes,
+)
+from hcache.experiment import Experiment
+
+if TYPE_CHECKING:
+    from hcache.benching import Job
+    from hcache.runs import Run
+
+
+def bench(
+    experiment: ExperimentFile,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each router.")] = 1,
+    algos: Annotated[
+        str | None, typer.Option(help="Algorithms, with commas; otherwise all that fit.")
+    ] = None,
+    beside: Beside = None,
+    split: Annotated[str, typer.Option(help="Where they are judged.")] = "test",
+    db: Database = None,
+    set_: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train every router in several seeds, a process per core, and judge them all.
+
+    Of an experiment given by --with, the algorithm that its file names is trained. What is trained
+    already is not trained again.
+
+    Example: `hcache bench data/demo/experiment.yaml --seeds 5`
+    """
+    from hcache.benching import algorithms, jobs
+    from hcache.judging import judge
+    from hcache.leaderboard import table
+
+    loaded = Experiment.load(experiment, set_ or (), db)
+    others = [Experiment.load(file, set_ or (), db) for file in beside or ()]
+    chosen = algos.split(",") if algos else algorithms(loaded)
+    own = jobs(loaded, chosen, seeds)
+    theirs = [jobs(other, [other.config.train.algo], seeds) for other in others]
+    runs = _train_all([*own, *(job for group in theirs for job in group)])
+    report = judge(
+        loaded.config,
+        loaded.db,
+        [runs[job.key] for job in own],
+        split,
+        [
+            (other.config, other.db, [runs[job.key] for job in group])
+            for other, group in zip(others, theirs, strict=True)
+        ],
+    )
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=2))
+        return
+    console.print(table(report))
+    for sentence in report.verdicts.values():
+        console.print(sentence, soft_wrap=True, highlight=False)
+
+
+def _train_all(wanted: list[Job]) -> dict[str, Run]:
+    """Train with a bar over the runs; runs by the key of their job."""
+    from hcache.benching import run_all
+
+    done: dict[str, Run] = {}
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=notes,
+    ) as bars:
+        task = bars.add_task("training", total=len(wanted))
+
+        def finished(job: Job, run: Run) -> None:
+            done[job.key] = run
+            reward = run.manifest["outcome"]["best_valid_reward"]
+            bars.update(task, advance=1, description=f"{job.name}: valid R {reward:.4f}")
+
+        run_all(wanted, finished)
+    return done
