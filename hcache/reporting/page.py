@@ -1,0 +1,216 @@
+"""The report as one HTML page and as Markdown: what stands in both, and how it is made safe.
+
+Whatever comes from models, data or names is text and stays text: HTML is escaped by the template
+engine, Markdown by `_plain`, and figures go through an XML parser on their way into the page.
+"""
+
+from __future__ import annotations
+
+import html as markup
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from hcache.config import ExperimentConfig
+from hcache.evaluation import Group, Report, Row
+from hcache.leaderboard import HEADER, label, title
+from hcache.reporting.figures import Picture
+from hcache.reporting.numbers import DASH, number, printable, reason, signed, spans
+from hcache.reporting.stories import Stories
+from hcache.statistics import Interval
+
+CUT = 320  # characters of a text that are shown at once
+SVG = "http://www.w3.org/2000/svg"
+LINK = "http://www.w3.org/1999/xlink"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number of a table: its text, its interval behind it, and why one is missing."""
+
+    text: str
+    spans: tuple[str, ...] = ()
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Content:
+    """All that a report says."""
+
+    config: ExperimentConfig
+    db: Path
+    split: str
+    command: tuple[str, ...]
+    created: str
+    report: Report
+    pictures: tuple[Picture, ...]
+    stories: Stories | None
+
+    @property
+    def facts(self) -> Iterator[tuple[str, str]]:
+        """What was judged, and how."""
+        report = self.report
+        replicas = f", {report.replicas} replicas" if report.replicas > 1 else ""
+        yield "experiment", self.config.name
+        yield "queries", f"{report.queries:,} of {self.split}{replicas}"
+        yield "reward", f"R = Q − {report.alpha:g}·C; Q is {self._qualities()}"
+        yield "STOP", "allowed from the second hop on" if report.stop else "not allowed"
+        yield "models", ", ".join(self.config.arms)
+        seeds = [f"{name} ({count})" for name, count in report.seeds.items()]
+        yield "routers (seeds)", ", ".join(seeds) or "none"
+        yield "best static sequence", f"{report.best_static}, chosen on {self._chosen()}"
+        yield "intervals", f"{report.level:.0%}, {report.resamples:,} resamples of the queries"
+        yield "date", self.created
+        yield "database", str(self.db)
+        yield "command", shlex.join(self.command) or DASH
+
+    def _qualities(self) -> str:
+        own = {name: self.config.quality_of(name) for name in self.config.data}
+        if len(set(own.values())) == 1:
+            return next(iter(own.values()))
+        return ", ".join(f"{metric} on {name}" for name, metric in own.items())
+
+    def _chosen(self) -> str:
+        return f"{self.report.selection_queries:,} other queries"
+
+    @property
+    def headlines(self) -> Iterator[tuple[str, str, str]]:
+        """What to see first: what it is, the number, whose it is."""
+        rows = self.report.groups[0].rows
+        static = next(row for row in rows if row.role == "static")
+        yield "best static sequence", number(static.reward.estimate), static.sequence
+        best = self._row(self.stories.router) if self.stories else None
+        if best is not None:
+            yield "best router by validation", number(best.reward.estimate), best.name
+            yield "gap closed by it", _share(best.gap_closed.estimate), "0: static, 1: oracle"
+        oracle = next(row for row in rows if row.role == "oracle")
+        yield "oracle", number(oracle.reward.estimate), "knows every outcome"
+
+    def _row(self, name: str) -> Row | None:
+        rows = self.report.groups[0].rows
+        return next((row for row in rows if (row.role, row.name) == ("router", name)), None)
+
+    @property
+    def verdicts(self) -> Iterator[tuple[str, str]]:
+        """The answer and the sentence for each router."""
+        for row in self.report.groups[0].rows:
+            if row.role == "router":
+                yield row.verdict, self.report.verdicts[row.name]
+
+    @property
+    def areas(self) -> Iterator[tuple[str, Cell]]:
+        """One number each for a whole plane."""
+        plane = self.report.plane
+        free = "every sequence is free"
+        yield "AIQ, static sequences mixed", _alone(plane.static_aiq, free)
+        for row in self.report.groups[0].rows:
+            if row.role in ("router", "oracle"):
+                yield f"AIQ, {row.name}", _of(row.aiq)
+        yield "area under static sequences", _alone(plane.static_area, free)
+        yield "area with the routers", _alone(plane.area, free)
+        for name, found in self.report.two_models.items():
+            yield f"APGR, {name}", _alone(found.apgr, "the strong model is not better")
+            yield f"CPT(50%), {name}", _alone(found.cpt50, "the strong model is not better")
+
+    @cached_property
+    def figures(self) -> list[tuple[Picture, Markup]]:
+        """Each figure with the markup that stands in the page."""
+        return [(picture, Markup(_inline(picture))) for picture in self.pictures]
+
+    def heading(self, group: Group) -> str:
+        """What a group is."""
+        return title(self.report, group)
+
+
+def html(content: Content) -> str:
+    """The page."""
+    return _environment(autoescape=True).get_template("page.html.j2").render(page=content)
+
+
+def markdown(content: Content) -> str:
+    """The same in Markdown."""
+    environment = _environment(autoescape=False, finalize=_plain, trim_blocks=True)
+    return environment.get_template("page.md.j2").render(page=content)
+
+
+def cells(row: Row) -> list[Cell]:
+    """The figures of a row, under HEADER without its first."""
+    return [
+        _of(row.quality),
+        _of(row.cost),
+        _of(row.reward),
+        _alone(row.hops, "no hops"),
+        _of(row.difference, signed),
+        _of(row.gap_closed),
+        _of(row.aiq),
+    ]
+
+
+def _of(interval: Interval, write: Any = number) -> Cell:
+    return Cell(write(interval.estimate), spans(interval), reason(interval))
+
+
+def _alone(value: float, why: str) -> Cell:
+    text = number(value)
+    return Cell(text, why=why if text == DASH else "")
+
+
+def _share(value: float) -> str:
+    return DASH if value != value else f"{value:.1%}"
+
+
+def _environment(**settings: Any) -> Environment:
+    loader = PackageLoader("hcache.reporting", "")
+    made = Environment(loader=loader, undefined=StrictUndefined, lstrip_blocks=True, **settings)
+    made.globals |= {"header": HEADER, "cells": cells, "label": label, "cut": CUT}
+    made.filters |= {"number": number, "signed": signed, "fenced": fenced}
+    return made
+
+
+def _inline(picture: Picture) -> str:
+    """A figure as an element of a page: ids of its own, a name, a size that follows the page."""
+    ElementTree.register_namespace("", SVG)
+    ElementTree.register_namespace("xlink", LINK)
+    root = ElementTree.fromstring(picture.svg)
+    for unneeded in root.findall(f"{{{SVG}}}metadata"):
+        root.remove(unneeded)
+    for element in root.iter():
+        for key, value in element.attrib.items():
+            element.set(key, _renamed(key, value, picture.name))
+    root.attrib.pop("height", None)
+    root.attrib.pop("width", None)
+    root.set("role", "img")
+    root.set("aria-label", f"{picture.title}. {printable(picture.words)}")
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _renamed(key: str, value: str, prefix: str) -> str:
+    """References and ids with a prefix: one page holds several figures."""
+    if key == "id":
+        return f"{prefix}-{value}"
+    if key in ("href", f"{{{LINK}}}href") and value.startswith("#"):
+        return f"#{prefix}-{value[1:]}"
+    return re.sub(r"url\(#([^)]*)\)", rf"url(#{prefix}-\1)", value)
+
+
+def _plain(value: Any) -> Any:
+    """Text that Markdown shows as it is, in one line; markup made here passes."""
+    if isinstance(value, Markup):
+        return value
+    line = " ".join(printable(part) for part in str(value).split())
+    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", markup.escape(line, quote=False))
+
+
+def fenced(text: str) -> Markup:
+    """Text of many lines for Markdown, behind a fence that is longer than any within."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return Markup(f"{fence}text\n{text}\n{fence}")

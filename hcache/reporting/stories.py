@@ -1,0 +1,199 @@
+"""Stories: the queries on which a router gained and lost most, with both trajectories to read.
+
+In: a tree, the leaves that the router and the best static sequence end in, and the store. Out:
+what was asked, and on either side who replied what, at which cost, and how good the answer was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hcache.config import ExperimentConfig
+from hcache.policies.rollout import static_leaves
+from hcache.replay import POOL
+from hcache.store import Store
+from hcache.tree import Tree, path_name, sequences
+
+COUNT = 3  # gains, and losses
+EQUAL = 1e-9  # rewards this close are neither
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One call: who replied, what, at which cost."""
+
+    arm: str
+    role: str  # in the workflow; empty where it has none
+    reply: str
+    prompt_tokens: int
+    output_tokens: int
+    cost: float
+
+
+@dataclass(frozen=True)
+class Side:
+    """One trajectory and its outcome."""
+
+    who: str
+    sequence: str
+    hops: tuple[Hop, ...]
+    answer: str
+    quality: float
+    cost: float
+    reward: float
+    notes: tuple[str, ...]
+    trajectory_id: str
+
+
+@dataclass(frozen=True)
+class Story:
+    """A query with both trajectories; `gain` is the router's reward less the other's."""
+
+    query_id: str
+    dataset: str
+    kind: str
+    question: str
+    references: tuple[str, ...]
+    gain: float
+    sides: tuple[Side, Side]  # the router, the static sequence
+
+
+@dataclass(frozen=True)
+class Stories:
+    """The extremes of one router against one static sequence."""
+
+    router: str
+    static: str
+    gains: tuple[Story, ...]  # the largest first
+    losses: tuple[Story, ...]
+
+
+def leaves_of_sequence(tree: Tree, name: str) -> Tensor:
+    """Where a static sequence, given as people read it, ends in each tree."""
+    known = sequences(tree)
+    path = known.path_SL[known.names.index(name)].tolist()
+    return static_leaves(tree, [[action for action in path if action >= 0]])[:, 0]
+
+
+def tell(
+    store: Store,
+    config: ExperimentConfig,
+    tree: Tree,
+    router: tuple[str, Tensor],
+    static: tuple[str, Tensor],
+    count: int = COUNT,
+) -> Stories:
+    """The `count` queries with the largest gains and losses of a router.
+
+    Each query stands there once, and where there are several kinds of question the largest of each
+    kind goes before the second of any.
+
+    `router` and `static` are a name each, and a leaf of every tree, [T].
+    """
+    reward_M = tree.reward_M(config.train.alpha)
+    gain_T = reward_M[router[1]] - reward_M[static[1]]
+    reader = _Reader(store, config, tree)
+
+    def story(place: int) -> Story:
+        sides = [reader.side(name, place, int(leaf_T[place])) for name, leaf_T in (router, static)]
+        return reader.story(place, float(gain_T[place]), (sides[0], sides[1]))
+
+    return Stories(
+        router=router[0],
+        static=static[0],
+        gains=tuple(story(place) for place in _largest(tree, gain_T, count)),
+        losses=tuple(story(place) for place in _largest(tree, -gain_T, count)),
+    )
+
+
+def _largest(tree: Tree, value_T: Tensor, count: int) -> list[int]:
+    """The trees of the largest values above 0: of different queries, and of many kinds."""
+    order = torch.argsort(value_T, descending=True, stable=True).tolist()
+    of_query: dict[int, int] = {}
+    for place in order:
+        if value_T[place] > EQUAL:
+            of_query.setdefault(int(tree.query_T[place]), place)
+    of_kind: dict[tuple[str, str], int] = {}
+    for query, place in of_query.items():
+        of_kind.setdefault((tree.datasets[query], tree.kinds[query]), place)
+    chosen = list(dict.fromkeys([*of_kind.values(), *of_query.values()]))[:count]
+    return sorted(chosen, key=order.index)
+
+
+class _Reader:
+    """Reads queries and trajectories of an experiment."""
+
+    def __init__(self, store: Store, config: ExperimentConfig, tree: Tree) -> None:
+        self.store, self.config, self.tree = store, config, tree
+        self.arm_ids: dict[str, str] = dict(store.sql(POOL, [config.name]).iter_rows())
+
+    def story(self, place: int, gain: float, sides: tuple[Side, Side]) -> Story:
+        query = self._query(place)
+        asked = self.store.sql(QUESTION, [self.tree.queries[query]]).row(0, named=True)
+        return Story(
+            query_id=self.tree.queries[query],
+            dataset=self.tree.datasets[query],
+            kind=self.tree.kinds[query],
+            question=asked["question"],
+            references=tuple(asked["references"]),
+            gain=gain,
+            sides=sides,
+        )
+
+    def side(self, who: str, place: int, leaf: int) -> Side:
+        path = self.tree.path_ML[leaf].tolist()
+        decisions = [self.arm_ids[self.tree.arms[action]] for action in path if action >= 0]
+        query, replica = self.tree.queries[self._query(place)], int(self.tree.replica_T[place])
+        found = self.store.sql(OUTCOME, [self.config.name, query, replica, decisions])
+        outcome = found.row(0, named=True)
+        return Side(
+            who=who,
+            sequence=path_name(path, self.tree.arms),
+            hops=tuple(self._hops(outcome["trajectory_id"])),
+            answer=outcome["answer"] or "",
+            quality=float(self.tree.quality_M[leaf]),
+            cost=float(self.tree.cost_M[leaf]),
+            reward=float(self.tree.reward_M(self.config.train.alpha)[leaf]),
+            notes=tuple(outcome["notes"]),
+            trajectory_id=outcome["trajectory_id"],
+        )
+
+    def _hops(self, trajectory: str) -> Iterator[Hop]:
+        for row in self.store.sql(HOPS, [trajectory]).iter_rows(named=True):
+            yield Hop(**row, cost=self._cost(row))
+
+    def _cost(self, row: dict[str, Any]) -> float:
+        """At the prices of the configuration; a tool stands in no pool, and is free."""
+        arm = self.config.arms.get(row["arm"])
+        if arm is None:
+            return 0.0
+        price = arm.price
+        read, written = int(row["prompt_tokens"]), int(row["output_tokens"])
+        return (price.input * read + price.output * written) / 1000
+
+    def _query(self, place: int) -> int:
+        return int(self.tree.query_T[place])
+
+
+QUESTION = 'select question, "references" from queries where query_id = $1'
+OUTCOME = """
+select o.trajectory_id, o.answer, o.notes
+from outcomes o join trajectories t using (trajectory_id)
+where o.experiment = $1 and o.query_id = $2 and o.replica = $3 and t.decisions = $4
+"""
+HOPS = """
+with asks as (
+    select unnest(asks) as ask, generate_subscripts(asks, 1) as place
+    from trajectories where trajectory_id = $1
+)
+select a.name as arm, ask."role" as "role", g.text as reply, ask.prompt_tokens, ask.output_tokens
+from asks
+join generations g on g.generation_id = ask.generation
+join arms a on a.arm_id = ask.arm
+order by place
+"""
