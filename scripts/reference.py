@@ -50,7 +50,7 @@ def page() -> str:
     ]
     parts += [
         _section("`workflow.search`, name: teacher_student", SearchSettings),
-        _section("`train.settings` of every algorithm that trains a network", NetworkSettings),
+        _section("`train.settings` of every algorithm that trains an MLP", NetworkSettings),
     ]
     parts += [
         _section(f"`train.settings`, algo: {name}", trainer.Settings, NetworkSettings)

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from hcache.config import Settings
 from hcache.errors import RunError
 from hcache.policies import Policy, register, write_policy
+from hcache.policies.inputs import check_states, text_scale
 from hcache.tree import States, Tree
 
 MASKED = -1e9  # logit of an action that is not valid: its probability is exactly 0 in float32
-TEXT_NORM = 4.0  # typical length of the scaled text features; longer ones are learned by heart
 
 
 class MLPSettings(Settings):
@@ -93,7 +93,7 @@ class MLPPolicy(nn.Module):
                 f"the training tree among {', '.join(train.arms)}.",
                 "Start from a run on the same pool.",
             )
-        init._check(train.states)
+        check_states(train.states, init.features, init.hops)
         return copy.deepcopy(init)
 
     def inputs(self, states: States) -> Tensor:
@@ -102,7 +102,7 @@ class MLPPolicy(nn.Module):
         Raises:
             RunError: if the states have other features or more hops than the policy knows.
         """
-        self._check(states)
+        check_states(states, self.features, self.hops)
         device = self.embedding.device
         text_ND = (states.features_ND.to(device).float() - self.mean_D) / self.text_scale
         # One-hot times matrix: unlike an index, its gradient is deterministic on a GPU.
@@ -166,25 +166,11 @@ class MLPPolicy(nn.Module):
                 nn.init.zeros_(linear.bias)
 
     def _fit_scale(self, train: Tree) -> None:
-        features_ND = train.features_ND.float()
-        self.mean_D.copy_(features_ND.mean(dim=0))
-        norm = float((features_ND - self.mean_D).norm(dim=1).square().mean().sqrt())
-        self.text_scale.fill_(norm / TEXT_NORM if norm > 0 else 1.0)
+        mean_D, scale = text_scale(train.features_ND)
+        self.mean_D.copy_(mean_D)
+        self.text_scale.fill_(scale)
         cost = float(train.cost_M.mean())
         self.cost_scale.fill_(cost if cost > 0 else 1.0)
-
-    def _check(self, states: States) -> None:
-        width = states.features_ND.shape[1]
-        if width != self.features:
-            raise RunError(
-                f"the states have {width} text features, the policy was made for {self.features}.",
-                "Load the tree with the encoder that the policy was trained on.",
-            )
-        if len(states) and int(states.hop_N.max()) >= self.hops:
-            raise RunError(
-                f"the tree has {int(states.hop_N.max()) + 1} hops, the policy knows {self.hops}.",
-                "Train a policy on trees with as many hops.",
-            )
 
 
 def _mlp(inputs: int, outputs: int, settings: MLPSettings) -> nn.Sequential:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hcache.errors import RunError
+from hcache.policies.inputs import check_states
 from hcache.tree import NONE, States, Tree
 
 TIE = 1e-9  # scores this close are equal: rounding may differ with the number of rows
@@ -104,25 +104,6 @@ class PlanningPolicy(ABC):
         best_N = near_NS.byte().argmax(dim=1)  # of equals the first, which is the shortest
         one_NA = torch.nn.functional.one_hot(first_S[best_N], valid_NA.shape[1]).bool()
         return torch.where(possible_NS.any(dim=1, keepdim=True), one_NA, valid_NA)
-
-
-def check_states(states: States, features: int, hops: int) -> None:
-    """Refuse states that a policy was not made for.
-
-    Raises:
-        RunError: if they have other features or more hops.
-    """
-    width = states.features_ND.shape[1]
-    if width != features:
-        raise RunError(
-            f"the states have {width} text features, the policy was made for {features}.",
-            "Load the tree with the encoder that the policy was trained on.",
-        )
-    if len(states) and int(states.hop_N.max()) >= hops:
-        raise RunError(
-            f"the tree has {int(states.hop_N.max()) + 1} hops, the policy knows {hops}.",
-            "Train a policy on trees with as many hops.",
-        )
 
 
 def paths_from_json(paths: Sequence[Sequence[Sequence[Any]]]) -> Paths:

@@ -30,15 +30,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hcache import policies
-from hcache.config import Settings
 from hcache.errors import RunError
 from hcache.policies import Policy, write_policy
-from hcache.policies.mlp import TEXT_NORM
+from hcache.policies.inputs import text_scale
 from hcache.policies.planning import Paths, PlanningPolicy, continuations, paths_from_json
 from hcache.policies.rollout import TIE
 from hcache.trainers.base import register
-from hcache.trainers.device import Device
-from hcache.trainers.network import NetworkTrainer
+from hcache.trainers.network import GradientTrainer, OptimiserSettings
 from hcache.tree import Tree, tree_of_state
 
 Weights = Literal["stake", "equal"]
@@ -68,10 +66,9 @@ class FactorisationPolicy(PlanningPolicy, nn.Module):
         nn.init.zeros_(policy.text.bias)
         for plans_SE in policy.plans:
             nn.init.normal_(plans_SE, std=1 / math.sqrt(factors), generator=generator)
-        features_ND = train.features_ND.float()
-        policy.mean_D.copy_(features_ND.mean(dim=0))
-        norm = float((features_ND - policy.mean_D).norm(dim=1).square().mean().sqrt())
-        policy.scale.fill_(norm / TEXT_NORM if norm > 0 else 1.0)
+        mean_D, scale = text_scale(train.features_ND)
+        policy.mean_D.copy_(mean_D)
+        policy.scale.fill_(scale)
         return policy
 
     def scores(self, hop: int, features_ND: Tensor) -> Tensor:
@@ -99,7 +96,7 @@ class FactorisationPolicy(PlanningPolicy, nn.Module):
         return policy
 
 
-class FactorisationSettings(Settings):
+class FactorisationSettings(OptimiserSettings):
     """Settings of matrix factorisation; an iteration is one pass over the training trees."""
 
     factors: int = Field(128, ge=1, description="size of the vectors of texts and continuations")
@@ -107,17 +104,15 @@ class FactorisationSettings(Settings):
     weights: Weights = Field("stake", description="what a pair weighs: its difference, or 1")
     batch_size: int = Field(64, ge=1, description="trees of a minibatch, with all their states")
     lr: float = Field(1e-3, gt=0, description="learning rate of Adam")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
-    device: Device = Field("auto", description="where to train")
 
 
 @register("factorisation")
-class Factorisation(NetworkTrainer):
+class Factorisation(GradientTrainer):
     """Logistic loss on preferences between continuations; every hop weighs the same."""
 
     Settings = FactorisationSettings
-    settings: FactorisationSettings  # type: ignore[assignment]
-    policy: FactorisationPolicy  # type: ignore[assignment]
+    settings: FactorisationSettings
+    policy: FactorisationPolicy
 
     def __init__(
         self,
@@ -128,13 +123,11 @@ class Factorisation(NetworkTrainer):
         seed: int,
         init: Policy | None = None,
     ) -> None:
-        super().__init__(train, settings, alpha=alpha, seed=seed, init=init)  # type: ignore[arg-type]
+        super().__init__(train, settings, alpha=alpha, seed=seed, init=init)
         self.tree_N = tree_of_state(self.tree)
         self.reward_NS = [plans.values(self.reward_M) for plans in continuations(self.tree)]
 
-    def make_policy(  # type: ignore[override]
-        self, train: Tree, init: Policy | None
-    ) -> FactorisationPolicy:
+    def make_policy(self, train: Tree, init: Policy | None) -> FactorisationPolicy:
         """See `Trainer`."""
         paths = tuple(plans.paths for plans in continuations(train))
         if init is None:

@@ -2,39 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from hcache.config import Settings
 from hcache.policies import Policy
 from hcache.policies.mlp import MLPPolicy, MLPSettings
-from hcache.trainers.base import Trainer
+from hcache.trainers.base import TrainablePolicy, Trainer
 from hcache.trainers.device import Device, pick_device
 from hcache.tree import Tree
 
 
-class NetworkSettings(MLPSettings):
-    """Settings that trainers of networks share."""
+class OptimiserSettings(Settings):
+    """Settings that trainers by gradient steps share."""
 
     lr: float = Field(3e-3, gt=0, description="learning rate of Adam")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
     device: Device = Field("auto", description="where to train")
 
 
-class NetworkTrainer(Trainer):
-    """A trainer that improves an MLP policy by gradient steps."""
+class NetworkSettings(MLPSettings, OptimiserSettings):
+    """Settings that trainers of an MLP policy share."""
 
-    settings: NetworkSettings
-    policy: MLPPolicy
+
+class TorchPolicy(TrainablePolicy, Protocol):
+    """A policy that is a torch module."""
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        """Its weights."""
+
+    def to(self, device: torch.device) -> Any:
+        """Move it, in place."""
+
+
+class GradientTrainer(Trainer):
+    """A trainer that improves a policy by gradient steps."""
+
+    settings: OptimiserSettings
+    policy: TorchPolicy
     adam_eps = 1e-8
 
     def __init__(
         self,
         train: Tree,
-        settings: NetworkSettings | None = None,
+        settings: OptimiserSettings | None = None,
         *,
         alpha: float,
         seed: int,
@@ -53,10 +68,6 @@ class NetworkTrainer(Trainer):
             fused=True,
         )
         self.generator = torch.Generator(self.device).manual_seed(seed)
-
-    def make_policy(self, train: Tree, init: Policy | None) -> MLPPolicy:
-        """See `Trainer`."""
-        return MLPPolicy.for_training(train, self.settings, seed=self.seed, init=init)
 
     def descend(self, loss: Tensor, max_norm: float | None = None) -> None:
         """One step of the optimizer."""
@@ -88,6 +99,17 @@ class NetworkTrainer(Trainer):
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.generator.set_state(state["generator"])
+
+
+class NetworkTrainer(GradientTrainer):
+    """A trainer of an MLP policy."""
+
+    settings: NetworkSettings
+    policy: MLPPolicy
+
+    def make_policy(self, train: Tree, init: Policy | None) -> MLPPolicy:
+        """See `Trainer`."""
+        return MLPPolicy.for_training(train, self.settings, seed=self.seed, init=init)
 
 
 def part(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from hcache import policies
 from hcache.config import Settings
 from hcache.policies import write_policy
-from hcache.policies.planning import check_states, continuations
+from hcache.policies.inputs import check_states
+from hcache.policies.planning import continuations
 from hcache.policies.rollout import TIE
 from hcache.trainers.base import ClosedForm, register
 from hcache.trainers.predictors import SoftLogistic

@@ -1,0 +1,36 @@
+"""What policies over text features share: that states fit them, and one scale for all texts."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from hcache.errors import RunError
+from hcache.tree import States
+
+TEXT_NORM = 4.0  # typical length of the scaled text features; longer ones are learned by heart
+
+
+def check_states(states: States, features: int, hops: int) -> None:
+    """Refuse states that a policy was not made for.
+
+    Raises:
+        RunError: if they have other features or more hops.
+    """
+    width = states.features_ND.shape[1]
+    if width != features:
+        raise RunError(
+            f"the states have {width} text features, the policy was made for {features}.",
+            "Load the tree with the encoder that the policy was trained on.",
+        )
+    if len(states) and int(states.hop_N.max()) >= hops:
+        raise RunError(
+            f"the tree has {int(states.hop_N.max()) + 1} hops, the policy knows {hops}.",
+            "Train a policy on trees with as many hops.",
+        )
+
+
+def text_scale(features_ND: Tensor) -> tuple[Tensor, float]:
+    """Mean [D] of text features, and what to divide the rest by for a typical length TEXT_NORM."""
+    mean_D = features_ND.float().mean(dim=0)
+    norm = float((features_ND.float() - mean_D).norm(dim=1).square().mean().sqrt())
+    return mean_D, norm / TEXT_NORM if norm > 0 else 1.0
