@@ -33,6 +33,7 @@ from hcache.policies import Policy
 from hcache.rivals import (
     BEST_ON_TEST,
     BEST_STATIC,
+    STOP,
     Candidate,
     Judge,
     best_single,
@@ -56,7 +57,6 @@ from hcache.statistics import (
 from hcache.tree import Tree, path_name
 
 LEVEL = 0.95
-STOP = "STOP"
 PAIRED = ("quality", "cost", "reward", "difference", "regret")  # means with draws of their own
 
 Policies = Mapping[str, Policy | Sequence[Policy]]
@@ -174,7 +174,7 @@ def evaluate(
         RunError: if a policy does not fit the trees.
     """
     chosen_on = [selection] if isinstance(selection, Tree) else list(selection)
-    _check(test, chosen_on, policies)
+    _check(test, chosen_on, [policies, *(own for _, own in elsewhere)])
     open_judge = Judge(test, alpha)
     judge = open_judge if stop else Judge(test.without_stop(), alpha)
     allowed = chosen_on if stop else [tree.without_stop() for tree in chosen_on]
@@ -187,7 +187,7 @@ def evaluate(
         judge.static(BEST_ON_TEST, "static on test", best_static([judge.tree], alpha)),
         judge.random(),
         *(judge.router(name, _as_list(given)) for name, given in policies.items()),
-        *_elsewhere(elsewhere, alpha, test.queries),
+        *_elsewhere(elsewhere, alpha, stop, test.queries),
         *judge.halves(),
         judge.best_quality(),
         judge.oracle(),
@@ -195,7 +195,7 @@ def evaluate(
     paths = common_paths([judge.tree])
     statics = judge.statics(paths)
     groups = tuple(
-        _group(by, name, mask_Q, candidates, statics, test.arms, resamples, seed)
+        _group(by, name, mask_Q, candidates, statics, resamples, seed)
         for by, name, mask_Q in _groups(test)
     )
     single = best_single(chosen_on, alpha)
@@ -222,10 +222,10 @@ def evaluate(
 
 
 def _elsewhere(
-    given: Sequence[tuple[Tree, Policies]], alpha: float, queries: Sequence[str]
+    given: Sequence[tuple[Tree, Policies]], alpha: float, stop: bool, queries: Sequence[str]
 ) -> Iterator[Candidate]:
     for tree, policies in given:
-        judge = Judge(tree, alpha, queries)
+        judge = Judge(tree if stop else tree.without_stop(), alpha, queries)
         for name, own in policies.items():
             yield judge.router(name, _as_list(own))
 
@@ -245,7 +245,6 @@ def _group(
     mask_Q: NDArray[np.bool_],
     candidates: Sequence[Candidate],
     statics: tuple[Array, Array],
-    arms: Sequence[str],
     resamples: int,
     seed: int,
 ) -> Group:
@@ -276,7 +275,7 @@ def _group(
     ):
         intervals = {key: interval_of_mean(own[key], own_draws[key], LEVEL) for key in PAIRED}
         cost_BF, quality_BF = draws.take(cost_QF.shape[1]), draws.take(cost_QF.shape[1])
-        flow = _flow(candidate, mask_Q, arms)
+        flow = _flow(candidate, mask_Q)
         rows.append(
             Row(
                 name=candidate.name,
@@ -335,14 +334,12 @@ def _aiq(
     return interval_of_draws(estimate, draws_B, len(cost_QF), LEVEL)
 
 
-def _flow(
-    candidate: Candidate, mask_Q: NDArray[np.bool_], arms: Sequence[str]
-) -> tuple[dict[str, float], ...]:
+def _flow(candidate: Candidate, mask_Q: NDArray[np.bool_]) -> tuple[dict[str, float], ...]:
     """The share of the trees that take each action, hop by hop; nothing for chance."""
     if candidate.flow_QLA is None:
         return ()
     share_LA = candidate.flow_QLA[mask_Q].mean(axis=0)
-    return tuple(dict(zip((*arms, STOP), share, strict=True)) for share in share_LA.tolist())
+    return tuple(dict(zip(candidate.actions, share, strict=True)) for share in share_LA.tolist())
 
 
 def _front(candidate: Candidate, mask_Q: NDArray[np.bool_]) -> tuple[Point, ...]:
@@ -428,7 +425,7 @@ def _notes(test: Tree, candidates: Sequence[Candidate]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _check(test: Tree, selection: Sequence[Tree], policies: Policies) -> None:
+def _check(test: Tree, selection: Sequence[Tree], policies: Sequence[Policies]) -> None:
     if not selection:
         raise ConfigError("there are no selection trees.", "Give the train and validation trees.")
     for tree in selection:
@@ -443,9 +440,12 @@ def _check(test: Tree, selection: Sequence[Tree], policies: Policies) -> None:
                 f"{len(shared)} queries are in test and in selection, {shared[0]} among them.",
                 "Choose on train and validation queries only.",
             )
-    empty = [name for name, given in policies.items() if not _as_list(given)]
+    names = [name for own in policies for name in own]
+    empty = [name for own in policies for name, given in own.items() if not _as_list(given)]
     if empty:
         raise ConfigError(f"the router {empty[0]!r} has no policy.", "Give one policy or more.")
+    if len(set(names)) < len(names):
+        raise ConfigError("two routers have one name.", "Give each a name of its own.")
 
 
 def _as_list(given: Policy | Sequence[Policy]) -> list[Policy]:

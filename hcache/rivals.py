@@ -37,7 +37,7 @@ BEST_STATIC = "best static sequence"
 BEST_ON_TEST = "best static on test (not attainable)"
 PER_KIND = "best static sequence per kind"
 CHEAPEST, DEAREST = "cheapest model", "dearest model"
-RANDOM, ORACLE = "random", "oracle"
+RANDOM, ORACLE, STOP = "random", "oracle", "STOP"
 BEST_QUALITY = "oracle of quality, then cost"
 HALVES = "oracle, chosen on half of the replicas"
 
@@ -66,6 +66,7 @@ class Candidate:
     hops: Array
     sequence: str = ""
     flow_QLA: Array | None = None  # share of the trees of a query that take an action at a hop
+    actions: tuple[str, ...] = ()  # names of these actions
     front: Front | None = None
 
 
@@ -170,11 +171,13 @@ class Judge:
         if len(replica_T.unique()) < 2:
             return
         one, two = ((replica_T % 2 == half).nonzero()[:, 0] for half in (0, 1))
-        leaf_TS = sequences(self.tree).leaf_TS
+        paths = [path[path >= 0].tolist() for path in sequences(self.tree).path_SL]
+        leaf_TS = static_leaves(self.tree, paths)
         leaf_T = torch.empty_like(replica_T)
         leaf_T[two] = self._chosen_on(leaf_TS, one, two)
         leaf_T[one] = self._chosen_on(leaf_TS, two, one)
-        yield self._of_leaves(HALVES, "oracle of halves", [leaf_T])
+        if bool((leaf_T != NONE).all()):  # else a query has no sequence that all its replicas have
+            yield self._of_leaves(HALVES, "oracle of halves", [leaf_T])
 
     def random(self) -> Candidate:
         """Chance over the valid actions, as an exact expectation."""
@@ -195,8 +198,9 @@ class Judge:
         sum_QS.index_add_(0, query_T[chosen], reward_TS[chosen])
         lacks_QS = torch.zeros_like(sum_QS)
         lacks_QS.index_add_(0, query_T[scored], (leaf_TS[scored] < 0).double())
-        best_Q = sum_QS.masked_fill(lacks_QS > 0, -torch.inf).argmax(dim=1)
-        return leaf_TS[scored, best_Q[query_T[scored]]]
+        best_Q = sum_QS.masked_fill(lacks_QS > 0, -torch.inf).max(dim=1)
+        leaf_T = leaf_TS[scored, best_Q.indices[query_T[scored]]]
+        return leaf_T.masked_fill(best_Q.values[query_T[scored]] == -torch.inf, NONE)
 
     def _front(self, at_each: Sequence[Sequence[Tensor]]) -> Front:
         """The front of leaves [α][seed]."""
@@ -217,7 +221,8 @@ class Judge:
             name, role, lambda value_M: [value_M[at] for at in leaves], sequence
         )
         flows = [self.by_query(self._flow(leaf_T)) for leaf_T in leaves]
-        return replace(found, flow_QLA=np.mean(flows, axis=0))
+        actions = (*self.tree.arms, STOP)
+        return replace(found, flow_QLA=np.mean(flows, axis=0), actions=actions)
 
     def _flow(self, leaf_T: Tensor) -> Tensor:
         """The action taken at each hop on the way to a leaf, one-hot, float64 [T, L, A]."""
@@ -226,7 +231,7 @@ class Judge:
         by_stop_M[tree.leaf_NA[:, tree.stop][tree.leaf_NA[:, tree.stop] >= 0]] = True
         action_TL = tree.path_ML[leaf_T]
         hop_T = hops_of(tree)[leaf_T]
-        stops_TL = (torch.arange(tree.hops) == hop_T[:, None]) & by_stop_M[leaf_T][:, None]
+        stops_TL = (torch.arange(action_TL.shape[1]) == hop_T[:, None]) & by_stop_M[leaf_T][:, None]
         action_TL = torch.where(stops_TL, tree.stop, action_TL)
         taken = torch.nn.functional.one_hot(action_TL.clamp(min=0), tree.actions).double()
         return taken * (action_TL >= 0)[:, :, None]

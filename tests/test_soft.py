@@ -11,10 +11,12 @@ import torch
 from forest import Node, random_forest, synthetic_forest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from hcache.config import parse_settings
 from hcache.errors import ConfigError
 from hcache.evaluation import evaluate
+from hcache.policies.mlp import MLPPolicy
 from hcache.policies.rollout import greedy_leaves, oracle_leaves
 from hcache.trainers import fit
 from hcache.trainers.soft import Soft, SoftSettings
@@ -56,6 +58,19 @@ def reached(node: Node, probs: Table, weight: float = 1.0) -> Iterator[tuple[Nod
             yield from reached(child, probs, weight * probs[node.index][action])
 
 
+class Watched(Soft):
+    """Remembers which states it learned at, minibatch by minibatch."""
+
+    batches: list[list[int]]
+
+    def policy_for(self, state_B: Tensor) -> MLPPolicy:
+        self.batches = [*getattr(self, "batches", []), state_B.tolist()]
+        return super().policy_for(state_B)
+
+    def drawn(self) -> list[int]:
+        return [state for batch in self.batches for state in batch]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
@@ -71,7 +86,7 @@ def test_targets_weights_and_loss_equal_the_plain_loop(
     forest = random_forest(seed, queries=3, arms=3, hops=3, replicas=replicas, stop=stop)
     tree = forest.tree
     chosen = SoftSettings(target=target, temperature=temperature, floor=floor, batch_size=10**6)
-    trainer = Soft(tree, chosen, alpha=ALPHA, seed=0)
+    trainer = Watched(tree, chosen, alpha=ALPHA, seed=0)
     with torch.no_grad():  # far from uniform
         list(trainer.policy.actor.parameters())[-2].mul_(100)
     probs_NA = trainer.policy.probs(tree.states)
@@ -80,18 +95,63 @@ def test_targets_weights_and_loss_equal_the_plain_loop(
     probs = probs_NA.tolist()
     reaches = [pair for root in forest.roots for pair in reached(root, probs)]
     total = sum(chance + floor for _, chance in reaches)
-    loss = 0.0
+    loss_N = [0.0] * len(weight_N)
     for node, chance in reaches:
         wanted = boltzmann(q_values(node, probs, target), temperature)
         row = [wanted.get(action, 0.0) for action in range(tree.actions)]
         assert target_NA[node.index].tolist() == pytest.approx(row, abs=1e-9)
         weight = (chance + floor) / total
         assert float(weight_N[node.index]) == pytest.approx(weight * len(weight_N), abs=1e-9)
-        loss -= weight * sum(p * logprobs[node.index][a] for a, p in wanted.items())
+        loss_N[node.index] = -sum(p * logprobs[node.index][a] for a, p in wanted.items())
     metrics = trainer.step()
-    assert metrics["loss"] == pytest.approx(loss, rel=1e-4)
+    drawn = trainer.drawn()
+    assert len(drawn) == len(forest.roots) * tree.hops
+    loss = sum(loss_N[state] for state in drawn) / len(drawn)
+    assert metrics["loss"] == pytest.approx(loss, rel=1e-4, abs=1e-7)
     returns = [value(root, probs, "soft") for root in forest.roots]
     assert metrics["train_reward"] == pytest.approx(sum(returns) / len(returns), abs=1e-9)
+
+
+def watched(seed: int, weights: Sequence[float], batch_size: int = 7) -> tuple[Watched, float]:
+    """A trainer that has improved once under these weights of the states, and its loss."""
+    tree = random_forest(3, queries=5, arms=2, hops=3, ragged=False, replicas=2).tree
+    trainer = Watched(tree, SoftSettings(batch_size=batch_size), alpha=ALPHA, seed=seed)
+    weight_N = torch.tensor(weights, dtype=torch.float64).repeat(len(tree.hop_N))
+    target_NA = trainer.targets(trainer.policy.probs(tree.states), trainer.reward_M)
+    return trainer, trainer.improve(target_NA, weight_N[: len(tree.hop_N)])
+
+
+def test_states_without_weight_are_never_learned_at() -> None:
+    for seed in range(20):
+        trainer, _ = watched(seed, [0.0, 1.0, 0.0])
+        drawn = trainer.drawn()
+        assert len(drawn) == 10 * 3  # trees × hops
+        assert [len(batch) for batch in trainer.batches] == [7, 7, 7, 7, 2]
+        assert all(state % 3 == 1 for state in drawn)
+        assert len(set(drawn)) > 10  # of 23; with replacement
+
+
+def test_states_are_drawn_in_proportion_to_their_weight() -> None:
+    counts = [0, 0]
+    for seed in range(100):
+        trainer, _ = watched(seed, [3.0, 1.0])
+        for state in trainer.drawn():
+            counts[state % 2] += 1
+    share = counts[0] / sum(counts)
+    assert sum(counts) == 3000
+    assert share == pytest.approx(0.75, abs=0.04)  # 70 states, half of them of each weight
+
+
+def test_draws_follow_the_seed() -> None:
+    (one, loss), (two, again), (other, _) = (watched(seed, [1.0, 2.0]) for seed in (1, 1, 2))
+    assert one.batches == two.batches
+    assert loss == again
+    for name, value in one.policy.state_dict().items():
+        assert torch.equal(value, two.policy.state_dict()[name])
+    assert one.drawn() != other.drawn()
+    before = one.drawn()
+    one.step()
+    assert one.drawn()[len(before) :] != before  # every iteration draws anew
 
 
 @pytest.mark.parametrize("target", ["soft", "optimal"])
@@ -130,8 +190,8 @@ def test_a_later_mistake_is_reckoned_with() -> None:
         assert int(trainer.targets(probs_NA, trainer.reward_M)[root].argmax()) == first
 
 
-@pytest.mark.parametrize("target", ["soft", "optimal"])
-def test_it_closes_the_gap_on_unseen_queries(target: Any) -> None:
+@pytest.mark.parametrize(("target", "share"), [("soft", 0.95), ("optimal", 0.9)])
+def test_it_closes_the_gap_on_unseen_queries(target: Any, share: float) -> None:
     train, valid, test = (
         synthetic_forest(count, seed=seed, features=64, noise=0.5, prefix=str(seed))
         for seed, count in enumerate((300, 80, 200))
@@ -139,7 +199,7 @@ def test_it_closes_the_gap_on_unseen_queries(target: Any) -> None:
     fitted = fit(
         Soft(train, SoftSettings(target=target), alpha=0.02, seed=0),
         valid,
-        iterations=10,
+        iterations=40,
         evaluate_every=2,
         patience=0,
         on_metrics=lambda metrics: None,
@@ -148,7 +208,7 @@ def test_it_closes_the_gap_on_unseen_queries(target: Any) -> None:
         test, {"soft": fitted.policy}, alpha=0.02, selection=[train, valid], resamples=1000
     )
     (row,) = (row for row in report.groups[0].rows if row.role == "router")
-    assert row.gap_closed.estimate >= 0.95
+    assert row.gap_closed.estimate >= share
     assert row.verdict == "yes"
 
 

@@ -15,7 +15,9 @@ from hcache.statistics import (
     bootstrap_difference,
     bootstrap_mean,
     bootstrap_ratio,
+    interval_of_draws,
     resampled_means,
+    smallest_effect,
     verdict,
 )
 
@@ -143,3 +145,60 @@ def test_verdicts() -> None:
     assert verdict(Interval(0.0, 0.0, 0.0), 50) == "no"
     assert verdict(Interval(0.2, 0.1, 0.3), 5) == "cannot tell"
     assert verdict(Interval(0.2), 50) == "cannot tell"
+
+
+@pytest.mark.parametrize(("level", "power"), [(0.95, 0.8), (0.9, 0.5)])
+def test_the_smallest_effect_is_found_as_often_as_it_says(level: float, power: float) -> None:
+    """By t-tests on many draws whose true mean it is, and by the intervals of a few of them."""
+    rng = np.random.default_rng(0)
+    queries, draws, deviation = 100, 4000, 2.0
+    noise = rng.normal(size=queries)
+    noise = deviation * (noise - noise.mean()) / noise.std(ddof=1)
+    effect = smallest_effect(noise[None], level, power)
+    values = rng.normal(effect, deviation, size=(draws, queries))
+    z = values.mean(axis=1) / (values.std(axis=1, ddof=1) / math.sqrt(queries))
+    threshold = {0.95: 1.959964, 0.9: 1.644854}[level]
+    assert float((abs(z) > threshold).mean()) == pytest.approx(power, abs=0.03)
+    found = [
+        bootstrap_mean(row, resamples=300, level=level, seed=trial).low > 0
+        for trial, row in enumerate(values[:400])
+    ]
+    assert sum(found) / len(found) == pytest.approx(power, abs=0.08)
+    nothing = values - effect
+    z = nothing.mean(axis=1) / (nothing.std(axis=1, ddof=1) / math.sqrt(queries))
+    assert float((abs(z) > threshold).mean()) == pytest.approx(1 - level, abs=0.02)
+
+
+@settings(deadline=None)
+@given(st.integers(2, 12), st.integers(1, 3), st.integers(0, 1000))
+def test_the_smallest_effect_equals_its_formula(queries: int, seeds: int, seed: int) -> None:
+    rows = [values_of(queries, seed + i) for i in range(seeds)]
+    averaged = [mean(list(column)) for column in zip(*rows, strict=True)]
+    variance = math.fsum((v - mean(averaged)) ** 2 for v in averaged) / (queries - 1)
+    error = math.sqrt(variance / queries)
+    values_SQ = np.array(rows)
+    assert smallest_effect(values_SQ) == pytest.approx((1.9599639845 + 0.8416212336) * error)
+    assert smallest_effect(values_SQ, 0.9, 0.9) == pytest.approx(
+        (1.6448536270 + 1.2815515655) * error
+    )
+
+
+def test_the_smallest_effect_at_its_edges() -> None:
+    assert math.isnan(smallest_effect(np.array([[0.5]])))
+    assert math.isnan(smallest_effect(np.array([[0.5], [0.1]])))
+    assert smallest_effect(np.array([[0.5, 0.5, 0.5]])) == 0
+    # Seeds are averaged first: where they cancel out there is nothing to find.
+    assert smallest_effect(np.array([[1.0, -1.0], [-1.0, 1.0]])) == 0
+
+
+def test_draws_of_any_statistic_have_an_interval() -> None:
+    draws = values_of(37, 0)
+    for level in (0.5, 0.95):
+        found = interval_of_draws(0.25, np.array(draws), 2, level)
+        assert (found.low, found.high) == pytest.approx(percentiles_twin(draws, level))
+        assert (found.estimate, found.note) == (0.25, "")
+        assert math.isnan(found.spread)
+    alone = interval_of_draws(0.25, np.array(draws), 1, 0.95)
+    assert alone.estimate == 0.25
+    assert math.isnan(alone.low) and math.isnan(alone.high)
+    assert alone.note == "one query has no interval"

@@ -76,7 +76,7 @@ class Soft(NetworkTrainer):
         """One pass over states drawn by weight, T·L of them; the mean cross-entropy on the way."""
         target_NA = target_NA.float()
         draws = len(self.tree) * self.tree.hops
-        drawn_K = torch.multinomial(weight_N, draws, replacement=True, generator=self.generator)
+        drawn_K = self._drawn(weight_N, draws)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for state_B in drawn_K.split(self.settings.batch_size):
             logits_BA = self.policy_for(state_B).logits(self.tree.states[state_B])
@@ -84,6 +84,15 @@ class Soft(NetworkTrainer):
             self.descend(loss)
             total += loss.detach() * len(state_B)
         return float(total) / draws
+
+    def _drawn(self, weight_N: Tensor, draws: int) -> Tensor:
+        """States with chances as their weights; torch.multinomial takes 2²⁴ of them at most."""
+        chance_K = torch.rand(
+            draws, generator=self.generator, dtype=torch.float64, device=self.device
+        )
+        ends_N = weight_N.cumsum(dim=0)
+        drawn_K = torch.searchsorted(ends_N, chance_K * ends_N[-1], right=True)
+        return drawn_K.clamp(max=len(weight_N) - 1)
 
     def policy_for(self, state_B: Tensor) -> MLPPolicy:
         """The policy that learns at these states."""
