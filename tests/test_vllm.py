@@ -69,6 +69,24 @@ def test_second_run_generates_nothing_and_loads_no_engine(sampled: Path) -> None
     assert generations(sampled) == before
 
 
+def test_drawn_replies_of_more_prompts_than_fit_a_step(tmp_path: Path) -> None:
+    words = " ".join(["one two three"] * 16)
+    rows = [{"question": f"{number}: {words}", "answer": "x"} for number in range(99)]
+    file = tmp_path / "long.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    db = tmp_path / "drawn.duckdb"
+    sets = [
+        f"data.demo.sources.train.path={file}",
+        *(f"arms.{arm}.temperature=1.0" for arm in ("reader", "calculator", "generalist")),
+        "workflow.hops=1",
+    ]
+    run("sample", DEMO, "--db", str(db), "--budget", "350", sets=[*SMALL[1:], *sets])
+    with Store(db) as store:
+        tokens = store.sql("select sum(prompt_tokens) from generations").item()
+        assert store.sql("select count(*) from generations").item() >= 3 * 99
+    assert tokens > 3 * 4096  # else every prompt would have had its step at once
+
+
 def test_killed_in_the_middle_it_resumes_to_the_same_rows(sampled: Path, tmp_path: Path) -> None:
     db = tmp_path / "killed.duckdb"
     process = subprocess.Popen(

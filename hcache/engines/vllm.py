@@ -35,7 +35,11 @@ CPU_ARGS = {
     "block_size": 32,
     "max_num_seqs": 128,
     "kv_cache_memory_bytes": 512 * 1024**2,
+    # A prompt that is cut in two makes vLLM wind the generator of a seeded request back, which the
+    # CPU's cannot do ("CPU Generator does not use offset"). Whole prompts are as fast.
+    "enable_chunked_prefill": False,
 }
+BATCH_TOKENS = 4096  # most tokens of a step on a CPU; a prompt has to fit
 
 
 def has_gpu() -> bool:
@@ -200,7 +204,8 @@ def _arguments(arm: Arm) -> dict[str, Any]:
         "use_tqdm_on_load": False,
         "enable_lora": config.adapter is not None,
     }
-    return arguments | ({} if has_gpu() else CPU_ARGS) | config.engine_args
+    batch = {"max_num_batched_tokens": max(BATCH_TOKENS, config.max_model_len)}
+    return arguments | ({} if has_gpu() else CPU_ARGS | batch) | config.engine_args
 
 
 def _lora(arm: Arm) -> Any:
