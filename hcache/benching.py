@@ -70,11 +70,17 @@ def jobs(experiment: Experiment, algos: Sequence[str], seeds: int) -> list[Job]:
 
 
 def algorithms(experiment: Experiment) -> list[str]:
-    """Every trainer that fits the experiment's workflow, and the chains."""
+    """Every trainer that fits the experiment's workflow and has a default for all, and the chains."""
     with Store(experiment.db) as store:
         tree = replay.load(store, experiment.config, "valid").tree
     tree = tree if experiment.config.train.stop else tree.without_stop()
-    return [*(name for name in sorted(TRAINERS) if not TRAINERS[name].unfit(tree)), *CHAINS]
+    names = sorted(name for name, trainer in TRAINERS.items() if not trainer.unfit(tree))
+    return [*(name for name in names if not _needs_settings(name)), *CHAINS]
+
+
+def _needs_settings(name: str) -> bool:
+    fields = TRAINERS[name].Settings.model_fields.values()
+    return any(field.is_required() for field in fields)
 
 
 def run_all(jobs: Sequence[Job], on_done: Callable[[Job, Run], None]) -> None:

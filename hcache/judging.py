@@ -52,11 +52,11 @@ def judge(
     known_split(split)
     chosen_on = [name for name in ("train", "valid") if name != split]
     trees = {name: _tree(config, db, name) for name in [split, *chosen_on]}
-    comparable = _comparable(runs, config)
+    comparable = comparable_runs(runs, config)
     elsewhere = [
         (
             _tree(other, other_db, split),
-            _policies(_comparable(other_runs, other), f" ({other.name})"),
+            _policies(comparable_runs(other_runs, other), f" ({other.name})"),
         )
         for other, other_db, other_runs in beside
     ]
@@ -126,7 +126,7 @@ def _tree(config: ExperimentConfig, db: Path, split: str) -> Tree:
         return replay.load(store, config, split).tree
 
 
-def _comparable(runs: Sequence[Run], config: ExperimentConfig) -> list[Run]:
+def comparable_runs(runs: Sequence[Run], config: ExperimentConfig) -> list[Run]:
     """The runs whose figures can stand in one table with the config's α."""
     return [
         run
@@ -142,8 +142,11 @@ def _serves(run: Run, alpha: float) -> bool:
     return run.config.train.alpha == alpha or isinstance(load_policy(run.policy_folder), AnyAlpha)
 
 
-def _policies(runs: Sequence[Run], suffix: str = "") -> dict[str, list[Policy]]:
-    """Policies by label; the label says more than the algorithm only where it has to."""
+def labelled(runs: Sequence[Run], suffix: str = "") -> dict[str, list[Run]]:
+    """Runs by the label of their row, those that differ in the seed alone together.
+
+    The label says more than the algorithm only where it has to.
+    """
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         manifest = run.manifest
@@ -153,10 +156,15 @@ def _policies(runs: Sequence[Run], suffix: str = "") -> dict[str, list[Policy]]:
         groups.setdefault((label + suffix, variant), []).append(run)
     labels = [label for label, _ in groups]
     return {
-        label if labels.count(label) == 1 else f"{label} ({members[0].name})": [
-            load_policy(run.policy_folder) for run in members
-        ]
+        label if labels.count(label) == 1 else f"{label} ({members[0].name})": members
         for (label, _), members in groups.items()
+    }
+
+
+def _policies(runs: Sequence[Run], suffix: str = "") -> dict[str, list[Policy]]:
+    return {
+        label: [load_policy(run.policy_folder) for run in members]
+        for label, members in labelled(runs, suffix).items()
     }
 
 

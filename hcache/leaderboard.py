@@ -1,4 +1,4 @@
-"""A group of a report as a table: for the terminal, and as Markdown."""
+"""A group of a report as a table for the terminal."""
 
 from __future__ import annotations
 
@@ -29,11 +29,6 @@ def title(report: Report, group: Group) -> str:
     return f"{name}: {group.queries} queries, α = {report.alpha:g}"
 
 
-def lines(group: Group) -> list[tuple[str, ...]]:
-    """A line of text cells for each row, under HEADER."""
-    return [_line(row) for row in group.rows]
-
-
 def table(report: Report, group: int = 0) -> Table:
     """A group as a table for the terminal."""
     from rich.table import Table
@@ -42,15 +37,9 @@ def table(report: Report, group: int = 0) -> Table:
     out = Table(title=title(report, shown))
     for name in HEADER:
         out.add_column(name, justify="left" if name == "who" else "right")
-    for line in lines(shown):
-        out.add_row(*line)
+    for row in shown.rows:
+        out.add_row(*_line(row))
     return out
-
-
-def markdown(group: Group) -> str:
-    """A group as a table in Markdown."""
-    rows = [HEADER, ("---",) * len(HEADER), *lines(group)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def cell(interval: Interval) -> str:

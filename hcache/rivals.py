@@ -34,7 +34,7 @@ from hcache.tree import NONE, Tree, path_name, sequences
 Path = tuple[int, ...]  # actions of a static sequence, STOP left out
 
 BEST_STATIC = "best static sequence"
-BEST_ON_TEST = "best static on test (not attainable)"
+BEST_ON_TEST = "best static, chosen here (not attainable)"
 PER_KIND = "best static sequence per kind"
 CHEAPEST, DEAREST = "cheapest model", "dearest model"
 RANDOM, ORACLE, STOP = "random", "oracle", "STOP"

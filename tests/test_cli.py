@@ -233,7 +233,7 @@ def test_every_command_has_an_example_in_its_help(shell: Shell) -> None:
         for command in app.registered_commands
     ]
     assert set(names) == {
-        "demo", "plan", "sample", "train", "bench", "eval", "route", "show", "sql",
+        "demo", "plan", "sample", "train", "bench", "eval", "report", "route", "show", "sql",
         "export", "rerun", "doctor",
     }  # fmt: skip
     for name in [*names, "runs"]:

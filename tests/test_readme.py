@@ -96,7 +96,7 @@ def test_commands_run(command: str, workplace: Path) -> None:
     query = "select trajectory_id from outcomes limit 1"
     database = ["--db", "runs/demo/hcache.duckdb"]
     trajectory = hcache(["sql", query, *database, "--format", "csv"], workplace).split()[-1]
-    (run,) = (workplace / "runs" / "demo").glob("sft-*")
+    run = min((workplace / "runs" / "demo").glob("sft-s0-*"))
     words = {"EXPERIMENT.yaml": "experiment.yaml", "TRAJECTORY": trajectory}
     words |= dict.fromkeys(("RUN", "OTHER"), str(run))
     arguments = [words.get(word, word) for word in shlex.split(command)[1:]]

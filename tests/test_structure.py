@@ -24,11 +24,12 @@ LAYERS = [
     {"store"},
     {"experiment", "scoring"},
     {"sampling"},
-    {"tree"},
+    {"tree", "reading"},
     {"features", "policies", "statistics", "fronts"},
     {"replay", "trainers", "runs", "rivals"},
     {"evaluation", "training", "routing"},
     {"leaderboard", "judging", "benching"},
+    {"reporting"},
     {"doctor"},
     {"commands"},
 ]
@@ -69,7 +70,7 @@ def test_every_module_says_what_it_is_for(file: Path) -> None:
 @pytest.mark.parametrize(
     ("modules", "heavy"),
     [
-        ("hcache.commands", {"torch", "vllm", "sklearn", "transformers"}),
+        ("hcache.commands", {"torch", "vllm", "sklearn", "transformers", "matplotlib", "jinja2"}),
         ("hcache.sampling", {"torch", "vllm", "sklearn", "transformers"}),
         ("hcache.training, hcache.judging", {"vllm", "transformers"}),
     ],

@@ -49,10 +49,9 @@ def export(
     """
     if out.suffix not in FORMATS:
         raise ConfigError(f"{out}: unknown format {out.suffix!r}.", f"Known: {', '.join(FORMATS)}.")
-    if out.exists() and not force:
-        raise ConfigError(f"{out} is there already.", "Replace it with --force.")
+    check_free(out, force)
     with Store(db) as store:
-        chosen = _chosen(store, experiment)
+        chosen = chosen_experiment(store, experiment)
         frame = store.sql(TRAJECTORIES, [chosen])
     if frame.is_empty():
         raise StoreError(
@@ -69,7 +68,23 @@ def export(
     console.print(said, soft_wrap=True, highlight=False)
 
 
-def _chosen(store: Store, name: str | None) -> str:
+def check_free(out: Path, force: bool) -> None:
+    """Refuse to write over a file.
+
+    Raises:
+        ConfigError: it is there, and nobody said that it may go.
+    """
+    if out.exists() and not force:
+        raise ConfigError(f"{out} is there already.", "Replace it with --force.")
+
+
+def chosen_experiment(store: Store, name: str | None) -> str:
+    """The experiment of that name, or the only one.
+
+    Raises:
+        ConfigError: there is none of that name.
+        StoreError: there are several to choose from, or none.
+    """
     found = store.sql("select experiment from experiments order by all")
     known: list[str] = found["experiment"].to_list()
     if name is not None:

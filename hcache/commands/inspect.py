@@ -71,7 +71,7 @@ def show(
         if found["trajectory_id"].n_unique() > 1:
             raise StoreError(f"more than one trajectory begins with {trajectory!r}.", "Give more.")
         outcome = found.row(0, named=True)
-        hops = store.sql(HOPS, [outcome["experiment"], outcome["trajectory_id"]])
+        hops = store.calls(outcome["trajectory_id"], outcome["experiment"])
     _show(outcome, hops.to_dicts())
 
 
@@ -80,11 +80,11 @@ def _show(outcome: dict[str, Any], hops: list[dict[str, Any]]) -> None:
     _field("question", outcome["question"])
     for number, hop in enumerate(hops, 1):
         cost = f"{hop['prompt_tokens']} + {hop['output_tokens']} tokens, cost {hop['cost']:.4g}"
-        who = f"{hop['role']} {hop['name']}".strip()
+        who = f"{hop['role']} {hop['arm']}".strip()
         console.rule(f"{number}. {who}: {cost}, {hop['finish_reason']}")
         for message in json.loads(hop["messages"]):
             _field(message["role"], message["content"])
-        _field("reply", hop["text"])
+        _field("reply", hop["reply"])
     console.rule("outcome")
     _field("answer", outcome["answer"] or "")
     _field("references", " | ".join(outcome["references"]))
@@ -104,22 +104,6 @@ FIND = """
 select o.*, q.question from outcomes o join queries q using (query_id)
 where starts_with(o.trajectory_id, $1) order by o.trajectory_id, o.experiment limit 100
 """
-HOPS = """
-with asks as (
-    select unnest(asks) as ask, generate_subscripts(asks, 1) as place
-    from trajectories where trajectory_id = $2
-)
-select a.name, ask."role" as "role", g.text, m.messages, g.finish_reason,
-       ask.prompt_tokens, ask.output_tokens, coalesce(  -- a tool stands in no pool, and is free
-           p.input_price * ask.prompt_tokens + p.output_price * ask.output_tokens, 0) / 1000 as cost
-from asks
-join generations g on g.generation_id = ask.generation
-join messages m using (messages_id)
-join arms a on a.arm_id = ask.arm
-left join pools p on p.arm_id = ask.arm and p.experiment = $1
-order by place
-"""
-
 runs = typer.Typer(
     help="List runs, oldest first, or show one.\n\nExample: `hcache runs --runs runs/demo`",
     invoke_without_command=True,

@@ -16,7 +16,7 @@ from hcache import replay
 from hcache.config import ExperimentConfig
 from hcache.evaluation import Report
 from hcache.files import replace_file
-from hcache.judging import Beside, _comparable, judge
+from hcache.judging import Beside, comparable_runs, judge
 from hcache.reporting.figures import Picture, pictures
 from hcache.reporting.methods import best_method, methods
 from hcache.reporting.page import Content, html, markdown
@@ -47,7 +47,7 @@ def write_report(
         StoreError: the experiment was not sampled, or the split has no queries.
     """
     report = judge(config, db, runs, split, beside)
-    judged = _comparable(runs, config)
+    judged = comparable_runs(runs, config)
     drawn = pictures(report, methods(judged))
     content = Content(
         config=config,

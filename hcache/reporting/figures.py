@@ -8,51 +8,28 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
 
 import matplotlib
-import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-from numpy.typing import NDArray
+from matplotlib.ticker import MaxNLocator
 
-from hcache.evaluation import STOP, Group, Point, Report, Row
-from hcache.fronts import pareto
-from hcache.reporting.labels import Label, place
+from hcache.evaluation import Group, Report, Row
+from hcache.reporting.looks import ARMS, GREY, INK, MARKS, STYLE, colours, error_bar
 from hcache.reporting.methods import Curve, Method
 from hcache.reporting.numbers import number, short
-
-Floats = NDArray[np.float64]
+from hcache.reporting.plane import draw_plane
+from hcache.rivals import STOP
 
 WIDTH, HEIGHT = 4.6, 3.4  # inches
-INK, GREY, PALE = "#222222", "#777777", "#c8c8c8"
-METHODS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B07D00", "#3A9BD0")  # Okabe and Ito
-MARKS = ("o", "s", "D", "^", "v", "P")
-ARMS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377")  # Tol, bright
 PANELS = 12  # of one figure, at most
 OTHER_SCALE = " A dashed line is of a router for any α: its mean over several α, on another scale."
 COMPARED = ("static", "static per kind", "router", "oracle")  # roles that get a bar
-STYLE: dict[Any, Any] = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "Helvetica", "sans-serif"],
-    "font.size": 8.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "axes.titlesize": 8.5,
-    "axes.titlelocation": "left",
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "hcache",
-    "text.parse_math": False,
-}
 
 
 @dataclass(frozen=True)
@@ -97,12 +74,6 @@ def _picture(
     return Picture(name, title, caption, words, files["svg"], files["png"])
 
 
-def colours(report: Report) -> dict[str, str]:
-    """A colour for each row: routers by their order, whatever they are compared with in greys."""
-    routers = [row.name for row in report.groups[0].rows if row.role == "router"]
-    return {name: METHODS[place % len(METHODS)] for place, name in enumerate(routers)}
-
-
 def _plane(report: Report) -> Picture:
     rows = report.groups[0].rows
     words = "; ".join(
@@ -118,97 +89,8 @@ def _plane(report: Report) -> Picture:
         "α, the dashed line what an oracle does. Up and to the left is better.",
         words,
         (WIDTH, HEIGHT),
-        lambda figure: _draw_plane(figure.add_subplot(), report),
+        lambda figure: draw_plane(figure.add_subplot(), report),
     )
-
-
-def _draw_plane(axes: Axes, report: Report) -> None:
-    rows = report.groups[0].rows
-    statics = report.plane.statics
-    cost = np.array([point.cost for point in statics])
-    quality = np.array([point.quality for point in statics])
-    kept = np.flatnonzero(pareto(cost, quality))
-    kept = kept[np.argsort(cost[kept])]
-    axes.scatter(cost, quality, s=9, color=PALE, zorder=1)
-    ends = (np.append(cost[kept], cost.max()), np.append(quality[kept], quality[kept[-1]]))
-    axes.step(*ends, where="post", color=GREY, linewidth=1, zorder=1)
-    labels = [*_routers(axes, report), *_landmarks(axes, rows)]
-    if cost.min() > 0 and cost.max() > 8 * cost.min():
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-    axes.set_xlabel("mean cost")
-    axes.set_ylabel("mean quality")
-    axes.margins(0.09, 0.11)
-    drawn = [(line.get_xdata(), line.get_ydata()) for line in axes.get_lines()]
-    steps = [
-        _along(np.asarray(x, float), np.asarray(y, float)) for x, y in [*drawn, _corners(*ends)]
-    ]
-    place(axes, labels, np.vstack([np.column_stack([cost, quality]), *steps]))
-
-
-def _corners(x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """The line that `step(where="post")` draws."""
-    return np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1]
-
-
-def _along(x: Floats, y: Floats) -> Floats:
-    """Points all along a line, [n, 2]: labels are not to cover it."""
-    at = np.linspace(0, len(x) - 1, 30 * (len(x) - 1) + 1)
-    return np.column_stack([np.interp(at, np.arange(len(x)), own) for own in (x, y)])
-
-
-def _routers(axes: Axes, report: Report) -> Iterator[Label]:
-    shades = colours(report)
-    routers = [row for row in report.groups[0].rows if row.role == "router"]
-    for place_, row in enumerate(routers):
-        shade = shades[row.name]
-        if row.front:
-            axes.plot(*_line(row.front), color=shade, linewidth=1.1, zorder=2)
-        axes.errorbar(
-            row.cost.estimate,
-            row.quality.estimate,
-            xerr=_error(row.cost.estimate, row.cost.low, row.cost.high),
-            yerr=_error(row.quality.estimate, row.quality.low, row.quality.high),
-            fmt=MARKS[place_ % len(MARKS)],
-            color=shade,
-            markersize=5,
-            elinewidth=0.8,
-            zorder=4,
-        )
-        yield Label(row.cost.estimate, row.quality.estimate, short(row.name), shade, bold=True)
-
-
-def _landmarks(axes: Axes, rows: Sequence[Row]) -> Iterator[Label]:
-    """The oracle, the best static sequence and the single models."""
-    oracle = next(row for row in rows if row.role == "oracle")
-    axes.plot(*_line(oracle.front), color=INK, linewidth=0.9, linestyle=(0, (4, 2)), zorder=2)
-    axes.plot(oracle.cost.estimate, oracle.quality.estimate, "*", color=INK, markersize=8, zorder=3)
-    yield Label(oracle.cost.estimate, oracle.quality.estimate, "oracle", INK)
-    static = next(row for row in rows if row.role == "static")
-    at = (static.cost.estimate, static.quality.estimate)
-    axes.plot(*at, "o", color="none", markeredgecolor=INK, markersize=9, zorder=3)
-    yield Label(*at, f"best static: {short(static.sequence)}", INK)
-    for row in rows:
-        if row.role != "single":
-            continue
-        at = (row.cost.estimate, row.quality.estimate)
-        axes.plot(*at, "o", color=GREY, markersize=4, zorder=2)
-        if row.name != static.sequence:
-            yield Label(*at, short(row.name), GREY)
-
-
-def _line(front: Sequence[Point]) -> tuple[list[float], list[float]]:
-    points = sorted((point.cost, point.quality) for point in front)
-    return [cost for cost, _ in points], [quality for _, quality in points]
-
-
-def _error(estimate: float, low: float, high: float) -> list[list[float]] | None:
-    """How far an interval reaches to either side, as matplotlib takes it; None without one."""
-    if math.isnan(low) or math.isnan(high):
-        return None
-    return [[max(0.0, estimate - low)], [max(0.0, high - estimate)]]
 
 
 def panels(report: Report) -> list[Group]:
@@ -285,7 +167,7 @@ def _draw_rewards(figure: Figure, report: Report, groups: Sequence[Group]) -> No
 def _bar(axes: Axes, place_: int, row: Row, shade: str) -> None:
     value = row.reward
     axes.barh(place_, value.estimate, height=0.74, color=shade, alpha=0.75)
-    error = _error(value.estimate, value.low, value.high)
+    error = error_bar(value.estimate, value.low, value.high)
     if error is not None:
         axes.errorbar(value.estimate, place_, xerr=error, color=INK, elinewidth=0.9)
     right = max(0.0, value.estimate, value.estimate if math.isnan(value.high) else value.high)
@@ -377,8 +259,8 @@ def _flows(report: Report) -> Picture:
         for row in rows
         for hop, share in enumerate(row.flow, 1)
     )
-    lines = math.ceil(len(rows) / 2)
-    height = lines * (0.21 * len(rows[0].flow) + 0.34) + 0.5 + 0.18 * (len(rows[0].flow[0]) // 3)
+    height = math.ceil(len(rows) / 2) * (0.21 * _hops(rows) + 0.34) + 0.5
+    height += 0.18 * (len(_actions(rows)) // 3)
     return _picture(
         "flows",
         "Where queries go",
@@ -390,18 +272,28 @@ def _flows(report: Report) -> Picture:
     )
 
 
+def _hops(rows: Sequence[Row]) -> int:
+    return max(len(row.flow) for row in rows)
+
+
+def _actions(rows: Sequence[Row]) -> list[str]:
+    """The models of all rows and, last, STOP; routers of other workflows may have their own."""
+    found = dict.fromkeys(name for row in rows for share in row.flow for name in share)
+    return [*(name for name in found if name != STOP), STOP]
+
+
 def _draw_flows(figure: Figure, rows: Sequence[Row]) -> None:
     columns = min(2, len(rows))
     every = figure.subplots(
         math.ceil(len(rows) / columns), columns, sharex=True, sharey=True, squeeze=False
     ).ravel()
-    actions = list(rows[0].flow[0])
+    actions = _actions(rows)
     looks = {name: ARMS[i % len(ARMS)] for i, name in enumerate(actions)} | {STOP: "#555555"}
     for axes, row in zip(every, rows, strict=False):
         for hop, share in enumerate(row.flow):
             _stack(axes, hop, share, looks)
         axes.set_title(short(row.name))
-        axes.set_yticks(range(len(row.flow)), [f"hop {hop + 1}" for hop in range(len(row.flow))])
+        axes.set_yticks(range(_hops(rows)), [f"hop {hop + 1}" for hop in range(_hops(rows))])
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
     every[0].invert_yaxis()
@@ -409,7 +301,7 @@ def _draw_flows(figure: Figure, rows: Sequence[Row]) -> None:
     every[0].set_xticks([])
     for axes in every[len(rows) :]:
         axes.remove()
-    _legend(figure, {short(name): shade for name, shade in looks.items()})
+    _legend(figure, {short(name, 18): shade for name, shade in looks.items()})
 
 
 def _stack(axes: Axes, hop: int, share: Mapping[str, float], looks: Mapping[str, str]) -> None:
@@ -425,13 +317,13 @@ def _stack(axes: Axes, hop: int, share: Mapping[str, float], looks: Mapping[str,
 
 
 def _legend(figure: Figure, looks: Mapping[str, str]) -> None:
-    shown = {**looks, "ended before": "#eeeeee"}
+    shown = {**looks, "ended": "#eeeeee"}
     handles: list[Artist] = [Patch(color=shade) for shade in shown.values()]
     legend = figure.legend(
         handles,
-        ["x" * min(len(name), 14) for name in shown],
+        ["x" * len(name) for name in shown],
         loc="outside upper center",
-        ncols=min(3, len(shown)),
+        ncols=max(1, min(len(shown), 52 // (5 + max(map(len, shown))))),
         frameon=False,
         handlelength=1.0,
         handleheight=1.0,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
@@ -34,8 +35,13 @@ class Label:
     bold: bool = False
 
 
-def place(axes: Axes, labels: Sequence[Label], points: Floats) -> None:
-    """Write the labels, the first one with the first choice; `points` [n, 2] stay uncovered."""
+def place(
+    axes: Axes, labels: Sequence[Label], points: Floats, covered: Sequence[Bbox] = ()
+) -> None:
+    """Write the labels, the first one with the first choice; `points` [n, 2] stay uncovered.
+
+    `covered` are parts of the figure, in pixels, where no label may stand.
+    """
     figure = axes.get_figure(root=True)
     if figure is None or not labels:
         return
@@ -43,7 +49,7 @@ def place(axes: Axes, labels: Sequence[Label], points: Floats) -> None:
     unit = figure.dpi / 72
     small = _thinned(axes.transData.transform(points), 3 * unit)
     marked = axes.transData.transform(np.array([(label.x, label.y) for label in labels]))
-    taken: list[Bbox] = []
+    taken = list(covered)
     for label, at in zip(labels, marked, strict=True):
         text = axes.annotate(
             label.text,
@@ -59,7 +65,7 @@ def place(axes: Axes, labels: Sequence[Label], points: Floats) -> None:
             zorder=5,
         )
         text.set_in_layout(False)
-        size = text.get_window_extent()
+        size = Text.get_window_extent(text)  # without its line
         radius, box = _best(at, (size.width, size.height), unit, axes.bbox, taken, marked, small)
         taken.append(box)
         middle = ((box.x0 + box.x1) / 2 - at[0], (box.y0 + box.y1) / 2 - at[1])
@@ -81,7 +87,7 @@ def _best(
         radius, box = candidate
         outside = not (inside.contains(*box.min) and inside.contains(*box.max))
         covered = sum(bool(box.padded(unit).overlaps(other)) for other in taken)
-        near = _covered(box.padded(3 * unit), marked)
+        near = _covered(box.padded(5 * unit), marked)
         return 1000 * (covered + outside) + 60 * near + 8 * _covered(box, small) + radius
 
     candidates = [

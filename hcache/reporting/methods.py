@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from hcache.keys import canonical
+from hcache.judging import labelled
 from hcache.policies import AnyAlpha, Policy, at_alpha, load_policy
 from hcache.policies.rollout import greedy_leaves, mean_by_query
 from hcache.runs import Run
@@ -71,21 +70,6 @@ def methods(runs: Sequence[Run]) -> list[Method]:
 def best_method(found: Sequence[Method], tree: Tree, alpha: float) -> Method | None:
     """The method of the highest reward on a tree, that of validation; the first of equals."""
     return max(found, key=lambda method: method.reward(tree, alpha), default=None)
-
-
-def labelled(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Runs by the label of their row; it says more than the algorithm only where it has to."""
-    groups: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        init = run.manifest["init"]
-        start = f"{Run(Path(init)).manifest['algo']}+" if init else ""
-        variant = canonical(run.config.train.model_dump(mode="json", exclude={"seed"}))
-        groups.setdefault((f"{start}{run.manifest['algo']}", variant), []).append(run)
-    labels = [label for label, _ in groups]
-    return {
-        label if labels.count(label) == 1 else f"{label} ({members[0].name})": members
-        for (label, _), members in groups.items()
-    }
 
 
 def _validated(run: Run) -> dict[float, float]:

@@ -6,7 +6,6 @@ engine, Markdown by `_plain`, and figures go through an XML parser on their way 
 
 from __future__ import annotations
 
-import html as markup
 import re
 import shlex
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ from hcache.reporting.numbers import DASH, number, printable, reason, signed, sp
 from hcache.reporting.stories import Stories
 from hcache.statistics import Interval
 
-CUT = 320  # characters of a text that are shown at once
+CUT = 320  # a longer text is shown by its beginning and its end, and can be opened
 SVG = "http://www.w3.org/2000/svg"
 LINK = "http://www.w3.org/1999/xlink"
 
@@ -90,7 +89,7 @@ class Content:
         best = self._row(self.stories.router) if self.stories else None
         if best is not None:
             yield "best router by validation", number(best.reward.estimate), best.name
-            yield "gap closed by it", _share(best.gap_closed.estimate), "0: static, 1: oracle"
+            yield "gap closed by it", number(best.gap_closed.estimate), "0: static, 1: oracle"
         oracle = next(row for row in rows if row.role == "oracle")
         yield "oracle", number(oracle.reward.estimate), "knows every outcome"
 
@@ -163,10 +162,6 @@ def _alone(value: float, why: str) -> Cell:
     return Cell(text, why=why if text == DASH else "")
 
 
-def _share(value: float) -> str:
-    return DASH if value != value else f"{value:.1%}"
-
-
 def _environment(**settings: Any) -> Environment:
     loader = PackageLoader("hcache.reporting", "")
     made = Environment(loader=loader, undefined=StrictUndefined, lstrip_blocks=True, **settings)
@@ -206,7 +201,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Markup):
         return value
     line = " ".join(printable(part) for part in str(value).split())
-    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", markup.escape(line, quote=False))
+    line = line.replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", line)
 
 
 def fenced(text: str) -> Markup:

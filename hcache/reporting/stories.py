@@ -7,8 +7,7 @@ what was asked, and on either side who replied what, at which cost, and how good
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -164,17 +163,10 @@ class _Reader:
         )
 
     def _hops(self, trajectory: str) -> Iterator[Hop]:
-        for row in self.store.sql(HOPS, [trajectory]).iter_rows(named=True):
-            yield Hop(**row, cost=self._cost(row))
-
-    def _cost(self, row: dict[str, Any]) -> float:
-        """At the prices of the configuration; a tool stands in no pool, and is free."""
-        arm = self.config.arms.get(row["arm"])
-        if arm is None:
-            return 0.0
-        price = arm.price
-        read, written = int(row["prompt_tokens"]), int(row["output_tokens"])
-        return (price.input * read + price.output * written) / 1000
+        calls = self.store.calls(trajectory, self.config.name)
+        names = [field.name for field in fields(Hop)]
+        for row in calls.select(names).iter_rows():
+            yield Hop(*row)
 
     def _query(self, place: int) -> int:
         return int(self.tree.query_T[place])
@@ -185,15 +177,4 @@ OUTCOME = """
 select o.trajectory_id, o.answer, o.notes
 from outcomes o join trajectories t using (trajectory_id)
 where o.experiment = $1 and o.query_id = $2 and o.replica = $3 and t.decisions = $4
-"""
-HOPS = """
-with asks as (
-    select unnest(asks) as ask, generate_subscripts(asks, 1) as place
-    from trajectories where trajectory_id = $1
-)
-select a.name as arm, ask."role" as "role", g.text as reply, ask.prompt_tokens, ask.output_tokens
-from asks
-join generations g on g.generation_id = ask.generation
-join arms a on a.arm_id = ask.arm
-order by place
 """

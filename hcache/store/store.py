@@ -141,6 +141,10 @@ class Store:
         """Every trajectory with answer, scores, tokens and cost."""
         return self._view("outcomes", split, "query_id, depth, sequence, replica")
 
+    def calls(self, trajectory: str, experiment: str) -> pl.DataFrame:
+        """The calls of a trajectory, in order, at an experiment's prices; a tool is free."""
+        return self.sql(CALLS, [trajectory, experiment])
+
     def _view(self, view: str, split: str | None, order: str) -> pl.DataFrame:
         return self.sql(
             f"select * from {view} where $1 is null or split = $1 order by {order}", [split]
@@ -315,3 +319,20 @@ def _raise_if_interrupted(error: RuntimeError) -> None:
     """Ctrl-C during a query, which DuckDB reports as a RuntimeError."""
     if "Query interrupted" in str(error):
         raise KeyboardInterrupt from error
+
+
+CALLS = """
+with asks as (
+    select unnest(asks) as ask, generate_subscripts(asks, 1) as place
+    from trajectories where trajectory_id = $1
+)
+select a.name as arm, ask."role" as "role", m.messages, g.text as reply, g.finish_reason,
+       ask.prompt_tokens, ask.output_tokens, coalesce(  -- a tool stands in no pool
+           p.input_price * ask.prompt_tokens + p.output_price * ask.output_tokens, 0) / 1000 as cost
+from asks
+join generations g on g.generation_id = ask.generation
+join messages m using (messages_id)
+join arms a on a.arm_id = ask.arm
+left join pools p on p.arm_id = ask.arm and p.experiment = $2
+order by place
+"""

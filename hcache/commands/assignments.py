@@ -1,0 +1,101 @@
+"""`hcache assignments`: the best arm of each role as JSON rows, to fine-tune a router elsewhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hcache.commands.export import check_free, chosen_experiment
+from hcache.commands.inspect import DatabaseFile
+from hcache.commands.options import console
+from hcache.config import ExperimentConfig, FeaturesConfig, parse_settings
+from hcache.errors import StoreError
+from hcache.files import replace_file
+from hcache.queries import known_split
+from hcache.store import Store
+
+if TYPE_CHECKING:
+    from hcache.trainers.sft import TargetSettings
+
+
+def assignments(
+    out: Annotated[Path, typer.Argument(help="The file to write, JSON.", show_default=False)],
+    db: DatabaseFile,
+    experiment: Annotated[
+        str | None, typer.Option(help="Which one, where the database holds several.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="The questions of which split.")] = "train",
+    alpha: Annotated[float, typer.Option(help="α of R = Q − α·C, by which best is meant.")] = 0.0,
+    ties: Annotated[str, typer.Option(help="all, random_one or deterministic_one.")] = "all",
+    min_best: Annotated[
+        float, typer.Option(help="Skip questions whose best quality is below this.")
+    ] = 1e-6,
+    balance: Annotated[
+        str, typer.Option(help="none, undersample, oversample or smart, over whole assignments.")
+    ] = "none",
+    factor: Annotated[float, typer.Option(help="smart: how many times a class may grow.")] = 2.0,
+    skip: Annotated[
+        float, typer.Option(help="smart: largest over smallest class that is even enough.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of ties and balance.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write the best assignments of roles to arms, as HAPS (arXiv 2601.05903) fine-tunes on them.
+
+    A JSON array of rows with `question`, `reward` and `output`, which is JSON itself: each role
+    with the place of its arm. Questions are in the file by its nature; their licence may forbid
+    copies. Questions that are not sampled to the end are left out.
+
+    Example: `hcache assignments sft.json --db runs/dialogue/hcache.duckdb --balance smart`
+    """
+    from hcache.trainers.sft import TargetSettings
+
+    known_split(split)
+    check_free(out, force)
+    values = {"ties": ties, "min_best": min_best, "balance": balance}
+    values |= {"balance_factor": factor, "balance_skip": skip}
+    settings = parse_settings(TargetSettings, values, "--")
+    with Store(db) as store:
+        rows = _rows(store, chosen_experiment(store, experiment), split, alpha, settings, seed)
+    replace_file(out, (json.dumps(rows, indent=2, ensure_ascii=False) + "\n").encode())
+    console.print(f"{len(rows)} assignments in {out}", soft_wrap=True, highlight=False)
+
+
+def _rows(
+    store: Store, name: str, split: str, alpha: float, settings: TargetSettings, seed: int
+) -> list[dict[str, Any]]:
+    """The rows, question by question."""
+    import torch
+
+    from hcache import replay
+    from hcache.trainers.sft import best_leaves
+    from hcache.tree import tree_of_leaf
+
+    found = store.sql("select config, workflow from experiments where experiment = $1", [name])
+    roles = store.sql(ROLES, [found["workflow"][0]])["role"].to_list()
+    if not roles:
+        raise StoreError(f"the workflow of {name} has no roles to assign.", "teacher_student has.")
+    config = ExperimentConfig.model_validate_json(found["config"][0])
+    config = config.model_copy(update={"features": FeaturesConfig()})  # they are not looked at
+    tree = replay.load(store, config, split).tree
+    questions = dict(store.sql("select query_id, question from queries").iter_rows())
+    reward_M = tree.reward_M(alpha)
+    leaves = best_leaves(tree, reward_M, settings, torch.Generator().manual_seed(seed))
+    query_R = tree.query_T[tree_of_leaf(tree)[leaves]].tolist()
+    return [
+        {
+            "question": questions[tree.queries[query]],
+            "reward": float(reward_M[leaf]),
+            "output": json.dumps(dict(zip(roles, tree.path_ML[leaf].tolist(), strict=True))),
+        }
+        for query, leaf in zip(query_R, leaves.tolist(), strict=True)
+    ]
+
+
+ROLES = """
+select any_value("role") as "role" from states
+where workflow = $1 and "role" != '' group by depth order by depth
+"""
