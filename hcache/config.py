@@ -129,17 +129,18 @@ class SamplingConfig(Section):
 class FeaturesConfig(Section):
     """How the text of a state becomes numbers."""
 
-    encoder: Literal["hashing", "sentence-transformers"] = Field(
-        "hashing", description="hashing needs no model"
+    encoder: Literal["hashing", "sentence-transformers", "causal-lm"] = Field(
+        "hashing", description="hashing needs no model; causal-lm: mean of the last hidden states"
     )
     dim: int = Field(256, ge=8, description="of the hashing encoder")
-    path: str | None = Field(None, description="folder of a sentence-transformers model")
+    path: str | None = Field(None, description="folder of the model of the other encoders")
     seed: int = Field(0, description="of the hashing encoder's projection")
+    max_tokens: int = Field(512, ge=1, description="that causal-lm reads, at the end of a text")
 
     @model_validator(mode="after")
     def _path_given(self) -> FeaturesConfig:
-        if self.encoder == "sentence-transformers" and self.path is None:
-            raise ValueError("sentence-transformers needs `path`, the folder of a model")
+        if self.encoder != "hashing" and self.path is None:
+            raise ValueError(f"{self.encoder} needs `path`, the folder of a model")
         return self
 
 

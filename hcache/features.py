@@ -18,14 +18,24 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from hcache.arms import TEXTS, WEIGHTS
+from hcache.arms import encoder_digest
 from hcache.config import FeaturesConfig
 from hcache.errors import ConfigError
 from hcache.files import replace_file
-from hcache.keys import digest, digest_file
+from hcache.keys import digest
+from hcache.reading import (
+    beginning,
+    by_length,
+    checkpoint_config,
+    last_hidden,
+    load_checkpoint,
+    token_ids,
+    with_end,
+)
 
 Array = npt.NDArray[Any]
 Context = Sequence[str]
@@ -133,9 +143,7 @@ class SentenceEncoder:
     @cached_property
     def fingerprint(self) -> str:
         """See `Encoder`; the names and contents of the model's files, wherever they lie."""
-        files = sorted(file for file in self.path.rglob("*") if file.suffix in WEIGHTS + TEXTS)
-        contents = [[file.relative_to(self.path).as_posix(), digest_file(file)] for file in files]
-        return digest(["sentence-transformers", contents])
+        return encoder_digest(self.path)
 
     def encode(self, contexts: Sequence[Context]) -> Array:
         """See `Encoder`."""
@@ -146,12 +154,64 @@ class SentenceEncoder:
         return np.asarray(vectors, dtype=np.float16)
 
 
+class CausalEncoder:
+    """The mean of a causal language model's last hidden states over a text, in float32.
+
+    So does the router of HAPS (arXiv 2601.05903) sum up what it reads. It runs on a GPU where one
+    is visible.
+    """
+
+    batch = 16  # texts at a time; vectors do not depend on it but for rounding
+
+    def __init__(self, path: str, max_tokens: int) -> None:
+        self.path, self.max_tokens = path, max_tokens
+        self.dim = int(checkpoint_config(path, "features.path").hidden_size)
+        self._loaded: Any = None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """See `Encoder`; the names and contents of the model's files, wherever they lie."""
+        return digest(
+            ["causal-lm", 1, encoder_digest(Path(self.path).expanduser()), self.max_tokens]
+        )
+
+    def encode(self, contexts: Sequence[Context]) -> Array:
+        """See `Encoder`; a text of no tokens is at the origin."""
+        model, tokenizer = self._load()
+        first = beginning(tokenizer)
+        texts = token_ids(tokenizer, ["\n".join(context) for context in contexts])
+        rows = [with_end(first, ids, self.max_tokens) for ids in texts]
+        vectors = np.zeros((len(rows), self.dim), dtype=np.float16)
+        for batch in by_length(rows, self.batch):
+            full = [row for row in batch if rows[row]]
+            if full:
+                vectors[full] = _means(model, [rows[row] for row in full])
+        return vectors
+
+    def _load(self) -> Any:
+        if self._loaded is None:
+            model, tokenizer = load_checkpoint(self.path, "AutoModel", "features.path")
+            self._loaded = model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+        return self._loaded
+
+
+@torch.no_grad()
+def _means(model: Any, rows: Sequence[Sequence[int]]) -> Array:
+    """Means of the last hidden states over the tokens of each row, float32 [B, D]."""
+    hidden_BTD, mask_BT = last_hidden(model, rows)
+    sum_BD = (hidden_BTD * mask_BT[:, :, None]).sum(dim=1)
+    mean_BD: Array = (sum_BD / mask_BT.sum(dim=1, keepdim=True)).cpu().numpy()
+    return mean_BD
+
+
 def make_encoder(config: FeaturesConfig) -> Encoder:
     """The encoder of an experiment."""
-    if config.encoder == "sentence-transformers":
-        assert config.path is not None
-        return SentenceEncoder(Path(config.path).expanduser())
-    return HashingEncoder(config.dim, config.seed)
+    if config.encoder == "hashing":
+        return HashingEncoder(config.dim, config.seed)
+    assert config.path is not None
+    if config.encoder == "causal-lm":
+        return CausalEncoder(config.path, config.max_tokens)
+    return SentenceEncoder(Path(config.path).expanduser())
 
 
 class FeatureStore:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,7 @@ from hcache.experiment import build_workflow
 from hcache.features import Encoder, FeatureStore, make_encoder
 from hcache.keys import digest
 from hcache.store import Store
-from hcache.tree import NONE, Tree
+from hcache.tree import NONE, Texts, Tree, to_read
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -86,8 +88,10 @@ def load(
             f"{store.path}: no query of split {split} is complete.",
             "Run the same `hcache sample` again; it generates what is missing.",
         )
-    features = _features(store, assembly.contexts, encoder or make_encoder(config.features))
-    tree = assembly.tree(tuple(config.arms), features)
+    contexts = assembly.contexts
+    features = _features(store, contexts, encoder or make_encoder(config.features))
+    texts = Texts(partial(_read_texts, store.path, contexts, assembly.roles))
+    tree = replace(assembly.tree(tuple(config.arms), features), texts=texts)
     return Replay(tree, split, int((~assembly.complete).sum()))
 
 
@@ -178,7 +182,8 @@ WHERE = """
 where t.workflow = $3 and t.replica < $5 and list_has_all($6, t.decisions)
 """
 STATES = f"""{FROM}
-select t.query_id, t.replica, [list_position($6, d) for d in t.decisions] as path, t.context_id,
+select t.query_id, t.replica, [list_position($6, d) for d in t.decisions] as path,
+       t.context_id, t."role",
        len(list_intersect(t.actions, $6)) as arms, t.stop, {COST} as cost
 from states t join chosen using (query_id), prices {WHERE} and t.depth < $4
 """
@@ -229,6 +234,11 @@ class _Assembly:
     def contexts(self) -> list[str]:
         """Context ids of the states that are kept."""
         return self.states.filter(self._kept_N())["context_id"].to_list()
+
+    @property
+    def roles(self) -> list[str]:
+        """What is assigned in the states that are kept; empty where the workflow has no roles."""
+        return self.states.filter(self._kept_N())["role"].to_list()
 
     def _coded(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Add `hop` and `code`: tree · span + the path's arms as digits 1..K, base K+1."""
@@ -354,6 +364,13 @@ def _features(store: Store, contexts: Sequence[str], encoder: Encoder) -> npt.ND
     if missing:
         cache.add(_texts(store, missing))
     return cache.rows(contexts)
+
+
+def _read_texts(db: Path, contexts: Sequence[str], roles: Sequence[str]) -> list[Sequence[str]]:
+    """The texts of states by context and role, from a database that need not be open."""
+    with Store(db) as store:
+        texts = _texts(store, sorted(set(contexts)))
+    return [to_read(texts[key], role) for key, role in zip(contexts, roles, strict=True)]
 
 
 def _texts(store: Store, contexts: list[str]) -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ from hcache.engines import Engines, Generation, Request, request_for
 from hcache.features import Encoder
 from hcache.policies import Policy
 from hcache.queries import Query
-from hcache.tree import States
+from hcache.tree import ReadableStates, Texts, to_read
 from hcache.workflows import STOP, Ask, Choose, Decision, Finished, Pending, Workflow, advance
 
 Answerer = Callable[[Request], Generation]
@@ -115,11 +115,13 @@ class Router:
         offered = {arm.id for arm in choose.arms}
         valid = [arm.id in offered for arm in self.pool]
         valid.append(choose.stop and self.config.train.stop)
-        states = States(
+        states = ReadableStates(
             torch.from_numpy(self.encoder.encode([choose.context])).float(),
             torch.tensor([hop]),
             torch.tensor([cost], dtype=torch.float64),
             torch.tensor([valid]),
+            torch.tensor([0]),
+            Texts(lambda: [to_read(choose.context, choose.role)]),
         )
         return dict(zip(self.options, self.policy.probs(states)[0].tolist(), strict=True))
 

@@ -13,10 +13,10 @@ a slice. Rewards and costs are float64: sums of them are reported.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -36,10 +36,45 @@ class States:
     def __len__(self) -> int:
         return len(self.hop_N)
 
-    def __getitem__(self, index: Tensor) -> States:
-        return States(
-            self.features_ND[index], self.hop_N[index], self.cost_N[index], self.valid_NA[index]
-        )
+    def __getitem__(self, index: Tensor) -> Self:
+        rows: dict[str, Any] = {
+            name: value[index] for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **rows)
+
+
+class Texts:
+    """What there is to read in some states, by number; fetched when first asked for, all at once.
+
+    `fetch` gives the parts of each text, as `to_read` makes them.
+    """
+
+    def __init__(self, fetch: Callable[[], Sequence[Sequence[str]]]) -> None:
+        self.fetch = fetch
+
+    def __getitem__(self, numbers: Tensor) -> list[Sequence[str]]:
+        return [self._all[number] for number in numbers.tolist()]
+
+    @cached_property
+    def _all(self) -> Sequence[Sequence[str]]:
+        return self.fetch()
+
+
+def to_read(context: Sequence[str], role: str) -> Sequence[str]:
+    """What a policy that reads is shown: the context, and the role that it is to assign, if any."""
+    return [*context, f"{role}:"] if role else context
+
+
+@dataclass(frozen=True)
+class ReadableStates(States):
+    """States with their texts, for a policy that reads."""
+
+    text_N: Tensor  # int64, number of the text of each state
+    texts: Texts
+
+    def read(self) -> list[Sequence[str]]:
+        """The text of each state, in parts."""
+        return self.texts[self.text_N]
 
 
 @dataclass(frozen=True)
@@ -61,6 +96,7 @@ class Tree:
     quality_M: Tensor
     cost_M: Tensor
     path_ML: Tensor  # actions that lead to a leaf, STOP left out, padded with NONE
+    texts: Texts | None = field(default=None, kw_only=True)  # of the N states, where there are any
 
     def __len__(self) -> int:
         return len(self.root_T)
@@ -95,7 +131,11 @@ class Tree:
     @cached_property
     def states(self) -> States:
         """All states, as a policy sees them."""
-        return States(self.features_ND, self.hop_N, self.cost_N, self.valid_NA)
+        seen = self.features_ND, self.hop_N, self.cost_N, self.valid_NA
+        if self.texts is None:
+            return States(*seen)
+        numbers_N = torch.arange(len(self.hop_N), device=self.hop_N.device)
+        return ReadableStates(*seen, numbers_N, self.texts)
 
     def reward_M(self, alpha: float) -> Tensor:
         """R = Q − α·C of each leaf (HierRouter, arXiv 2511.09873)."""

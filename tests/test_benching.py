@@ -45,7 +45,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, Experime
 def test_every_trainer_that_fits_and_the_chains_are_taken(
     pair: tuple[Experiment, Experiment],
 ) -> None:
-    assert algorithms(pair[0]) == [*sorted(TRAINERS), "sft+ppo"]
+    ready = [n for n in sorted(TRAINERS) if n != "language"]  # which needs a checkpoint's folder
+    assert algorithms(pair[0]) == [*ready, "sft+ppo"]
     config = pair[0].config
     running_on = config.model_copy(
         update={"train": config.train.model_copy(update={"stop": False})}

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hcache.config import FeaturesConfig
 from hcache.errors import ConfigError
-from hcache.features import Array, Context, FeatureStore, HashingEncoder, make_encoder
+from hcache.features import (
+    Array,
+    CausalEncoder,
+    Context,
+    FeatureStore,
+    HashingEncoder,
+    make_encoder,
+)
 from hcache.keys import digest
 
+GENERALIST = Path(__file__).parent.parent / "data" / "demo" / "models" / "generalist"
 CONTEXTS: dict[str, list[str]] = {
     digest(context): context
     for context in (
@@ -116,6 +127,88 @@ def test_encoders_of_sentences_are_told_apart_by_content(
         prints.append(made.fingerprint)
         assert made.encode([["ab", "c"]]).tolist() == [[4.0] * 4]
     assert prints[0] == prints[2] != prints[1]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny causal language model, with the tokenizer of the demo's models."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(GENERALIST)
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def causal(path: Path, **more: Any) -> CausalEncoder:
+    made = make_encoder(FeaturesConfig(encoder="causal-lm", path=str(path), **more))
+    assert isinstance(made, CausalEncoder)
+    return made
+
+
+ASKED = [["What is 3 + 4?"], [""], ["What is 3 + 4?", "7"], ["Who " * 40], [""], ["7"]]
+
+
+def test_causal_vectors_are_means_of_the_last_hidden_states(checkpoint: Path) -> None:
+    import transformers
+
+    vectors = causal(checkpoint).encode(ASKED)
+    assert vectors.shape == (len(ASKED), 16)
+    assert vectors.dtype == np.float16
+    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
+    for vector, context in zip(vectors, ASKED, strict=True):
+        ids = tokenizer("\n".join(context), add_special_tokens=False)["input_ids"]
+        expected = np.zeros(16)
+        if ids:
+            with torch.no_grad():
+                output = model(torch.tensor([ids]), output_hidden_states=True)
+            expected = output.hidden_states[-1][0].mean(dim=0).numpy()
+        assert vector == pytest.approx(expected, abs=2e-3)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_causal_vectors_do_not_depend_on_the_batch(checkpoint: Path, batch: int) -> None:
+    encoder = causal(checkpoint)
+    together = encoder.encode(ASKED).astype(np.float32)
+    encoder.batch = batch
+    assert encoder.encode(ASKED).astype(np.float32) == pytest.approx(together, abs=2e-3)
+    assert encoder.encode([]).shape == (0, 16)
+
+
+def test_of_a_text_too_long_the_end_is_encoded(checkpoint: Path) -> None:
+    long, end = [["Paris Rome Oslo Bern"]], [["Oslo Bern"]]
+    cut, whole = causal(checkpoint, max_tokens=2), causal(checkpoint)
+    assert np.array_equal(cut.encode(long), whole.encode(end))
+    assert not np.array_equal(whole.encode(long), whole.encode(end))
+    assert cut.fingerprint != whole.fingerprint
+
+
+def test_a_causal_encoder_is_known_by_the_contents_of_its_folder(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(checkpoint, copy)
+    assert causal(copy).fingerprint == causal(checkpoint).fingerprint
+    (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
+    assert causal(copy).fingerprint != causal(checkpoint).fingerprint
+    assert causal(copy)._loaded is None  # nothing was encoded
+
+
+def test_a_causal_encoder_that_cannot_be_loaded_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match=r"features\.path: .* is no checkpoint"):
+        causal(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ConfigError, match="transformers cannot be imported"):
+        causal(tmp_path)
 
 
 # What is kept

@@ -72,7 +72,10 @@ def assert_equals_plain_tree(experiment: Experiment, loaded: Replay) -> None:
         seen_states.add(state)
         assert tree.hop_N[state] == len(path)
         assert tree.cost_N[state].item() == pytest.approx(cost(row))
-        features = encoder.encode([[texts[key] for key in row["context"]]])[0]
+        context = [texts[key] for key in row["context"]]
+        assert tree.texts is not None
+        assert tree.texts[torch.tensor([state])] == [context]
+        features = encoder.encode([context])[0]
         assert np.array_equal(tree.features_ND[state].numpy(), features.astype(np.float32))
         for action in range(len(pool)):
             child, leaf = int(tree.child_NA[state, action]), int(tree.leaf_NA[state, action])

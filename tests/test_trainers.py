@@ -20,8 +20,17 @@ from hcache.policies.rollout import greedy_leaves, oracle_leaves
 from hcache.trainers import fit, greedy_metrics, register
 from hcache.trainers.device import pick_device
 from hcache.trainers.ppo import PPO, PPOSettings, exact_advantages, gae
-from hcache.trainers.sft import SFT, SFTSettings, balanced, best_actions, best_quality
-from hcache.tree import reach, sequences, tree_of_state
+from hcache.trainers.sft import (
+    SFT,
+    Balance,
+    SFTSettings,
+    TargetSettings,
+    balanced,
+    best_actions,
+    best_leaves,
+    best_quality,
+)
+from hcache.tree import reach, sequences, tree_of_leaf, tree_of_state
 
 
 def test_patience_ends_training_and_best_weights_are_kept() -> None:
@@ -283,6 +292,31 @@ def test_ties_are_settled_as_asked() -> None:
     assert all(150 < drawn.count(action) < 250 for action in range(3))
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 0.1]))
+def test_best_leaves_are_every_tied_one_or_one_of_each_tree(seed: int, alpha: float) -> None:
+    tree = random_forest(seed, queries=4, arms=3, hops=2, replicas=2).tree
+    reward_M, tree_M = tree.reward_M(alpha), tree_of_leaf(tree)
+    generator = torch.Generator().manual_seed(0)
+    best_T = reward_M[oracle_leaves(tree, reward_M)]
+    tied = {leaf for leaf, t in enumerate(tree_M.tolist()) if reward_M[leaf] >= best_T[t] - 1e-12}
+    found = best_leaves(tree, reward_M, TargetSettings(), generator).tolist()
+    assert (set(found), len(found)) == (tied, len(tied))
+    assert tree_M[found].tolist() == sorted(tree_M[found].tolist())
+    one = best_leaves(tree, reward_M, TargetSettings(ties="deterministic_one"), generator)
+    assert one.tolist() == oracle_leaves(tree, reward_M).tolist()
+    even = best_leaves(tree, reward_M, TargetSettings(balance="oversample"), generator)
+    counts = even.unique(return_counts=True)
+    paths = [tuple(path) for path in tree.path_ML[even].tolist()]
+    assert set(counts[0].tolist()) == tied
+    assert len({paths.count(path) for path in paths}) == 1
+    high = TargetSettings(min_best=float(best_quality(tree).max()))
+    good = best_leaves(tree, reward_M, high, generator)
+    assert set(good.tolist()) == {
+        leaf for leaf in tied if best_quality(tree)[tree_M[leaf]] >= high.min_best
+    }
+
+
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.integers(0, 10**6))
 def test_balance_makes_classes_even(classes: list[int], seed: int) -> None:
@@ -292,14 +326,61 @@ def test_balance_makes_classes_even(classes: list[int], seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     counts = [int((kept_T & (class_T == c)).sum()) for c in range(5)]
     present = [count for count in counts if count]
-    for balance, size in (("undersample", min(present)), ("oversample", max(present))):
-        copies_T = balanced(class_T, kept_T, balance, generator)
+    sizes: dict[Balance, int] = {"undersample": min(present), "oversample": max(present)}
+    for balance, size in sizes.items():
+        copies_T = balanced(class_T, kept_T, TargetSettings(balance=balance), generator)
         assert bool((copies_T[~kept_T] == 0).all())
         sums = [float(copies_T[class_T == c].sum()) for c in range(5)]
         assert sums == [size if count else 0 for count in counts]
         if balance == "oversample":
             assert bool((copies_T[kept_T] >= 1).all())
-    assert torch.equal(balanced(class_T, kept_T, "none", generator), kept_T.double())
+    assert torch.equal(balanced(class_T, kept_T, TargetSettings(), generator), kept_T.double())
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(0, 4), min_size=1, max_size=40),
+    st.floats(1, 6),
+    st.floats(1, 4),
+    st.integers(0, 10**6),
+)
+def test_smart_balance_fills_small_classes_up_and_never_cuts(
+    classes: list[int], factor: float, skip: float, seed: int
+) -> None:
+    class_T = torch.tensor(classes)
+    kept_T = torch.ones(len(classes), dtype=torch.bool)
+    kept_T[1::7] = False
+    generator = torch.Generator().manual_seed(seed)
+    chosen = TargetSettings(balance="smart", balance_factor=factor, balance_skip=skip)
+    copies_T = balanced(class_T, kept_T, chosen, generator)
+    counts = [int((kept_T & (class_T == c)).sum()) for c in range(5)]
+    present = [count for count in counts if count]
+    if max(present) / min(present) <= skip:
+        assert torch.equal(copies_T, kept_T.double())
+        return
+    for c, count in enumerate(counts):
+        mine_t = copies_T[kept_T & (class_T == c)]
+        assert float(mine_t.sum()) == min(math.ceil(count * factor), max(present))
+        assert not count or (mine_t.min() >= 1 and mine_t.max() - mine_t.min() <= 1)
+    assert bool((copies_T[~kept_T] == 0).all())
+
+
+def test_smart_balance_is_settled_by_its_settings() -> None:
+    tree = small("train")
+    sizes = {
+        factor: float(
+            SFT(
+                tree, SFTSettings(balance="smart", balance_factor=factor), alpha=ALPHA, seed=0
+            ).targets.weight_K.max()
+        )
+        for factor in (1.0, 3.0)
+    }
+    even = SFTSettings(balance="smart", balance_factor=3.0, balance_skip=99.0)
+    plain, skipped = (
+        SFT(tree, chosen, alpha=ALPHA, seed=0).targets.weight_K for chosen in (SFTSettings(), even)
+    )
+    assert sizes[1.0] == float(plain.max()) != sizes[3.0]
+    assert torch.equal(skipped, plain)
 
 
 def test_min_best_skips_queries_and_says_if_none_is_left() -> None:
@@ -309,14 +390,14 @@ def test_min_best_skips_queries_and_says_if_none_is_left() -> None:
         leaves = tree.leaf_NA[owner_N == t]
         tree.quality_M[leaves[leaves >= 0]] = 0.0
     trainer = SFT(tree, SFTSettings(min_best=0.5), alpha=ALPHA, seed=0)
-    assert set(owner_N[trainer.kept_K].tolist()) == {
+    assert set(owner_N[trainer.targets.kept_K].tolist()) == {
         t for t in range(8) if float(best_quality(tree)[t]) >= 0.5
     }
     with pytest.raises(ConfigError, match="Lower min_best"):
         SFT(tree, SFTSettings(min_best=2.0), alpha=ALPHA, seed=0)
 
 
-@pytest.mark.parametrize("balance", ["none", "undersample", "oversample"])
+@pytest.mark.parametrize("balance", ["none", "undersample", "oversample", "smart"])
 @pytest.mark.parametrize("ties", ["all", "random_one", "deterministic_one"])
 def test_sft_learns_the_training_trees(ties: str, balance: str) -> None:
     trainer = fresh("sft", ties=ties, balance=balance, lr=1e-2)
