@@ -70,7 +70,7 @@ def jobs(experiment: Experiment, algos: Sequence[str], seeds: int) -> list[Job]:
 
 
 def algorithms(experiment: Experiment) -> list[str]:
-    """Every trainer that fits the experiment's workflow and has a default for all, and the chains."""
+    """Every trainer that fits the workflow and needs no setting, and the chains."""
     with Store(experiment.db) as store:
         tree = replay.load(store, experiment.config, "valid").tree
     tree = tree if experiment.config.train.stop else tree.without_stop()
