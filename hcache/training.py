@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from hcache import replay
 from hcache.config import ExperimentConfig, parse_settings
 from hcache.errors import ConfigError, lookup
 from hcache.keys import digest, digest_file
@@ -61,7 +60,7 @@ def train(
     trees = {}
     with Store(db) as store:
         for split in ("train", "valid"):
-            trees[split] = replay.load(store, config, split)
+            trees[split] = trainer_class.load(store, config, split)
         arms = dict(store.sql(ARMS, [config.name]).iter_rows())
     identity = {
         "config": _relevant(config),
@@ -145,6 +144,7 @@ def _fit(
         "iterations": fitted.iterations,
         "best_iteration": fitted.best_iteration,
         "best_valid_reward": fitted.best_reward,
+        "halted": fitted.halted,
         "weights": _weights(run),
         "seconds": round(time.monotonic() - began, 3),
     }

@@ -62,6 +62,12 @@ def train(
         f"{outcome['seconds']:.1f} s",
         soft_wrap=True,
     )
+    if outcome.get("halted"):
+        console.print(
+            "It ended by itself: the policy is by now too far from what was sampled to learn more "
+            "from it.",
+            soft_wrap=True,
+        )
 
 
 class TrainingProgress:

@@ -8,10 +8,14 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from torch import Tensor
 
+from hcache import replay
+from hcache.config import ExperimentConfig
 from hcache.config import Settings as AnySettings
 from hcache.errors import RunError, register_in
 from hcache.policies import Policy
 from hcache.policies.rollout import greedy_leaves, hops_of, mean_by_query
+from hcache.replay import Replay
+from hcache.store import Store
 from hcache.tree import Tree
 
 
@@ -38,6 +42,7 @@ class Trainer(ABC):
 
     settings: AnySettings
     policy: TrainablePolicy  # as it stands
+    halted: bool = False  # whether no further step would change anything
 
     def __init__(
         self,
@@ -59,6 +64,11 @@ class Trainer(ABC):
         Raises:
             RunError: if training cannot start from `init`.
         """
+
+    @classmethod
+    def load(cls, store: Store, config: ExperimentConfig, split: str) -> Replay:
+        """A split as the trainer needs it, to train on and to validate on."""
+        return replay.load(store, config, split)
 
     @classmethod
     def unfit(cls, train: Tree) -> str:

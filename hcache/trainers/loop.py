@@ -36,6 +36,7 @@ class Fitted:
     best_iteration: int  # 0 is the policy before training
     best_reward: float  # mean R = Q − α·C on validation
     stopped_early: bool
+    halted: bool  # by the trainer itself
 
 
 @dataclass
@@ -78,11 +79,12 @@ def fit(
         progress = _Progress()
         best, metrics = _judge(trainer, valid, progress, {})
         on_metrics({"iteration": 0.0, **metrics})
-    while progress.iteration < iterations and not _exhausted(progress, patience):
+    while progress.iteration < iterations and not _ended(trainer, progress, patience):
         metrics = trainer.step()
         progress.iteration += 1
         _check_finite(metrics, progress.iteration)
-        due = progress.iteration % evaluate_every == 0 or progress.iteration == iterations
+        last = progress.iteration == iterations or trainer.halted
+        due = last or progress.iteration % evaluate_every == 0
         if due:
             best, judged = _judge(trainer, valid, progress, best)
             metrics = {**metrics, **judged}
@@ -96,6 +98,7 @@ def fit(
         best_iteration=progress.best_iteration,
         best_reward=progress.best_reward,
         stopped_early=progress.iteration < iterations,
+        halted=trainer.halted,
     )
 
 
@@ -115,8 +118,8 @@ def _check_finite(metrics: Mapping[str, float], iteration: int) -> None:
         )
 
 
-def _exhausted(progress: _Progress, patience: int) -> bool:
-    return patience > 0 and progress.stale >= patience
+def _ended(trainer: Trainer, progress: _Progress, patience: int) -> bool:
+    return trainer.halted or 0 < patience <= progress.stale
 
 
 def _judge(

@@ -1,0 +1,120 @@
+"""A checkpoint in transformers: prompts rendered as the engine does, and ΔW laid over o_proj.
+
+It stays loaded; a ΔW is added to what o_proj gives while a batch runs, a different one for each
+sample, and weights are never merged. transformers is imported when the first one is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hcache.arms import Arm
+from hcache.errors import EngineError
+from hcache.lowrank.generator import LowRank, Shape
+from hcache.workflows import Message
+
+
+class Checkpoint:
+    """A causal language model whose weights stay as they are."""
+
+    def __init__(self, arm: Arm, device: torch.device) -> None:
+        """Load the checkpoint of an arm.
+
+        Raises:
+            EngineError: transformers is missing, or the checkpoint is of a kind that takes no ΔW.
+        """
+        config = arm.model_config
+        if config.quantization is not None or config.adapter is not None:
+            raise EngineError(
+                f"models.{arm.model}: a quantised or adapted checkpoint takes no ΔW.",
+                "Give the plain checkpoint.",
+            )
+        try:
+            from transformers import AutoModelForCausalLM, AutoTokenizer
+        except ImportError as error:
+            raise EngineError(
+                f"transformers cannot be imported ({error}).",
+                "It comes with the engine: make setup",
+            ) from error
+        self.window = config.max_model_len
+        self.device = device
+        self.template_args = config.chat_template_args
+        dtype = getattr(torch, config.dtype)
+        self.model: Any = AutoModelForCausalLM.from_pretrained(arm.path, dtype=dtype).to(device)
+        self.model.requires_grad_(False).eval()
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(arm.path)
+        if config.chat_template is not None:
+            self.tokenizer.chat_template = Path(config.chat_template).read_text()
+        self.layers: Any = getattr(self.model.base_model, "layers", None)
+        if self.layers is None or not hasattr(self.layers[-1].self_attn, "o_proj"):
+            raise EngineError(
+                f"models.{arm.model}: {arm.path} has no self_attn.o_proj to add a ΔW to.",
+                "Llama, Mistral, Qwen and their like have one.",
+            )
+
+    @property
+    def shape(self) -> Shape:
+        """(O, I) of o_proj."""
+        out, into = self.layers[-1].self_attn.o_proj.weight.shape
+        return int(out), int(into)
+
+    @property
+    def end_ids(self) -> set[int]:
+        """Tokens that end a turn."""
+        ends = self.model.generation_config.eos_token_id
+        ends = ends if isinstance(ends, list) else [ends]
+        return {end for end in (*ends, self.tokenizer.eos_token_id) if end is not None}
+
+    def render(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a prompt: the chat template's text, tokenised once, with no token added."""
+        text = self.tokenizer.apply_chat_template(
+            [message._asdict() for message in messages],
+            tokenize=False,
+            add_generation_prompt=True,
+            **self.template_args,
+        )
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    @contextmanager
+    def adapted(self, low: LowRank | None, layers: int) -> Iterator[None]:
+        """While it lasts, o_proj of the last layers gives W·x + ΔW·x, sample by sample."""
+        if low is None:
+            yield
+            return
+
+        def add(module: Any, inputs: Any, output: Any) -> Any:
+            return output + low(inputs[0])
+
+        hooks = [
+            layer.self_attn.o_proj.register_forward_hook(add) for layer in self.layers[-layers:]
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+class Checkpoints:
+    """Those of some arms, each checkpoint loaded once and kept."""
+
+    def __init__(self, arms: Sequence[Arm | None], device: torch.device) -> None:
+        loaded: dict[str, Checkpoint] = {}
+        self.by_arm: dict[int, Checkpoint] = {}
+        for place, arm in enumerate(arms):
+            if arm is None:
+                continue
+            if arm.engine_key not in loaded:
+                loaded[arm.engine_key] = Checkpoint(arm, device)
+            self.by_arm[place] = loaded[arm.engine_key]
+
+    @property
+    def shapes(self) -> dict[int, Shape]:
+        """(O, I) of each arm's o_proj."""
+        return {place: checkpoint.shape for place, checkpoint in self.by_arm.items()}

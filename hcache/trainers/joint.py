@@ -1,0 +1,450 @@
+"""Joint training of both routers of HAPS (arXiv 2601.05903) from the cache alone.
+
+The high-level router chooses arms; the low-level router, a parameter generation network, gives the
+chosen arms a ΔW made for the query (`hcache.lowrank`). Both climb the expected reward R = Q − α·C
+of what the cache holds: trajectories of every assignment, said by the behaviour b, the models as
+they are.
+
+Low level, per turn u (a call of an arm), with the ratio ρ_u = π_θ(u) / b(u) of whole outputs:
+    Σ_M p_M · Σ_{u in M} min(ρ_u·A_Mu, clip(ρ_u, 1/c, c)·A_Mu)      (arXiv 1707.06347)
+where p_M is the probability that the high-level router ends in leaf M. A cache never moves along
+with the policy, so c is wider than PPO's 1.2, and the effective sample size decides when the cache
+is used up: below `min_ess` of the turns no further step is taken, and `halted` is 1. Then sample
+anew. A_Mu = R_M − b_Mu, a mean reward over other leaves of the query, none of which has the turn u,
+so that it biases nothing. They are, the first of these that there are:
+    those of the same assignment in which the arm drew another reply to the same prompt
+    those of any assignment in which it did
+    those that share no turn with M: other assignments and samples
+The last alone would not do: after a bad first turn all second turns would be worse than it, and a
+fixed cache, which never shows what comes instead, would have them all unlearned.
+
+High level: every assignment of a query is in the cache, so the expectation over assignments is
+exact, Σ_a π(a)·Q(a) at each state, and nothing need be sampled or weighted for it. A baseline
+common to the actions drops out of its gradient. Q comes from the rewards with the trajectories'
+ratios, normalised over the replicas of an assignment: what an assignment is worth under ΔW.
+
+Where a tree carries no turns (scripted arms), this is the exact policy gradient of the high level.
+On validation, R is the self-normalised importance-weighted estimate of the greedy high-level
+choice under ΔW. It is an estimate: the true figure comes from sampling live, with
+`hcache.lowrank.live`.
+
+Axes in names as in `hcache.lowrank`, and N states, A actions, T trees.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from hcache import policies, replay
+from hcache.config import ExperimentConfig
+from hcache.errors import RunError
+from hcache.lowrank.checkpoint import Checkpoints
+from hcache.lowrank.generator import Generator, LowRank, LowRankSettings
+from hcache.lowrank.scoring import TurnScorer
+from hcache.lowrank.turns import Turns, speakers_of, turns_of, with_turns
+from hcache.policies import Policy, write_policy
+from hcache.policies.mlp import MLPPolicy, MLPSettings
+from hcache.policies.rollout import greedy_leaves, hops_of
+from hcache.replay import Replay
+from hcache.store import Store
+from hcache.trainers.base import register
+from hcache.trainers.device import pick_device
+from hcache.trainers.network import NetworkSettings, NetworkTrainer
+from hcache.tree import NONE, Tree, backward, reach, returns, tree_of_leaf, tree_of_state
+
+
+class JointSettings(NetworkSettings, LowRankSettings):
+    """Settings of joint training; `lr` is the high-level router's."""
+
+    lr: float = Field(1e-3, gt=0, description="learning rate of the high-level router")
+    lr_low: float = Field(1e-4, gt=0, description="learning rate of the low-level router")
+    cosine_steps: int = Field(
+        0, ge=0, description="steps in which both rates fall to 0 by a cosine; 0: they stay"
+    )
+    clip_ratio: float = Field(3.0, gt=1, description="c: a turn's ratio counts within [1/c, c]")
+    min_ess: float = Field(
+        0.5, ge=0, le=1, description="effective share of the turns below which it halts"
+    )
+    failure: float = Field(
+        0.0, ge=-1, le=0, description="Q of a trajectory without any quality; published: -1"
+    )
+    batch_queries: int = Field(32, ge=1, description="queries of an update")
+    batch_turns: int = Field(256, ge=1, description="turns that are scored at once")
+
+
+@policies.register("joint")
+class JointPolicy(MLPPolicy):
+    """The high-level router, with the generator of ΔW for the arms it may choose."""
+
+    name = "joint"
+
+    def __init__(
+        self, arms: Sequence[str], features: int, hops: int, settings: MLPSettings
+    ) -> None:
+        super().__init__(arms, features, hops, settings)
+        self.low = Generator(features, {}, LowRankSettings())
+
+    @classmethod
+    def around(cls, high: MLPPolicy) -> Self:
+        """A policy whose high-level router is a copy of `high`, as SFT has warmed it up."""
+        policy = cls(high.arms, high.features, high.hops, high.settings)
+        policy.load_state_dict(high.state_dict())
+        return policy
+
+    def delta(self, arm: int, features_BD: Tensor) -> LowRank:
+        """ΔW of an arm for queries, by the features of their first state."""
+        features_BD = features_BD.to(self.mean_D.device).float()
+        low: LowRank = self.low.arm(arm)((features_BD - self.mean_D) / self.text_scale)
+        return low
+
+    def save(self, folder: Path) -> None:
+        """Write weights, scales, settings and the shapes of the arms' o_proj."""
+        settings = {
+            "arms": self.arms,
+            "features": self.features,
+            "hops": self.hops,
+            "high": {name: getattr(self.settings, name) for name in MLPSettings.model_fields},
+            "low": {
+                name: getattr(self.low.settings, name) for name in LowRankSettings.model_fields
+            },
+            "shapes": [[arm, *shape] for arm, shape in self.low.shapes.items()],
+        }
+        write_policy(folder, self.name, settings, self.state_dict())
+
+    @classmethod
+    def restore(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
+        """The policy that `save` wrote."""
+        high = MLPSettings(**settings["high"])
+        policy = cls(settings["arms"], settings["features"], settings["hops"], high)
+        shapes = {arm: (out, into) for arm, out, into in settings["shapes"]}
+        policy.low = Generator(policy.features, shapes, LowRankSettings(**settings["low"]))
+        policy.load_state_dict(tensors)
+        return policy
+
+
+@register("joint")
+class Joint(NetworkTrainer):
+    """High-level and low-level router together, from stored turns."""
+
+    Settings = JointSettings
+    settings: JointSettings
+    policy: JointPolicy
+
+    def __init__(
+        self,
+        train: Tree,
+        settings: JointSettings | None = None,
+        *,
+        alpha: float,
+        seed: int,
+        init: Policy | None = None,
+    ) -> None:
+        super().__init__(train, settings, alpha=alpha, seed=seed, init=init)
+        high = [value for name, value in self.policy.named_parameters() if name[:4] != "low."]
+        groups = [
+            (high, self.settings.lr),
+            (list(self.policy.low.parameters()), self.settings.lr_low),
+        ]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": weights, "lr": lr, "initial_lr": lr} for weights, lr in groups if weights],
+            weight_decay=self.settings.weight_decay,
+            fused=True,
+        )
+        quality_M = self.tree.quality_M
+        failed_M = torch.where(quality_M > 0, quality_M, self.settings.failure)
+        self.reward_M = replace(self.tree, quality_M=failed_M).reward_M(alpha)
+        self.said: dict[int, Said] = {}
+        self.cache = self._said(train)
+        baseline_E = baselines(self.tree, self.cache.turns, self.reward_M)
+        self.advantage_E = self.reward_M[self.cache.turns.leaf_E] - baseline_E
+        self.log_ratio_U = torch.zeros(
+            len(self.cache.turns), dtype=torch.float64, device=self.device
+        )  # as last scored; those of an update are fresh
+        self.steps, self.halted = 0, False
+
+    @classmethod
+    def load(cls, store: Store, config: ExperimentConfig, split: str) -> Replay:
+        """A split with its stored turns."""
+        loaded = replay.load(store, config, split)
+        return replace(loaded, tree=with_turns(store, config, loaded.tree))
+
+    def make_policy(self, train: Tree, init: Policy | None) -> JointPolicy:
+        """See `Trainer`; a router that SFT has warmed up is taken as the high level."""
+        start = JointPolicy.around(init) if type(init) is MLPPolicy else init
+        policy = JointPolicy.for_training(train, self.settings, seed=self.seed, init=start)
+        device = pick_device(self.settings.device)
+        self.checkpoints = Checkpoints(speakers_of(train), device)
+        if isinstance(init, JointPolicy):
+            _check_shapes(policy, self.checkpoints)
+            return policy
+        low = LowRankSettings(
+            **{name: getattr(self.settings, name) for name in LowRankSettings.model_fields}
+        )
+        policy.low = Generator.fresh(policy.features, self.checkpoints.shapes, low, self.seed)
+        return policy
+
+    def step(self) -> dict[str, float]:
+        """One pass over the training queries; none once the cache is used up."""
+        if self.halted:
+            return {"halted": 1.0}
+        self._schedule()
+        ratios = Ratios()
+        for query_B in self.permutation(len(self.tree.queries)).split(self.settings.batch_queries):
+            self.optimizer.zero_grad()
+            self.climb(query_B, ratios)
+            self.optimizer.step()
+        self.steps += 1
+        ess = ratios.effective_share()
+        self.halted = ess < self.settings.min_ess
+        return {
+            "train_reward": self.expected_reward(),
+            "ess": ess,
+            "ratio_max": ratios.largest,
+            "engine_difference": self.cache.scorer.engine_difference,
+            "halted": float(self.halted),
+        }
+
+    def climb(self, query_B: Tensor, ratios: Ratios) -> None:
+        """Add the gradients of minus the mean objective over the trees of some queries."""
+        taken_T = torch.isin(self.tree.query_T, query_B)
+        probs_NA = self.policy.probs(self.tree.states)
+        self._climb_low(query_B, probs_NA, ratios)
+        self._climb_high(taken_T, probs_NA)
+
+    def validate(self, valid: Tree) -> dict[str, float]:
+        """Self-normalised importance-weighted means at the greedy leaves; estimates."""
+        tree = valid.to(self.device)
+        leaf_T = greedy_leaves(self.policy, tree)
+        said = self._said(valid)
+        log_ratio_M = self._log_ratios(said, leaf_T)
+        log_T = log_ratio_M[leaf_T]
+        weight_T = (log_T - log_T.max()).exp()
+        weight_T = weight_T / weight_T.sum()
+        values = {
+            "reward": tree.reward_M(self.alpha),
+            "quality": tree.quality_M,
+            "cost": tree.cost_M,
+            "hops": hops_of(tree),
+        }
+        means = {name: float((weight_T * v[leaf_T]).sum()) for name, v in values.items()}
+        return {**means, "ess": float(1 / (weight_T.square().sum() * len(weight_T)))}
+
+    def state(self) -> dict[str, Tensor]:
+        """See `Trainer`."""
+        progress = torch.tensor([self.steps, int(self.halted)])
+        return super().state() | {"progress": progress, "log_ratio_U": self.log_ratio_U.cpu()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """See `Trainer`."""
+        super().load_state(state)
+        self.steps, self.halted = int(state["progress"][0]), bool(state["progress"][1])
+        self.log_ratio_U = state["log_ratio_U"].to(self.device, copy=True)
+
+    def _said(self, tree: Tree) -> Said:
+        """The turns of a tree with their scorer, made when it is first seen."""
+        if id(tree) not in self.said:
+            layers = self.policy.low.settings.adapted_layers
+            scorer = TurnScorer(turns_of(tree), self.checkpoints, layers, self.settings.batch_turns)
+            self.said[id(tree)] = Said(tree, scorer)
+        return self.said[id(tree)]
+
+    def _schedule(self) -> None:
+        if self.settings.cosine_steps:
+            done = min(1.0, self.steps / self.settings.cosine_steps)
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * (1 + math.cos(math.pi * done)) / 2
+
+    def _climb_low(self, query_B: Tensor, probs_NA: Tensor, ratios: Ratios) -> None:
+        """The clipped surrogate of the turns of some queries, a part of them at a time."""
+        turns, clip = self.cache.turns, self.settings.clip_ratio
+        leaf_M = leaf_probs(self.tree, probs_NA)
+        chance_E = leaf_M[turns.leaf_E]
+        gain_U = turn_sums(turns, chance_E * self.advantage_E.clamp(min=0))
+        loss_U = turn_sums(turns, chance_E * self.advantage_E.clamp(max=0))
+        chance_U = turn_sums(turns, chance_E)
+        trees = int(torch.isin(self.tree.query_T, query_B).sum())
+        index = torch.isin(turns.query_U, query_B.cpu()).nonzero()[:, 0]
+        for arm, part in self.cache.scorer.chunks(index):
+            log_ratio_B = self._log_ratio(self.cache, arm, part)
+            ratio_B = log_ratio_B.exp()
+            gained = gain_U[part] @ ratio_B.clamp(max=clip)
+            lost = loss_U[part] @ ratio_B.clamp(min=1 / clip)
+            (-(gained + lost) / trees).backward()
+            self.log_ratio_U[part] = log_ratio_B.detach()
+            ratios.add(ratio_B.detach(), chance_U[part])
+
+    def _climb_high(self, taken_T: Tensor, probs_NA: Tensor) -> None:
+        """The exact expected reward of the high-level router, by the policy gradient theorem.
+
+        Σ_N d(N) Σ_a π(a | N)·Q(N, a) with d, the chance to pass a state, and Q held fast.
+        """
+        tree = self.tree
+        at_N = taken_T[tree_of_state(tree)].nonzero()[:, 0]
+        q_NA = backward(tree, self._worth(), probs_NA).masked_fill(~tree.valid_NA, 0.0)
+        gain_NA = reach(tree, probs_NA)[:, None] * q_NA
+        pi_NA = self.policy.logits(tree.states[at_N]).double().softmax(dim=1)
+        (-(pi_NA * gain_NA[at_N]).sum() / taken_T.sum()).backward()
+
+    def expected_reward(self) -> float:
+        """Mean reward of the router under ΔW as it was when each turn was last scored."""
+        probs_NA = self.policy.probs(self.tree.states)
+        return float(returns(self.tree, self._worth(), probs_NA).mean())
+
+    def _log_ratio(self, said: Said, arm: int, part: Tensor) -> Tensor:
+        """log π_θ(u) / b(u) of turns of one arm, float64 [B]."""
+        low = self.policy.delta(arm, said.features_QD[said.turns.query_U[part]])
+        logprob_B = said.scorer.logprobs(arm, part, low)
+        return logprob_B.double() - said.scorer.behaviour_U[part].to(self.device)
+
+    def _worth(self) -> Tensor:
+        """What each leaf is worth under ΔW: its reward, times its ratio among its replicas, [M]."""
+        log_ratio_M = leaf_sums(self.cache.turns, self.log_ratio_U, self.tree)
+        return self.reward_M * self.cache.shares(log_ratio_M)
+
+    @torch.no_grad()
+    def _log_ratios(self, said: Said, leaf_T: Tensor) -> Tensor:
+        """log π_θ / b of whole trajectories, float64 [M]; right at the given leaves only."""
+        turns = said.turns
+        at = torch.isin(turns.leaf_E, leaf_T.cpu())
+        log_ratio_U = torch.zeros(len(turns), dtype=torch.float64, device=self.device)
+        for arm, part in said.scorer.chunks(turns.turn_E[at].unique()):
+            log_ratio_U[part] = self._log_ratio(said, arm, part)
+        return leaf_sums(turns, log_ratio_U, said.tree)
+
+
+class Said:
+    """The turns of a tree with what training needs besides."""
+
+    def __init__(self, tree: Tree, scorer: TurnScorer) -> None:
+        self.tree, self.scorer, self.turns = tree, scorer, scorer.turns
+        first_Q = torch.zeros(len(tree.queries), dtype=torch.int64)
+        first_Q[tree.query_T.cpu()] = tree.root_T.cpu()
+        self.features_QD = tree.features_ND.cpu()[first_Q]
+        self.assignment_M = assignments(tree)
+
+    def shares(self, log_ratio_M: Tensor) -> Tensor:
+        """Ratios of leaves, normalised to mean 1 over the replicas of a query and a path, [M]."""
+        group_M = self.assignment_M.to(log_ratio_M.device)
+        groups = int(group_M.max()) + 1
+        top_G = torch.full((groups,), -torch.inf, dtype=torch.float64, device=group_M.device)
+        top_G = top_G.scatter_reduce(0, group_M, log_ratio_M, "amax")
+        ratio_M = (log_ratio_M - top_G[group_M]).exp()
+        sum_G = torch.zeros_like(top_G).index_add_(0, group_M, ratio_M)
+        return ratio_M / sum_G[group_M] * torch.bincount(group_M, minlength=groups)[group_M]
+
+
+class Ratios:
+    """The ratios of a pass, for their effective sample size."""
+
+    def __init__(self) -> None:
+        self.weight = self.first = self.second = self.largest = 0.0
+
+    def add(self, ratio_B: Tensor, chance_B: Tensor) -> None:
+        """Take turns in, each as often as the high-level router comes by it."""
+        self.weight += float(chance_B.sum())
+        self.first += float((chance_B * ratio_B).sum())
+        self.second += float((chance_B * ratio_B.square()).sum())
+        self.largest = max(self.largest, float(ratio_B.max()))
+
+    def effective_share(self) -> float:
+        """Effective sample size over the number of turns, (Σρ)² / (n·Σρ²); 1 where none are."""
+        return self.first**2 / (self.weight * self.second) if self.second > 0 else 1.0
+
+
+def leaf_probs(tree: Tree, probs_NA: Tensor) -> Tensor:
+    """Probability that a policy ends in each leaf of its tree, float64 [M]."""
+    flow_NA = reach(tree, probs_NA)[:, None] * probs_NA
+    leaf_M = torch.zeros_like(tree.quality_M)
+    has_NA = tree.leaf_NA != NONE
+    return leaf_M.index_add_(0, tree.leaf_NA[has_NA], flow_NA[has_NA])
+
+
+def turn_sums(turns: Turns, value_E: Tensor) -> Tensor:
+    """Sums over the leaves of each turn, [U]."""
+    sum_U = torch.zeros(len(turns), dtype=value_E.dtype, device=value_E.device)
+    return sum_U.index_add_(0, turns.turn_E.to(value_E.device), value_E)
+
+
+def leaf_sums(turns: Turns, value_U: Tensor, tree: Tree) -> Tensor:
+    """Sums over the turns of each leaf, [M]."""
+    sum_M = torch.zeros(len(tree.quality_M), dtype=value_U.dtype, device=value_U.device)
+    return sum_M.index_add_(0, turns.leaf_E.to(value_U.device), value_U[turns.turn_E])
+
+
+def query_of_leaf(tree: Tree) -> Tensor:
+    """The query that each leaf is of, int64 [M]; NONE where no action leads to the leaf."""
+    query_M = torch.full_like(tree.leaf_NA[0, 0], NONE).repeat(len(tree.quality_M))
+    reached = tree.leaf_NA[tree.leaf_NA != NONE]
+    query_M[reached] = tree.query_T[tree_of_leaf(tree)[reached]]
+    return query_M
+
+
+def assignments(tree: Tree) -> Tensor:
+    """A number for each leaf that its replicas share: one per query and path, int64 [M]."""
+    keys = torch.cat([query_of_leaf(tree)[:, None], tree.path_ML], dim=1).cpu()
+    number_M: Tensor = keys.unique(dim=0, return_inverse=True)[1]
+    return number_M
+
+
+def baselines(tree: Tree, turns: Turns, reward_M: Tensor) -> Tensor:
+    """The baseline of each turn on each of its leaves, [E]; 0 where there is no other leaf.
+
+    Axes besides: m leaves and e pairs of one query.
+    """
+    query_M, path_M = query_of_leaf(tree).cpu(), assignments(tree)
+    query_E = turns.query_U[turns.turn_E]
+    baseline_E = torch.zeros(len(turns.leaf_E), dtype=reward_M.dtype)
+    for query in range(len(tree.queries)):
+        pair_e = (query_E == query).nonzero()[:, 0]
+        leaf_m = (query_M == query).nonzero()[:, 0]
+        if len(pair_e):
+            widening = _others(turns, pair_e, leaf_m, path_M)
+            baseline_E[pair_e] = _first_mean(widening, reward_M.cpu()[leaf_m])
+    return baseline_E.to(reward_M.device)
+
+
+def _others(turns: Turns, pair_e: Tensor, leaf_m: Tensor, path_M: Tensor) -> list[Tensor]:
+    """Which leaves each pair is compared with, the narrowest choice first, each bool [e, m]."""
+    leaf_e, turn_e = turns.leaf_E[pair_e], turns.turn_E[pair_e]
+    place_e = torch.searchsorted(leaf_m, leaf_e)
+    has_eu, has_mu = _incidence(turn_e, place_e, len(leaf_m))
+    asks_ep, asks_mp = _incidence(turns.prompt_U[turn_e], place_e, len(leaf_m))
+    lacks_em = has_eu @ has_mu.T == 0
+    redrawn_em = lacks_em & (asks_ep @ asks_mp.T > 0)
+    same_em = path_M[leaf_e][:, None] == path_M[leaf_m]
+    apart_em = (has_mu @ has_mu.T == 0)[place_e] & (leaf_e[:, None] != leaf_m)
+    return [redrawn_em & same_em, redrawn_em, apart_em]
+
+
+def _incidence(number_e: Tensor, place_e: Tensor, leaves: int) -> tuple[Tensor, Tensor]:
+    """One-hot rows of numbers, [e, k], and which of them each leaf has, [m, k]."""
+    number_e = number_e.unique(return_inverse=True)[1]
+    one_ek = torch.nn.functional.one_hot(number_e).float()
+    has_mk = torch.zeros(leaves, one_ek.shape[1]).index_add_(0, place_e, one_ek)
+    return one_ek, has_mk.clamp(max=1.0)
+
+
+def _first_mean(widening: Sequence[Tensor], reward_m: Tensor) -> Tensor:
+    """Mean reward over the leaves of the first choice that has any, [e]; 0 where none has."""
+    mean_e = torch.zeros(len(widening[0]), dtype=reward_m.dtype)
+    for chosen_em in reversed(widening):
+        count_e = chosen_em.sum(dim=1)
+        found_e = chosen_em.to(reward_m) @ reward_m / count_e.clamp(min=1)
+        mean_e = torch.where(count_e > 0, found_e, mean_e)
+    return mean_e
+
+
+def _check_shapes(policy: JointPolicy, checkpoints: Checkpoints) -> None:
+    if policy.low.shapes != checkpoints.shapes:
+        raise RunError(
+            "the policy to start from was made for other checkpoints: its ΔW do not fit.",
+            "Start from a run on the same models, or from SFT.",
+        )

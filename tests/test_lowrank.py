@@ -1,0 +1,264 @@
+"""ΔW on real checkpoints, tiny and untrained: scoring, sampling, stored turns, checked slowly."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from experiments import load
+
+from hcache import replay
+from hcache.arms import Arm
+from hcache.engines import request_for
+from hcache.errors import ConfigError, EngineError, StoreError
+from hcache.experiment import Experiment
+from hcache.lowrank.checkpoint import Checkpoint, Checkpoints
+from hcache.lowrank.engine import LowRankEngine
+from hcache.lowrank.generator import Generator, LowRank, LowRankSettings
+from hcache.lowrank.scoring import Tokens, TurnScorer, full_logprobs
+from hcache.lowrank.turns import TurnTree, speakers_of, turns_of, with_turns
+from hcache.sampling import Sampler
+from hcache.store import Store
+from hcache.tree import tree_of_leaf
+from hcache.workflows import Ask, Message
+
+transformers: Any = pytest.importorskip("transformers")
+ROLES = Path(__file__).resolve().parents[1] / "data" / "roles"
+sys.path.insert(0, str(ROLES))
+train_people: Any = importlib.import_module("train_people")
+CPU = torch.device("cpu")
+
+
+def write_checkpoint(folder: Path, seed: int, heads: int = 2) -> None:
+    """A Llama whose o_proj is not square: 24·heads in, 32 out."""
+    torch.manual_seed(seed)
+    tokenizer = train_people.build_tokenizer()
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=3,
+        num_attention_heads=heads, head_dim=24, max_position_embeddings=64,
+        bos_token_id=None, eos_token_id=2, pad_token_id=0, initializer_range=0.3,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def raw(folder: Path, **sampling: Any) -> dict[str, Any]:
+    model = {"dtype": "float32", "max_model_len": 48}
+    arm = {"max_tokens": 5, "temperature": 1}
+    return {
+        "name": "roles",
+        "db": "roles.duckdb",
+        "workflow": {"name": "relay", "hops": 2, "reply": "look up {reply}"},
+        "models": {name: {"path": str(folder / name), **model} for name in ("one", "two")},
+        "arms": {"a": {"model": "one", **arm}, "b": {"model": "two", **arm}},
+        "data": {"made": {"sources": {
+            split: {"path": str(ROLES / "questions" / f"{split}.jsonl"), "limit": 3}
+            for split in ("train", "valid", "test")
+        }}},
+        "sampling": {"replicas": 2, "logprobs": True} | sampling,
+        "features": {"dim": 16},
+    }  # fmt: skip
+
+
+def serve(arm: Arm, logprobs: bool) -> LowRankEngine:
+    return LowRankEngine(Checkpoint(arm, CPU))
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """Two untrained models in a relay of two hops, sampled; tests only read it."""
+    folder = tmp_path_factory.mktemp("spoken")
+    write_checkpoint(folder / "one", 1)
+    write_checkpoint(folder / "two", 2, heads=4)
+    experiment = load(folder, raw(folder))
+    Sampler(experiment, serve).run()
+    return experiment
+
+
+@pytest.fixture(scope="module")
+def tree(spoken: Experiment) -> TurnTree:
+    return read(spoken)
+
+
+def read(experiment: Experiment) -> TurnTree:
+    with Store(experiment.db) as store:
+        loaded = replay.load(store, experiment.config, "train").tree
+        return with_turns(store, experiment.config, loaded)
+
+
+def random_low(checkpoint: Checkpoint, batch: int, seed: int = 0) -> LowRank:
+    out, into = checkpoint.shape
+    generator = torch.Generator().manual_seed(seed)
+    a_BOR = torch.randn(batch, out, 2, generator=generator)
+    return LowRank(a_BOR, torch.randn(batch, 2, into, generator=generator), 0.3)
+
+
+def merged(checkpoint: Checkpoint, low: LowRank, row: int, layers: int) -> Any:
+    """The model with one sample's ΔW in its weights, as it would be without any hook."""
+    model = copy.deepcopy(checkpoint.model)
+    for layer in model.base_model.layers[-layers:]:
+        layer.self_attn.o_proj.weight.data += low.scale * low.a_BOR[row] @ low.b_BRI[row]
+    return model
+
+
+def slow_logprob(model: Any, tokens: Tokens) -> torch.Tensor:
+    """Σ log π of one turn, alone and unpadded."""
+    ids = torch.tensor([[*tokens.prompt, *tokens.output]])
+    logprob_TV = model(input_ids=ids).logits[0].log_softmax(dim=1)
+    places = range(len(tokens.prompt) - 1, len(tokens) - 1)
+    return sum(
+        (logprob_TV[place, token] for place, token in zip(places, tokens.output, strict=True)),
+        torch.zeros(()),
+    )
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_scoring_is_that_of_merged_weights(tree: TurnTree, layers: int) -> None:
+    scorer = TurnScorer(tree.turns, Checkpoints(tree.speakers, CPU), layers, batch=7)
+    assert bool(scorer.kept) == (layers == 1)
+    with torch.no_grad():
+        for arm, part in scorer.chunks(torch.arange(len(tree.turns))):
+            checkpoint = scorer.checkpoints.by_arm[arm]
+            low = random_low(checkpoint, len(part))
+            found = scorer.logprobs(arm, part, low)
+            for row, turn in enumerate(part.tolist()):
+                model = merged(checkpoint, low, row, layers)
+                wanted = slow_logprob(model, scorer.tokens[turn])
+                assert float(found[row]) == pytest.approx(float(wanted), abs=1e-4)
+
+
+def test_the_kept_part_equals_the_full_forward(tree: TurnTree) -> None:
+    scorer = TurnScorer(tree.turns, Checkpoints(tree.speakers, CPU), 1, batch=16)
+    assert len(scorer.kept) == len(tree.turns)
+    for arm, part in scorer.chunks(torch.arange(len(tree.turns))):
+        checkpoint = scorer.checkpoints.by_arm[arm]
+        low = random_low(checkpoint, len(part))
+        low.a_BOR.requires_grad_()
+        quick = scorer.logprobs(arm, part, low)
+        batch = [scorer.tokens[turn] for turn in part.tolist()]
+        full = full_logprobs(checkpoint, batch, low, 1).sum(dim=1)
+        torch.testing.assert_close(quick, full, atol=1e-5, rtol=1e-5)
+        gradients = [torch.autograd.grad(value.sum(), low.a_BOR)[0] for value in (quick, full)]
+        torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)
+
+
+def test_without_delta_it_is_the_behaviour_and_the_engines_own_figures(tree: TurnTree) -> None:
+    scorer = TurnScorer(tree.turns, Checkpoints(tree.speakers, CPU), 1, batch=16)
+    assert 0 < scorer.engine_difference < 1e-4
+    generator = Generator.fresh(16, scorer.checkpoints.shapes, LowRankSettings(), seed=0)
+    for arm, part in scorer.chunks(torch.arange(len(tree.turns))):
+        low = generator.arm(arm)(torch.randn(len(part), 16))
+        scored = scorer.logprobs(arm, part, low)
+        torch.testing.assert_close(scored, scorer.behaviour_U[part], atol=1e-5, rtol=0)
+        scored.sum().backward()
+    heads = generator.arm(0)
+    assert heads.head_b.weight.grad is not None and bool(heads.head_b.weight.grad.any())
+
+
+def test_xavier_changes_the_weights_from_the_start() -> None:
+    settings = LowRankSettings(init="xavier")
+    low = Generator.fresh(4, {0: (6, 5)}, settings, seed=0).arm(0)(torch.randn(3, 4))
+    assert low.a_BOR.shape == (3, 6, 8) and low.b_BRI.shape == (3, 8, 5)
+    assert bool(low(torch.randn(3, 2, 5)).any())
+
+
+def test_a_batch_of_samples_does_as_each_alone(spoken: Experiment) -> None:
+    arm = spoken.pool[0]
+    checkpoint = Checkpoint(arm, CPU)
+    texts = ["Where does Ada live", "What", "What does Tom eat look up food", "look"]
+    requests = [
+        request_for(Ask(arm, (Message("user", text),)), replica)
+        for text in texts
+        for replica in range(3)
+    ]
+    low = random_low(checkpoint, len(requests))
+    row = {request.key: place for place, request in enumerate(requests)}
+
+    def adapt(batch: Any) -> LowRank:
+        index = [row[request.key] for request in batch]
+        return replace(low, a_BOR=low.a_BOR[index], b_BRI=low.b_BRI[index])
+
+    def answers(batch: int) -> dict[str, Any]:
+        engine = LowRankEngine(checkpoint, 2, adapt, batch)
+        for request in requests:
+            engine.submit(request)
+        found: dict[str, Any] = {}
+        while engine.queue:
+            found |= {generation.key: generation for generation in engine.step()}
+        return found
+
+    together, alone = answers(99), answers(1)
+    for request in requests:
+        one, other = together[request.key], alone[request.key]
+        assert one.token_ids == other.token_ids
+        assert 0 < one.output_tokens <= 5
+        assert (one.finish_reason == "stop") == (one.token_ids[-1] == 2)
+        tokens = Tokens(tuple(checkpoint.render(request.messages)), one.token_ids)
+        wanted = slow_logprob(merged(checkpoint, low, row[request.key], 2), tokens)
+        assert sum(one.logprobs) == pytest.approx(float(wanted), abs=1e-4)
+
+
+def test_it_samples_what_the_model_says() -> None:
+    """Drawn shares agree with the probabilities."""
+    from hcache.lowrank.engine import _draw, _uniform
+
+    logprob_V = torch.tensor([0.1, 0.0, 0.6, 0.3]).log()
+    drawn = _draw(logprob_V.expand(4000, 4), _uniform(range(4000), 1)[:, 0])
+    shares = torch.bincount(drawn, minlength=4) / 4000
+    torch.testing.assert_close(shares, logprob_V.exp(), atol=0.03, rtol=0)
+    assert shares[1] == 0
+
+
+def test_turns_are_those_of_the_store(spoken: Experiment, tree: TurnTree) -> None:
+    turns = tree.turns
+    tree_M = tree_of_leaf(tree)
+    assert bool((turns.query_U[turns.turn_E] == tree.query_T[tree_M[turns.leaf_E]]).all())
+    hops_M = (tree.path_ML >= 0).sum(dim=1)
+    counted_M = torch.bincount(turns.leaf_E, minlength=len(hops_M))
+    assert torch.equal(counted_M, hops_M)  # every hop is a turn, and said by its arm
+    with Store(spoken.db) as store:
+        stored = store.sql(
+            "select count(distinct (query_id, generation)) from (select query_id, "
+            "unnest(asks).generation as generation from trajectories "
+            "semi join (select query_id from splits where split = 'train') using (query_id))"
+        ).item()
+    assert len(turns) == stored
+    assert all(turn.logprobs and len(turn.logprobs) == len(turn.output_ids) for turn in turns.said)
+
+
+def test_a_tree_without_turns_has_none(spoken: Experiment) -> None:
+    with Store(spoken.db) as store:
+        plain = replay.load(store, spoken.config, "train").tree
+    assert len(turns_of(plain)) == 0 and speakers_of(plain) == (None, None)
+
+
+def test_greedy_arms_are_refused(spoken: Experiment) -> None:
+    arms = {name: arm.model_copy(update={"top_p": 0.9}) for name, arm in spoken.config.arms.items()}
+    config = spoken.config.model_copy(update={"arms": arms})
+    with Store(spoken.db) as store:
+        loaded = replay.load(store, spoken.config, "train").tree
+        with pytest.raises(ConfigError, match=r"arms\.a: was sampled at temperature 1, top_p 0.9"):
+            with_turns(store, config, loaded)
+
+
+def test_another_checkpoint_than_the_one_sampled_is_refused(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "one", 1)
+    write_checkpoint(tmp_path / "two", 2)
+    experiment = load(tmp_path, raw(tmp_path, replicas=1))
+    Sampler(experiment, serve).run()
+    write_checkpoint(tmp_path / "two", 3)
+    with pytest.raises(StoreError, match=r"models\.two: .* is not the checkpoint"):
+        read(experiment)
+
+
+def test_a_quantised_checkpoint_is_refused(spoken: Experiment) -> None:
+    arm = spoken.pool[0]
+    model = arm.model_config.model_copy(update={"quantization": "fp8"})
+    with pytest.raises(EngineError, match="takes no ΔW"):
+        Checkpoint(replace(arm, model_config=model), CPU)
