@@ -14,8 +14,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from hcache import replay
 from hcache.config import ExperimentConfig
+from hcache.errors import ConfigError
 from hcache.experiment import Experiment
 from hcache.runs import Run
 from hcache.store import Store
@@ -69,18 +69,23 @@ def jobs(experiment: Experiment, algos: Sequence[str], seeds: int) -> list[Job]:
     ]
 
 
-def algorithms(experiment: Experiment) -> list[str]:
-    """Every trainer that fits the workflow and needs no setting, and the chains."""
+def algorithms(experiment: Experiment) -> dict[str, str]:
+    """Every trainer, and the chains, with the reason why it is not for this experiment, or ""."""
     with Store(experiment.db) as store:
-        tree = replay.load(store, experiment.config, "valid").tree
-    tree = tree if experiment.config.train.stop else tree.without_stop()
-    names = sorted(name for name, trainer in TRAINERS.items() if not trainer.unfit(tree))
-    return [*(name for name in names if not _needs_settings(name)), *CHAINS]
+        found = {name: _reason(store, experiment.config, name) for name in sorted(TRAINERS)}
+    return found | dict.fromkeys(CHAINS, "")
 
 
-def _needs_settings(name: str) -> bool:
-    fields = TRAINERS[name].Settings.model_fields.values()
-    return any(field.is_required() for field in fields)
+def _reason(store: Store, config: ExperimentConfig, name: str) -> str:
+    trainer = TRAINERS[name]
+    required = [key for key, field in trainer.Settings.model_fields.items() if field.is_required()]
+    if required:
+        return f"needs train.settings.{required[0]}"
+    try:
+        tree = trainer.load(store, config, "valid").tree
+    except ConfigError as error:
+        return error.message
+    return trainer.unfit(tree if config.train.stop else tree.without_stop())
 
 
 def run_all(jobs: Sequence[Job], on_done: Callable[[Job, Run], None]) -> None:

@@ -49,7 +49,7 @@ def bench(
 
     loaded = Experiment.load(experiment, set_ or (), db)
     others = [Experiment.load(file, set_ or (), db) for file in beside or ()]
-    chosen = algos.split(",") if algos else algorithms(loaded)
+    chosen = algos.split(",") if algos else _all_that_fit(algorithms(loaded))
     own = jobs(loaded, chosen, seeds)
     theirs = [jobs(other, [other.config.train.algo], seeds) for other in others]
     runs = _train_all([*own, *(job for group in theirs for job in group)])
@@ -69,6 +69,13 @@ def bench(
     console.print(table(report))
     for sentence in report.verdicts.values():
         console.print(sentence, soft_wrap=True, highlight=False)
+
+
+def _all_that_fit(known: dict[str, str]) -> list[str]:
+    for name, reason in known.items():
+        if reason:
+            notes.print(f"left out: {name}: {reason}", soft_wrap=True, highlight=False)
+    return [name for name, reason in known.items() if not reason]
 
 
 def _train_all(wanted: list[Job]) -> dict[str, Run]:
