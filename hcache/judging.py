@@ -70,6 +70,9 @@ def judge(
         seed=config.evaluate.seed,
         elsewhere=elsewhere,
     )
+    if any(getattr(policy, "changes_replies", False) for policy in _loaded(comparable)):
+        note = "Of joint runs the high level alone is judged: what ΔW changes was never sampled."
+        report = replace(report, notes=(*report.notes, note))
     if left_out := len(runs) - len(comparable):
         note = f"Runs left out, being of another α, action set, encoder or pool: {left_out}."
         report = replace(report, notes=(*report.notes, note))
@@ -159,6 +162,10 @@ def labelled(runs: Sequence[Run], suffix: str = "") -> dict[str, list[Run]]:
         label if labels.count(label) == 1 else f"{label} ({members[0].name})": members
         for (label, _), members in groups.items()
     }
+
+
+def _loaded(runs: Sequence[Run]) -> Iterator[Policy]:
+    return (load_policy(run.policy_folder) for run in runs)
 
 
 def _policies(runs: Sequence[Run], suffix: str = "") -> dict[str, list[Policy]]:

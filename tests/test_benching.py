@@ -125,6 +125,15 @@ def test_routers_for_any_alpha_are_judged_at_any(pair: tuple[Experiment, Experim
     assert report.notes == ("Runs left out, being of another α, action set, encoder or pool: 1.",)
 
 
+def test_of_joint_runs_only_the_high_level_is_judged_and_that_is_said(
+    pair: tuple[Experiment, Experiment],
+) -> None:
+    (job,) = jobs(pair[0], ["joint"], 1)
+    run = train(job.config, job.db, source=job.source)
+    report = judge(job.config, job.db, [run], "valid")
+    assert any("high level alone" in note for note in report.notes)
+
+
 def test_the_command_trains_and_judges(pair: tuple[Experiment, Experiment], tmp_path: Path) -> None:
     files = []
     for experiment in pair:

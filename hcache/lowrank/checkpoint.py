@@ -16,6 +16,7 @@ import torch
 from hcache.arms import Arm
 from hcache.errors import EngineError
 from hcache.lowrank.generator import LowRank, Shape
+from hcache.reading import import_transformers
 from hcache.workflows import Message
 
 
@@ -34,20 +35,15 @@ class Checkpoint:
                 f"models.{arm.model}: a quantised or adapted checkpoint takes no ΔW.",
                 "Give the plain checkpoint.",
             )
-        try:
-            from transformers import AutoModelForCausalLM, AutoTokenizer
-        except ImportError as error:
-            raise EngineError(
-                f"transformers cannot be imported ({error}).",
-                "It comes with the engine: make setup",
-            ) from error
+        transformers = import_transformers()
         self.window = config.max_model_len
         self.device = device
         self.template_args = config.chat_template_args
         dtype = getattr(torch, config.dtype)
-        self.model: Any = AutoModelForCausalLM.from_pretrained(arm.path, dtype=dtype).to(device)
+        model = transformers.AutoModelForCausalLM.from_pretrained(arm.path, dtype=dtype)
+        self.model: Any = model.to(device)
         self.model.requires_grad_(False).eval()
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(arm.path)
+        self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(arm.path)
         if config.chat_template is not None:
             self.tokenizer.chat_template = Path(config.chat_template).read_text()
         self.layers: Any = getattr(self.model.base_model, "layers", None)
