@@ -56,7 +56,14 @@ def test_wheel_metadata(wheel: zipfile.ZipFile, metadata: Message) -> None:
     assert metadata["Version"] == hcache.__version__
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License-Expression"] == "Apache-2.0"
-    assert set(metadata.get_all("Provides-Extra", [])) == {"vllm", "cpu", "encoders", "dev"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {
+        "vllm",
+        "cpu",
+        "encoders",
+        "language",
+        "hub",
+        "dev",
+    }
     readme = metadata.get_payload()
     assert isinstance(readme, str)
     assert "hcache" in readme

@@ -21,7 +21,7 @@ FOREST = random_forest(5, queries=6, arms=3)
 NAMES = sorted(
     name
     for name, cls in POLICIES.items()
-    if name in ("random", "sequence") or hasattr(cls, "for_tree")
+    if name in ("random", "sequence") or issubclass(cls, MLPPolicy)
 )
 """Policies that can be made from a tree alone; the others are tested with their trainers."""
 

@@ -415,3 +415,15 @@ def test_views_rank_by_the_quality_metric_of_the_experiment(folder: Path) -> Non
     sample(folder, raw)
     found = table(folder / raw["db"], "outcomes")
     assert found["quality"].to_list() == found["em"].to_list()
+
+
+def test_ctrl_c_during_a_query_is_ctrl_c(sampled: Experiment) -> None:
+    class Interrupted:
+        def sql(self, query: str, params: object) -> None:
+            raise duckdb.InterruptException("INTERRUPT Error: Interrupted!")
+
+    with Store(sampled.db) as store:
+        connection, store.connection = store.connection, Interrupted()  # type: ignore[assignment]
+        with pytest.raises(KeyboardInterrupt):
+            store.sql("select 1")
+        store.connection = connection

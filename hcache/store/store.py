@@ -127,6 +127,7 @@ class Store:
             relation = self.connection.sql(query, params=list(parameters))
             frame: pl.DataFrame = pl.DataFrame() if relation is None else relation.pl()
         except duckdb.Error as error:
+            _raise_if_interrupted(error)
             raise StoreError(f"{error}") from error
         except RuntimeError as error:
             _raise_if_interrupted(error)
@@ -302,6 +303,7 @@ def _not_a_database(path: Path) -> StoreError:
 
 def _translated(error: duckdb.Error, path: Path) -> StoreError:
     """DuckDB's error as ours; the one place that knows its wording."""
+    _raise_if_interrupted(error)
     text = str(error)
     if "Could not set lock" in text or isinstance(error, duckdb.ConnectionException):
         return StoreBusyError(
@@ -315,9 +317,9 @@ def _translated(error: duckdb.Error, path: Path) -> StoreError:
     return StoreError(f"{path}: {text.splitlines()[0]}")
 
 
-def _raise_if_interrupted(error: RuntimeError) -> None:
-    """Ctrl-C during a query, which DuckDB reports as a RuntimeError."""
-    if "Query interrupted" in str(error):
+def _raise_if_interrupted(error: Exception) -> None:
+    """Ctrl-C during a query, which DuckDB reports as a RuntimeError or as an error of its own."""
+    if isinstance(error, duckdb.InterruptException) or "Query interrupted" in str(error):
         raise KeyboardInterrupt from error
 
 
