@@ -60,9 +60,10 @@ def judge(
         )
         for other, other_db, other_runs in beside
     ]
+    routers = _policies(comparable)
     report = evaluate(
         trees[split],
-        _policies(comparable),
+        routers,
         alpha=config.train.alpha,
         selection=[trees[name] for name in chosen_on],
         stop=config.train.stop,
@@ -70,7 +71,7 @@ def judge(
         seed=config.evaluate.seed,
         elsewhere=elsewhere,
     )
-    if any(getattr(policy, "changes_replies", False) for policy in _loaded(comparable)):
+    if any(getattr(seeds[0], "changes_replies", False) for seeds in routers.values()):
         note = "Of joint runs the high level alone is judged: what ΔW changes was never sampled."
         report = replace(report, notes=(*report.notes, note))
     if left_out := len(runs) - len(comparable):
@@ -162,10 +163,6 @@ def labelled(runs: Sequence[Run], suffix: str = "") -> dict[str, list[Run]]:
         label if labels.count(label) == 1 else f"{label} ({members[0].name})": members
         for (label, _), members in groups.items()
     }
-
-
-def _loaded(runs: Sequence[Run]) -> Iterator[Policy]:
-    return (load_policy(run.policy_folder) for run in runs)
 
 
 def _policies(runs: Sequence[Run], suffix: str = "") -> dict[str, list[Policy]]:

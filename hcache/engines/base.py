@@ -5,10 +5,10 @@ from __future__ import annotations
 import gc
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 from hcache.arms import Arm
 from hcache.keys import digest, generation_key, seed_of
@@ -48,6 +48,23 @@ def request_for(ask: Ask, replica: int) -> Request:
 @lru_cache(maxsize=1 << 16)  # a workflow restarted asks the same again
 def _messages_key(messages: tuple[Message, ...]) -> str:
     return digest([message._asdict() for message in messages])
+
+
+def prompt_ids(
+    tokenizer: Any, messages: Sequence[Message], template_args: Mapping[str, Any]
+) -> list[int]:
+    """Token ids of a prompt: the chat template's text, tokenised once, with no token added.
+
+    Whoever generates and whoever scores what was generated has to read the very same prompt.
+    """
+    text = tokenizer.apply_chat_template(
+        [message._asdict() for message in messages],
+        tokenize=False,
+        add_generation_prompt=True,
+        **template_args,
+    )
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hcache.arms import Arm
-from hcache.engines.base import TOO_LONG, Generation, Request
+from hcache.engines.base import TOO_LONG, Generation, Request, prompt_ids
 from hcache.errors import EngineError
 
 QUIET = {
@@ -112,13 +112,8 @@ class VllmEngine:
         }
 
     def render(self, request: Request) -> list[int]:
-        """Token ids of a prompt: the chat template's text, tokenised once, with no token added."""
-        messages = [message._asdict() for message in request.messages]
-        text = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **self.template_args
-        )
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+        """Token ids of a prompt."""
+        return prompt_ids(self.tokenizer, request.messages, self.template_args)
 
     def submit(self, request: Request) -> None:
         """See `Engine`. A prompt that leaves no room for a reply is answered at once."""

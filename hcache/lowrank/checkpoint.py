@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from hcache.arms import Arm
+from hcache.engines.base import prompt_ids
 from hcache.errors import EngineError
 from hcache.lowrank.generator import LowRank, Shape
 from hcache.reading import import_transformers
@@ -67,15 +68,8 @@ class Checkpoint:
         return {end for end in (*ends, self.tokenizer.eos_token_id) if end is not None}
 
     def render(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a prompt: the chat template's text, tokenised once, with no token added."""
-        text = self.tokenizer.apply_chat_template(
-            [message._asdict() for message in messages],
-            tokenize=False,
-            add_generation_prompt=True,
-            **self.template_args,
-        )
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+        """Token ids of a prompt."""
+        return prompt_ids(self.tokenizer, messages, self.template_args)
 
     @contextmanager
     def adapted(self, low: LowRank | None, layers: int) -> Iterator[None]:
