@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from hcache.config import ArmConfig, ModelConfig
+from hcache.config import ArmConfig, LowRankConfig, ModelConfig
 from hcache.errors import ConfigError, EngineError
 from hcache.files import replace_file
 from hcache.keys import digest, digest_file
@@ -62,6 +62,11 @@ class Arm:
     def __hash__(self) -> int:
         return hash(self.id)
 
+    @property
+    def by_question(self) -> bool:
+        """Whether its weights are changed for each question, so that what it says depends on it."""
+        return self.model_config.low_rank is not None
+
     @cached_property
     def engine_key(self) -> str:
         """Arms of equal engine key are served by one engine."""
@@ -85,7 +90,7 @@ def build_pool(
     pool = []
     for name, arm in arms.items():
         model = located[arm.model]
-        fingerprint = digest({**contents[arm.model], **_settings(model, arm)})
+        fingerprint = digest({**contents[arm.model], **_settings(name, model, arm)})
         pool.append(Arm(name, arm.model, Path(model.path), fingerprint, model, arm))
     return tuple(pool)
 
@@ -100,7 +105,7 @@ def _located(name: str, model: ModelConfig, folder: Path) -> ModelConfig:
     return model.model_copy(update=paths)
 
 
-def _settings(model: ModelConfig, arm: ArmConfig) -> dict[str, object]:
+def _settings(name: str, model: ModelConfig, arm: ArmConfig) -> dict[str, object]:
     settings: dict[str, object] = {
         "dtype": model.dtype,
         "quantization": model.quantization,
@@ -110,6 +115,8 @@ def _settings(model: ModelConfig, arm: ArmConfig) -> dict[str, object]:
         "stop": list(arm.stop),
         "temperature": arm.temperature,
     }
+    if model.low_rank is not None:
+        settings["low_rank_of"] = name  # each arm has a ΔW of its own
     if arm.temperature > 0:
         settings |= {"top_p": arm.top_p, "seed": arm.seed}
     return settings
@@ -139,7 +146,23 @@ def _content(place: str, model: ModelConfig) -> dict[str, object]:
         content["chat_template"] = digest_file(Path(model.chat_template))
     if model.adapter is not None:
         content["adapter"] = dict(_digests(Path(model.adapter)))
+    if model.low_rank is not None:
+        content["low_rank"] = _low_rank_content(place.removesuffix(".path"), model.low_rank)
     return content
+
+
+def _low_rank_content(place: str, low_rank: LowRankConfig) -> dict[str, object]:
+    """What a ΔW depends on besides the question: the policy, and the encoder of its features."""
+    file = Path(low_rank.policy) / "policy.json"  # it holds the digest of the tensors
+    if not file.is_file():
+        raise EngineError(
+            f"{place}.low_rank.policy: {low_rank.policy} holds no policy.",
+            "Give the folder `policy` of a finished run.",
+        )
+    features = low_rank.features
+    settings = features.model_dump(mode="json", exclude={"path"})
+    model = None if features.path is None else encoder_digest(Path(features.path).expanduser())
+    return {"policy": digest_file(file), "features": settings, "encoder": model}
 
 
 def locate(path: str, folder: Path, place: str) -> Path:

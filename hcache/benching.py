@@ -72,20 +72,22 @@ def jobs(experiment: Experiment, algos: Sequence[str], seeds: int) -> list[Job]:
 def algorithms(experiment: Experiment) -> dict[str, str]:
     """Every trainer, and the chains, with the reason why it is not for this experiment, or ""."""
     with Store(experiment.db) as store:
-        found = {name: _reason(store, experiment.config, name) for name in sorted(TRAINERS)}
+        found = {name: _reason(store, experiment, name) for name in sorted(TRAINERS)}
     return found | dict.fromkeys(CHAINS, "")
 
 
-def _reason(store: Store, config: ExperimentConfig, name: str) -> str:
+def _reason(store: Store, experiment: Experiment, name: str) -> str:
     trainer = TRAINERS[name]
+    if trainer.live:
+        return "runs the models in every step; ask for it by name"
     required = [key for key, field in trainer.Settings.model_fields.items() if field.is_required()]
     if required:
         return f"needs train.settings.{required[0]}"
     try:
-        tree = trainer.load(store, config, "valid").tree
+        tree = trainer.load(store, experiment, "valid").tree
     except ConfigError as error:
         return error.message
-    return trainer.unfit(tree if config.train.stop else tree.without_stop())
+    return trainer.unfit(tree if experiment.config.train.stop else tree.without_stop())
 
 
 def run_all(jobs: Sequence[Job], on_done: Callable[[Job, Run], None]) -> None:

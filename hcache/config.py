@@ -33,6 +33,31 @@ class Settings(Section):
     model_config = ConfigDict(strict=True)
 
 
+class FeaturesConfig(Section):
+    """How the text of a state becomes numbers."""
+
+    encoder: Literal["hashing", "sentence-transformers", "causal-lm"] = Field(
+        "hashing", description="hashing needs no model; causal-lm: mean of the last hidden states"
+    )
+    dim: int = Field(256, ge=8, description="of the hashing encoder")
+    path: str | None = Field(None, description="folder of the model of the other encoders")
+    seed: int = Field(0, description="of the hashing encoder's projection")
+    max_tokens: int = Field(512, ge=1, description="that causal-lm reads, at the end of a text")
+
+    @model_validator(mode="after")
+    def _path_given(self) -> FeaturesConfig:
+        if self.encoder != "hashing" and self.path is None:
+            raise ValueError(f"{self.encoder} needs `path`, the folder of a model")
+        return self
+
+
+class LowRankConfig(Section):
+    """Whose ΔW is added to the weights, a different one for each question."""
+
+    policy: str = Field(description="folder of the policy of a joint run")
+    features: FeaturesConfig = Field(FeaturesConfig(), description="what it was trained on")
+
+
 class ModelConfig(Section):
     """A checkpoint and how it is loaded."""
 
@@ -45,6 +70,9 @@ class ModelConfig(Section):
     )
     quantization: str | None = Field(None, description="as the engine calls it")
     adapter: str | None = Field(None, description="folder of a LoRA adapter")
+    low_rank: LowRankConfig | None = Field(
+        None, description="ΔW made for each question; `hcache sample --policy` fills it in"
+    )
     max_model_len: int = Field(2048, ge=8, description="window in tokens, prompt and reply")
     chat_template: str | None = Field(None, description="file, in place of the tokenizer's own")
     chat_template_args: dict[str, JsonValue] = Field({}, description="given to the template")
@@ -124,24 +152,6 @@ class SamplingConfig(Section):
     )
     logprobs: bool = Field(False, description="keep the log-probability of each output token")
     seed: int = Field(0, description="order in which queries are taken")
-
-
-class FeaturesConfig(Section):
-    """How the text of a state becomes numbers."""
-
-    encoder: Literal["hashing", "sentence-transformers", "causal-lm"] = Field(
-        "hashing", description="hashing needs no model; causal-lm: mean of the last hidden states"
-    )
-    dim: int = Field(256, ge=8, description="of the hashing encoder")
-    path: str | None = Field(None, description="folder of the model of the other encoders")
-    seed: int = Field(0, description="of the hashing encoder's projection")
-    max_tokens: int = Field(512, ge=1, description="that causal-lm reads, at the end of a text")
-
-    @model_validator(mode="after")
-    def _path_given(self) -> FeaturesConfig:
-        if self.encoder != "hashing" and self.path is None:
-            raise ValueError(f"{self.encoder} needs `path`, the folder of a model")
-        return self
 
 
 class TrainConfig(Section):

@@ -40,6 +40,7 @@ from hcache.rivals import (
     best_static,
     common_paths,
     extremes,
+    in_seeds,
     single_paths,
     singles,
 )
@@ -166,7 +167,8 @@ def evaluate(
     With `stop` False nobody may STOP: router, static sequences, chance and oracle all run to the
     last hop. Single models are always judged after one hop, where the trees have that outcome.
     Ties among static sequences go to the cheapest, then to the shortest. `elsewhere` holds routers
-    of other workflows with the trees of the same test queries there.
+    of other trees of the same test queries, as of other workflows; one that stands there more than
+    once, with trees of its own each time, is one router in several seeds.
 
     Raises:
         ConfigError: for no selection trees, other arms, or an empty list of policies.
@@ -224,10 +226,12 @@ def evaluate(
 def _elsewhere(
     given: Sequence[tuple[Tree, Policies]], alpha: float, stop: bool, queries: Sequence[str]
 ) -> Iterator[Candidate]:
+    found: dict[str, list[Candidate]] = {}
     for tree, policies in given:
         judge = Judge(tree if stop else tree.without_stop(), alpha, queries)
         for name, own in policies.items():
-            yield judge.router(name, _as_list(own))
+            found.setdefault(name, []).append(judge.router(name, _as_list(own)))
+    yield from (in_seeds(seeds) for seeds in found.values())
 
 
 def _groups(tree: Tree) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
@@ -440,7 +444,8 @@ def _check(test: Tree, selection: Sequence[Tree], policies: Sequence[Policies]) 
                 f"{len(shared)} queries are in test and in selection, {shared[0]} among them.",
                 "Choose on train and validation queries only.",
             )
-    names = [name for own in policies for name in own]
+    first, *others = policies
+    names = [*first, *{name for own in others for name in own}]
     empty = [name for own in policies for name, given in own.items() if not _as_list(given)]
     if empty:
         raise ConfigError(f"the router {empty[0]!r} has no policy.", "Give one policy or more.")

@@ -214,6 +214,22 @@ def make_encoder(config: FeaturesConfig) -> Encoder:
     return SentenceEncoder(Path(config.path).expanduser())
 
 
+class QuestionFeatures:
+    """Vectors of questions, as those of the first state of each; kept once encoded."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self.known: dict[str, torch.Tensor] = {}
+
+    def __call__(self, questions: Sequence[str]) -> torch.Tensor:
+        """One row for each question, float32 [B, D]."""
+        new = sorted({*questions} - self.known.keys())
+        if new:
+            rows = torch.from_numpy(self.encoder.encode([(question,) for question in new]))
+            self.known |= dict(zip(new, rows.float(), strict=True))
+        return torch.stack([self.known[question] for question in questions])
+
+
 class FeatureStore:
     """Vectors of contexts, kept beside a database."""
 

@@ -9,22 +9,26 @@ from dataclasses import replace
 from pathlib import Path
 
 from hcache import replay
-from hcache.config import ExperimentConfig
+from hcache.config import ExperimentConfig, LowRankConfig
 from hcache.engines import EngineFactory, Engines, make_engine
-from hcache.errors import RunError
+from hcache.errors import RunError, StoreError
 from hcache.evaluation import Report, evaluate
 from hcache.experiment import Experiment
 from hcache.features import make_encoder
 from hcache.keys import canonical
+from hcache.live import Live
 from hcache.policies import AnyAlpha, Policy, at_alpha, load_policy
 from hcache.policies.rollout import greedy_leaves, mean_by_query
 from hcache.queries import known_split
-from hcache.routing import Router, ask_engines
+from hcache.routing import Router
 from hcache.runs import Run, find_run, first_difference
 from hcache.statistics import bootstrap_difference, in_words, verdict
 from hcache.store import Store
 from hcache.training import OnMetrics, train
 from hcache.tree import Tree
+
+CHANGED = " with ΔW"
+"""Stands behind the label of a router that is judged with what it changes."""
 
 Beside = tuple[ExperimentConfig, Path, Sequence[Run]]
 """An experiment of another workflow on the same questions: configuration, database, runs."""
@@ -42,8 +46,9 @@ def judge(
     The best static sequence is chosen on train and validation, less the split that is judged.
     Runs of another action set or encoder than the config's, or of another α unless they serve any,
     are left out, since their figures would not be comparable; a note says how many. Routers of the
-    experiments `beside` are judged on the same questions. Each run keeps the report, and the look
-    at the split is recorded.
+    experiments `beside` are judged on the same questions. A run that changes what is said is judged
+    on the replies as they were, without its changes, and on those sampled with its ΔW, if there are
+    any. Each run keeps the report, and the look at the split is recorded.
 
     Raises:
         ConfigError: no such split.
@@ -53,14 +58,13 @@ def judge(
     chosen_on = [name for name in ("train", "valid") if name != split]
     trees = {name: _tree(config, db, name) for name in [split, *chosen_on]}
     comparable = comparable_runs(runs, config)
+    others = [(other, db, comparable_runs(runs, other)) for other, db, runs in beside]
     elsewhere = [
-        (
-            _tree(other, other_db, split),
-            _policies(comparable_runs(other_runs, other), f" ({other.name})"),
-        )
-        for other, other_db, other_runs in beside
+        (_tree(other, other_db, split), _policies(other_runs, f" ({other.name})"))
+        for other, other_db, other_runs in others
     ]
     routers = _policies(comparable)
+    changed, notes = _with_changes(config, comparable, routers, split)
     report = evaluate(
         trees[split],
         routers,
@@ -69,18 +73,52 @@ def judge(
         stop=config.train.stop,
         resamples=config.evaluate.resamples,
         seed=config.evaluate.seed,
-        elsewhere=elsewhere,
+        elsewhere=[*changed, *elsewhere],
     )
-    if any(getattr(seeds[0], "changes_replies", False) for seeds in routers.values()):
-        note = "Of joint runs the high level alone is judged: what ΔW changes was never sampled."
-        report = replace(report, notes=(*report.notes, note))
     if left_out := len(runs) - len(comparable):
-        note = f"Runs left out, being of another α, action set, encoder or pool: {left_out}."
-        report = replace(report, notes=(*report.notes, note))
+        notes.append(f"Runs left out, being of another α, action set, encoder or pool: {left_out}.")
+    report = replace(report, notes=(*report.notes, *notes))
     found = report.to_dict()
-    for run in (*comparable, *(run for _, _, others in beside for run in others)):
+    for run in (*comparable, *(run for _, _, other_runs in others for run in other_runs)):
         run.write_evaluation(split, found)
     return report
+
+
+def _with_changes(
+    config: ExperimentConfig, runs: Sequence[Run], routers: dict[str, list[Policy]], split: str
+) -> tuple[list[tuple[Tree, dict[str, list[Policy]]]], list[str]]:
+    """Routers that change what is said, on trees sampled with these changes, and what to know."""
+    found: list[tuple[Tree, dict[str, list[Policy]]]] = []
+    notes = []
+    for label, members in labelled(runs).items():
+        if not getattr(routers[label][0], "changes_replies", False):
+            continue
+        notes.append(f"{label}: the router alone, on replies as they are without its ΔW.")
+        trees = [_tree_of_changes(run, config, split) for run in members]
+        if None in trees:
+            run = members[trees.index(None)]
+            command = f"hcache sample EXPERIMENT.yaml --policy {run.name} --split {split}"
+            notes.append(f"To judge {label} with ΔW too, sample what it makes of them: {command}")
+            continue
+        notes.append(f"{label}{CHANGED}: on replies that were sampled with its ΔW.")
+        found += [
+            (tree, {label + CHANGED: [policy]})
+            for tree, policy in zip(trees, routers[label], strict=True)
+            if tree is not None
+        ]
+    return found, notes
+
+
+def _tree_of_changes(run: Run, config: ExperimentConfig, split: str) -> Tree | None:
+    """A split as it was sampled with a run's ΔW, or None if it was not, or not to the end."""
+    if not run.replies.exists():
+        return None
+    try:
+        with Store(run.replies) as store:
+            loaded = replay.load(store, config, split)
+    except StoreError:
+        return None
+    return None if loaded.incomplete else loaded.tree
 
 
 def compare(one: Run, two: Run, db: Path, split: str = "test") -> str:
@@ -179,6 +217,7 @@ def repeat(run: Run, db: Path | None, on_metrics: OnMetrics = lambda metrics: No
         again = train(
             run.config,
             db or Path(manifest["db"]),
+            source=Path(manifest["source"]),
             init=manifest["init"],
             folder=Path(folder),
             on_metrics=on_metrics,
@@ -199,6 +238,25 @@ def _difference(run: Run, again: Run) -> str | None:
     return None
 
 
+def with_changes(experiment: Experiment, run: Run, db: Path | None = None) -> Experiment:
+    """The experiment with the ΔW of a run's policy on its models; `db` is the run's own otherwise.
+
+    Raises:
+        RunError: the run is not finished, or its policy makes no ΔW.
+    """
+    if not getattr(load_policy(run.policy_folder), "changes_replies", False):
+        raise RunError(
+            f"{run.name} makes no ΔW: what it routes to is said as it was.", "Name a joint run."
+        )
+    low_rank = LowRankConfig(policy=str(run.policy_folder.resolve()), features=run.config.features)
+    models = {
+        name: model.model_copy(update={"low_rank": low_rank}) if model.engine == "vllm" else model
+        for name, model in experiment.config.models.items()
+    }
+    config = experiment.config.model_copy(update={"models": models})
+    return Experiment(config, experiment.source, db or run.replies)
+
+
 @contextmanager
 def live_router(
     name: str | Path,
@@ -212,17 +270,13 @@ def live_router(
         ConfigError: the models are not where the experiment says.
     """
     run = find_run(name)
-    source = experiment or Path(run.manifest["source"])
-    loaded = Experiment(run.config, source)
+    policy = load_policy(run.policy_folder)
+    loaded = Experiment(run.config, experiment or Path(run.manifest["source"]))
+    if getattr(policy, "changes_replies", False):
+        loaded = with_changes(loaded, run)
     engines = Engines(factory)
+    encoder = make_encoder(run.config.features)
     try:
-        yield Router(
-            run.config,
-            loaded.workflow,
-            loaded.pool,
-            load_policy(run.policy_folder),
-            make_encoder(run.config.features),
-            ask_engines(engines),
-        )
+        yield Router(Live(loaded.config, loaded.workflow, loaded.pool, encoder, engines), policy)
     finally:
         engines.close()

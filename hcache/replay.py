@@ -133,7 +133,7 @@ def _differ(one: Any, two: Any) -> bool:
 def _said(config: dict[str, Any], name: str) -> dict[str, Any]:
     """The settings of an arm that change what it says; where its files lie is no matter."""
     arm = config["arms"][name]
-    files = {"path", "chat_template", "adapter", "engine_args"}
+    files = {"path", "chat_template", "adapter", "low_rank", "engine_args"}
     model = {k: v for k, v in config["models"][arm["model"]].items() if k not in files}
     return {**model, **{k: v for k, v in arm.items() if k not in ("price", "model")}}
 

@@ -260,6 +260,19 @@ class Judge:
         return mean_Q
 
 
+def in_seeds(candidates: Sequence[Candidate]) -> Candidate:
+    """Candidates of one router, judged on trees of their own, as one in several seeds."""
+    first, *others = candidates
+    if not others:
+        return first
+    values = {
+        name: np.concatenate([getattr(one, name) for one in candidates])
+        for name in ("quality", "cost", "reward", "hops")
+    }
+    flows = [one.flow_QLA for one in candidates if one.flow_QLA is not None]
+    return replace(first, **values, flow_QLA=np.mean(flows, axis=0), front=None)
+
+
 def singles(judge: Judge) -> Iterator[Candidate]:
     """One row per arm alone, where every tree has that outcome."""
     for path in single_paths([judge.tree]):

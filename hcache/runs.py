@@ -5,6 +5,7 @@
         metrics.jsonl      one line per iteration
         checkpoint.*       what a killed run goes on from; gone when it is finished
         policy/            weights as safetensors, settings as JSON
+        replies.duckdb     what is said with the policy's ΔW, where that was sampled
         eval-<split>.json  evaluations; looks.jsonl says when each split was looked at
 
 The identity is the key of all that the outcome depends on, so the same command finds the same
@@ -47,6 +48,11 @@ class Run:
     def policy_folder(self) -> Path:
         """Where the trained policy lies."""
         return self.folder / "policy"
+
+    @property
+    def replies(self) -> Path:
+        """The database of what is said with the policy's ΔW, where that was sampled."""
+        return self.folder / "replies.duckdb"
 
     @property
     def checkpoint(self) -> Path:

@@ -11,6 +11,7 @@ import torch
 
 from hcache.config import ExperimentConfig, parse_settings
 from hcache.errors import ConfigError, lookup
+from hcache.experiment import Experiment
 from hcache.keys import digest, digest_file
 from hcache.policies import load_policy
 from hcache.runs import MetricsLog, Run, find_run, now, provenance
@@ -58,9 +59,10 @@ def train(
             on_metrics=on_metrics,
         )
     trees = {}
+    experiment = Experiment(config, source, db)
     with Store(db) as store:
         for split in ("train", "valid"):
-            trees[split] = trainer_class.load(store, config, split)
+            trees[split] = trainer_class.load(store, experiment, split)
         arms = dict(store.sql(ARMS, [config.name]).iter_rows())
     identity = {
         "config": _relevant(config),
@@ -145,6 +147,7 @@ def _fit(
         "best_iteration": fitted.best_iteration,
         "best_valid_reward": fitted.best_reward,
         "halted": fitted.halted,
+        "changes_replies": getattr(fitted.policy, "changes_replies", False),
         "weights": _weights(run),
         "seconds": round(time.monotonic() - began, 3),
     }

@@ -46,7 +46,8 @@ def test_every_trainer_stands_there_or_says_why_not(pair: tuple[Experiment, Expe
     found = algorithms(pair[0])
     assert list(found) == [*sorted(TRAINERS), "sft+ppo"]
     assert {name: reason for name, reason in found.items() if reason} == {
-        "language": "needs train.settings.path"
+        "joint-live": "runs the models in every step; ask for it by name",
+        "language": "needs train.settings.path",
     }
     config = pair[0].config
     without_stop = config.train.model_copy(update={"stop": False})
@@ -131,7 +132,7 @@ def test_of_joint_runs_only_the_high_level_is_judged_and_that_is_said(
     (job,) = jobs(pair[0], ["joint"], 1)
     run = train(job.config, job.db, source=job.source)
     report = judge(job.config, job.db, [run], "valid")
-    assert any("high level alone" in note for note in report.notes)
+    assert any("on replies as they are without its ΔW" in note for note in report.notes)
 
 
 def test_the_command_trains_and_judges(pair: tuple[Experiment, Experiment], tmp_path: Path) -> None:

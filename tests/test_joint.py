@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +14,27 @@ from test_lowrank import ROLES, raw, serve, slow_logprob, write_checkpoint
 
 from hcache.errors import RunError
 from hcache.experiment import Experiment
-from hcache.features import make_encoder
-from hcache.lowrank.live import Live
+from hcache.judging import judge, with_changes
+from hcache.lowrank.policy import JointPolicy
 from hcache.lowrank.turns import TurnTree
 from hcache.policies import load_policy
-from hcache.policies.fixed import SequencePolicy
 from hcache.policies.mlp import MLPPolicy
 from hcache.sampling import Sampler
-from hcache.statistics import bootstrap_difference
 from hcache.store import Store
 from hcache.trainers import fit
 from hcache.trainers.base import greedy_metrics
 from hcache.trainers.joint import (
     Joint,
-    JointPolicy,
     JointSettings,
     Ratios,
     baselines,
     leaf_probs,
 )
+from hcache.training import train
 from hcache.tree import NONE, Tree, tree_of_leaf
 
 pytest.importorskip("transformers")
 ALPHA = 0.1
-STEPS = 8
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +51,7 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 def rewarded(experiment: Experiment, split: str = "train") -> TurnTree:
     """A split whose qualities are numbers from a seed: untrained models are never right."""
     with Store(experiment.db) as store:
-        tree = Joint.load(store, experiment.config, split).tree
+        tree = Joint.load(store, experiment, split).tree
     assert isinstance(tree, TurnTree)
     generator = torch.Generator().manual_seed(0)
     quality_M = torch.rand(len(tree.quality_M), generator=generator, dtype=torch.float64)
@@ -275,17 +271,9 @@ def test_it_learns_from_the_cache_what_helps_live(tmp_path: Path) -> None:
     ]
     experiment = Experiment.load(ROLES / "experiment.yaml", sets, tmp_path / "roles.duckdb")
     Sampler(experiment, serve).run()
-    with Store(experiment.db) as store:
-        tree = Joint.load(store, experiment.config, "train").tree.without_stop()
-    settings = JointSettings(**experiment.config.train.settings)
-    trainer = Joint(tree, settings, alpha=ALPHA, seed=0)
-    for _ in range(STEPS):
-        trainer.step()
-    encoder = make_encoder(experiment.config.features)
-    live, queries = Live(experiment, encoder, torch.device("cpu")), experiment.splits["test"]
-    policy, layers = trainer.policy, settings.adapted_layers
-    joint = live.play(policy, queries, samples=4, delta=policy.delta, layers=layers)
-    for path in product(range(2), repeat=2):
-        rival = live.play(SequencePolicy(tree.arms, path), queries, samples=4)
-        better = bootstrap_difference(joint.quality_SQ.mean(axis=0), rival.quality_SQ.mean(axis=0))
-        assert better.low > 0
+    run = train(experiment.config, experiment.db, source=experiment.source, folder=tmp_path)
+    Sampler(with_changes(experiment, run), splits=["test"]).run()
+    report = judge(experiment.config, experiment.db, [run])
+    (changed,) = (row for row in report.groups[0].rows if row.name == "joint with ΔW")
+    assert changed.difference.low > 0
+    assert changed.quality.estimate > changed.reward.estimate > 0

@@ -25,12 +25,13 @@ from hcache.errors import ConfigError, HcacheError, RunError
 from hcache.experiment import Experiment
 from hcache.features import make_encoder
 from hcache.judging import judge, live_router, repeat
+from hcache.live import Live
 from hcache.policies import load_policy
 from hcache.policies.fixed import RandomPolicy
 from hcache.policies.language import CUE, LanguagePolicy, labels_of
 from hcache.policies.rollout import greedy_leaves
 from hcache.reading import beginning, by_length, last_hidden, token_ids, with_end
-from hcache.routing import Router, ask_engines
+from hcache.routing import Router
 from hcache.sampling import Sampler
 from hcache.store import Store
 from hcache.trainers import TRAINERS, fit, greedy_metrics
@@ -401,7 +402,7 @@ def test_any_trainer_may_see_the_pooled_hidden_states(
     config = worded.config.model_copy(update={"features": features, "train": chosen})
     run = train(config, worded.db, source=worded.source, folder=tmp_path)
     with live_router(run.folder) as router:
-        assert router.encoder.dim == 16
+        assert router.live.encoder.dim == 16
         assert router.route("What country is 0 train").choices
 
 
@@ -526,16 +527,15 @@ def test_the_role_is_read_from_the_database_and_live_alike(
     assert sorted(told[2:]) == cast
     policy = fresh(checkpoint, tree_of(dialogue)).policy
     engines = Engines(make_engine)
-    router = Router(
-        dialogue.config, dialogue.workflow, dialogue.pool, policy,
-        make_encoder(dialogue.config.features), ask_engines(engines),
-    )  # fmt: skip
+    encoder = make_encoder(dialogue.config.features)
+    live = Live(dialogue.config, dialogue.workflow, dialogue.pool, encoder, engines)
+    router = Router(live, policy)
     probs_NA = policy.probs(tree.states)
     for root, query in zip(tree.root_T.tolist(), tree.queries, strict=True):
         (question,) = (q.question for q in dialogue.splits["test"] if q.id == query)
-        live = [list(chosen.values()) for chosen in router.route(question).choices]
+        chosen = [list(one.values()) for one in router.route(question).choices]
         child = int(tree.child_NA[root, int(probs_NA[root].argmax())])
-        assert torch.allclose(torch.tensor(live).double(), probs_NA[[root, child]], atol=1e-6)
+        assert torch.allclose(torch.tensor(chosen).double(), probs_NA[[root, child]], atol=1e-6)
     engines.close()
 
 

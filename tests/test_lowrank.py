@@ -173,7 +173,7 @@ def test_a_batch_of_samples_does_as_each_alone(spoken: Experiment) -> None:
     checkpoint = Checkpoint(arm, CPU)
     texts = ["Where does Ada live", "What", "What does Tom eat look up food", "look"]
     requests = [
-        request_for(Ask(arm, (Message("user", text),)), replica)
+        request_for(Ask(arm, (Message("user", text),)), replica, text)
         for text in texts
         for replica in range(3)
     ]

@@ -31,7 +31,7 @@ QUERY = Query("Where?", (), passages=PASSAGES)
 def find(text: str, query: Query = QUERY, **settings: Any) -> Generation:
     ask = SearchSettings(**settings).ask(query, text)
     engine = make_engine(ask.arm, False)
-    engine.submit(request_for(ask, 0))
+    engine.submit(request_for(ask, 0, ""))
     (generation,) = engine.step()
     engine.close()
     return generation
@@ -85,10 +85,10 @@ def test_passages_travel_in_the_messages() -> None:
         Message("user", "capital"),
     )
     assert ask.role == "search"
-    key = request_for(ask, 0).key
-    assert key == request_for(SearchSettings().ask(QUERY, "capital"), 5).key
+    key = request_for(ask, 0, "").key
+    assert key == request_for(SearchSettings().ask(QUERY, "capital"), 5, "").key
     other = Query("Where?", (), passages=PASSAGES[:2])
-    assert key != request_for(SearchSettings().ask(other, "capital"), 0).key
+    assert key != request_for(SearchSettings().ask(other, "capital"), 0, "").key
 
 
 def test_tool_is_what_it_finds_with_wherever_its_model_lies() -> None:

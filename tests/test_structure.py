@@ -26,7 +26,7 @@ LAYERS = [
     {"sampling"},
     {"tree", "reading"},
     {"features", "policies", "statistics", "fronts"},
-    {"replay", "rivals"},
+    {"replay", "rivals", "live"},
     {"lowrank"},
     {"trainers", "runs"},
     {"evaluation", "training", "routing"},

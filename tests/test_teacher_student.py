@@ -23,9 +23,10 @@ from hcache.errors import ConfigError
 from hcache.experiment import Experiment
 from hcache.features import make_encoder
 from hcache.keys import digest_text
+from hcache.live import Live
 from hcache.policies.fixed import SequencePolicy
 from hcache.queries import Query
-from hcache.routing import Router, ask_engines
+from hcache.routing import Router
 from hcache.sampling import Enumerator, Reply, Sampler, make_plan
 from hcache.store import Store, write
 from hcache.store.schema import VERSION
@@ -487,10 +488,8 @@ def test_live_equals_cached(folder: Path, sequence: str) -> None:
     policy = SequencePolicy("ab", ["ab".index(name) for name in sequence.split(">")])
     encoder = make_encoder(experiment.config.features)
     engines = Engines(make_engine)
-    router = Router(
-        experiment.config, experiment.workflow, experiment.pool, policy, encoder,
-        ask_engines(engines),
-    )  # fmt: skip
+    live = Live(experiment.config, experiment.workflow, experiment.pool, encoder, engines)
+    router = Router(live, policy)
     route = router.route(query.question, query.passages)
     engines.close()
     with Store(experiment.db) as store:

@@ -255,7 +255,7 @@ def test_cascade_asks_what_the_relay_asks_first() -> None:
     for ask in outcome.asks:
         first = advance(Relay().run(QUERY, (A, told)), [ask.arm], lambda ask: None)
         assert isinstance(first, Pending)
-        assert request_for(ask, 0) == request_for(first.ask, 0)
+        assert request_for(ask, 0, "") == request_for(first.ask, 0, "")
 
 
 def test_cascade_has_a_name_and_a_fingerprint_of_its_own() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,12 +35,16 @@ def train(
     seed: Seed = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     init: Annotated[str | None, typer.Option(help="Run to start from: SFT, then PPO.")] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Joint training on-policy: runs the models.")
+    ] = False,
     db: Database = None,
     set_: Overrides = None,
 ) -> None:
-    """Train a router on the sampled trajectories. Loads no model.
+    """Train a router on the sampled trajectories.
 
-    Stopped, the same command goes on; finished, it says where the run is.
+    No model is run, but by joint training with --live. Stopped, the same command goes on;
+    finished, it says where the run is.
 
     Example: `hcache train data/demo/experiment.yaml --algo ppo --seed 1`
     """
@@ -50,23 +54,33 @@ def train(
     overrides += [f"train.algo={algo}"] if algo is not None else []
     overrides += [f"train.seed={seed}"] if seed is not None else []
     overrides += [f"train.settings.device={device}"] if device is not None else []
+    overrides += ["train.algo=joint-live"] if live else []
     loaded = Experiment.load(experiment, overrides, db)
     with TrainingProgress(loaded.config) as on_metrics:
         run = train_router(
             loaded.config, loaded.db, source=loaded.source, init=init, on_metrics=on_metrics
         )
+    for line in _outcome(run, str(experiment)):
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def _outcome(run: Run, experiment: str) -> Iterator[str]:
+    """How a training ended, and what may follow."""
     outcome = run.manifest["outcome"]
-    console.print(
+    yield (
         f"{run.folder}: best validation reward {outcome['best_valid_reward']:.4f} "
         f"after {outcome['best_iteration']} of {outcome['iterations']} iterations, "
-        f"{outcome['seconds']:.1f} s",
-        soft_wrap=True,
+        f"{outcome['seconds']:.1f} s"
     )
     if outcome.get("halted"):
-        console.print(
-            "It ended by itself: the policy is by now too far from what was sampled to learn more "
-            "from it.",
-            soft_wrap=True,
+        yield "It ended by itself: its replies are used up, or the policy is too far from them."
+    if outcome.get("changes_replies"):
+        yield f"What it makes of the models: hcache sample {experiment} --policy {run.name}"
+    kept = [line for line in run.metrics() if line["iteration"] == outcome["best_iteration"]]
+    if kept and kept[0].get("valid_beats_static") == 0:
+        yield (
+            "It does not beat the best static sequence on the half of validation that it was not "
+            "chosen on."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,6 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from hcache.commands.options import Database, ExperimentFile, Overrides, console, notes, table_of
 from hcache.experiment import Experiment
+from hcache.queries import SPLITS
 from hcache.sampling import Plan, Sampler, Tally, make_plan
 
 
@@ -46,6 +48,13 @@ def sample(
     minutes: Annotated[
         float | None, typer.Option(min=0, help="Begin no query after this many minutes.")
     ] = None,
+    split: Annotated[str, typer.Option(help="Splits to sample, parted by commas.")] = ",".join(
+        SPLITS
+    ),
+    policy: Annotated[
+        str | None,
+        typer.Option(help="A joint run: sample with its ΔW, into a database of its own."),
+    ] = None,
 ) -> None:
     """Run every model sequence of every query, and keep all of it. Made once, never again.
 
@@ -54,8 +63,19 @@ def sample(
     Example: `hcache sample data/demo/experiment.yaml`
     """
     loaded = Experiment.load(experiment, set_ or (), db)
+    if policy is not None:
+        from hcache.judging import with_changes
+        from hcache.runs import find_run
+
+        loaded = with_changes(loaded, find_run(policy, Path(loaded.config.runs)), db)
     with SamplingProgress() as progress:
-        tally = Sampler(loaded, budget=budget, minutes=minutes, on_progress=progress.update).run()
+        tally = Sampler(
+            loaded,
+            splits=split.split(","),
+            budget=budget,
+            minutes=minutes,
+            on_progress=progress.update,
+        ).run()
     console.print(summary(tally, str(loaded.db)))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 from hcache.arms import Arm
 from hcache.engines.base import (
     TOO_LONG,
@@ -29,6 +31,9 @@ __all__ = [
 
 def make_engine(arm: Arm, logprobs: bool) -> Engine:
     """The engine that an arm's model asks for; what is slow to import is only when due."""
+    if arm.by_question:  # made where policies are known
+        engine: Engine = importlib.import_module("hcache.lowrank.serving").serve(arm)
+        return engine
     if arm.model_config.engine == "scripted":
         return scripted_engine(arm, logprobs)
     if arm.model_config.engine == "search":

@@ -30,6 +30,7 @@ class Request:
     messages: tuple[Message, ...]
     messages_key: str
     sample: int
+    question: str = ""  # that it is asked for; a ΔW may be made for it
 
     @property
     def seed(self) -> int:
@@ -37,12 +38,15 @@ class Request:
         return seed_of(self.key)
 
 
-def request_for(ask: Ask, replica: int) -> Request:
-    """The generation that an Ask of a replica stands for."""
+def request_for(ask: Ask, replica: int, question: str) -> Request:
+    """The generation that an Ask of a replica stands for, in a trajectory of a question."""
     sample = 0 if ask.arm.deterministic else replica + REPLICA_STRIDE * ask.sample
     messages_key = _messages_key(ask.messages)
-    key = generation_key(ask.arm.fingerprint, messages_key, sample)
-    return Request(key, ask.arm, ask.messages, messages_key, sample)
+    fingerprint = ask.arm.fingerprint
+    if ask.arm.by_question:
+        fingerprint = digest([fingerprint, question])
+    key = generation_key(fingerprint, messages_key, sample)
+    return Request(key, ask.arm, ask.messages, messages_key, sample, question)
 
 
 @lru_cache(maxsize=1 << 16)  # a workflow restarted asks the same again

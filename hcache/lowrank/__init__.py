@@ -3,7 +3,7 @@
 A *turn* is a model call of a trajectory: rendered prompt, output tokens. From the features of a
 query a small network makes ΔW = scale·A·B for each arm (`generator`); stored turns are read beside
 the tree (`turns`), scored under W + ΔW (`scoring`), and new ones are sampled with it (`engine`,
-`live`). What is learned from them is in `hcache.trainers.joint`.
+`serving`). What is learned from them is in `hcache.trainers.joint`.
 
 Axes in names: Q queries, U distinct turns, E pairs of leaf and turn, B turns of a batch,
 T positions of a prompt with its output, G positions of an output, I inputs and O outputs of

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class Checkpoint:
         out, into = self.layers[-1].self_attn.o_proj.weight.shape
         return int(out), int(into)
 
-    @property
+    @cached_property
     def end_ids(self) -> set[int]:
         """Tokens that end a turn."""
         ends = self.model.generation_config.eos_token_id
@@ -70,6 +71,17 @@ class Checkpoint:
     def render(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a prompt."""
         return prompt_ids(self.tokenizer, messages, self.template_args)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of an output."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def has_ended(self, ids: Sequence[int], stops: Sequence[str]) -> bool:
+        """Whether an output has come to its end: a turn's, or a text of `stops`."""
+        if ids[-1] in self.end_ids:
+            return True
+        return bool(stops) and any(stop in self.decode(ids) for stop in stops)
 
     @contextmanager
     def adapted(self, low: LowRank | None, layers: int) -> Iterator[None]:

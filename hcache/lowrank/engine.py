@@ -18,6 +18,7 @@ from hcache.engines.base import TOO_LONG, Generation, Request
 from hcache.lowrank.checkpoint import Checkpoint
 from hcache.lowrank.generator import LowRank
 
+TOKENS = 1 << 16  # of a batch, padding and replies included
 Adapt = Callable[[Sequence[Request]], LowRank | None]
 """Requests of one arm to the ΔW of each; None leaves the weights as they are."""
 
@@ -33,70 +34,89 @@ class LowRankEngine:
         self, checkpoint: Checkpoint, layers: int = 1, adapt: Adapt = unadapted, batch: int = 256
     ) -> None:
         self.checkpoint, self.layers, self.adapt, self.batch = checkpoint, layers, adapt, batch
-        self.queue: deque[Request] = deque()
+        self.queue: deque[tuple[Request, list[int]]] = deque()
+        self.refused: list[Generation] = []
         self.provenance = {"engine": "lowrank", "torch": torch.__version__}
 
     def submit(self, request: Request) -> None:
-        """See `Engine`."""
-        self.queue.append(request)
+        """See `Engine`. A prompt that leaves no room for a reply is answered at once."""
+        prompt = self.checkpoint.render(request.messages)
+        if 0 < len(prompt) < self.checkpoint.window:
+            self.queue.append((request, prompt))
+        else:
+            self.refused.append(Generation(request.key, "", (), len(prompt), TOO_LONG))
 
     def step(self) -> list[Generation]:
-        """See `Engine`: up to `batch` requests of one arm."""
-        if not self.queue:
-            return []
-        arm = self.queue[0].arm
-        taken = [request for request in self.queue if request.arm == arm][: self.batch]
-        keys = {request.key for request in taken}
-        self.queue = deque(request for request in self.queue if request.key not in keys)
-        return self._answer(taken)
+        """See `Engine`: a batch of requests of one arm, as large as memory should allow."""
+        said, self.refused = self.refused, []
+        taken = self._take()
+        return said + self._answer(taken) if taken else said
 
     def abort(self) -> None:
         """See `Engine`."""
         self.queue.clear()
+        self.refused.clear()
 
     def close(self) -> None:
         """See `Engine`."""
-        self.queue.clear()
+        self.abort()
 
-    def _answer(self, requests: Sequence[Request]) -> list[Generation]:
-        prompts = {request.key: self.checkpoint.render(request.messages) for request in requests}
-        fits = [r for r in requests if 0 < len(prompts[r.key]) < self.checkpoint.window]
-        said = [
-            Generation(r.key, "", (), len(prompts[r.key]), TOO_LONG)
-            for r in requests
-            if r not in fits
-        ]
-        return said + self._sample(fits, [prompts[r.key] for r in fits]) if fits else said
+    def _take(self) -> list[tuple[Request, list[int]]]:
+        """The next requests, all of the arm that is first in line."""
+        taken: list[tuple[Request, list[int]]] = []
+        left: deque[tuple[Request, list[int]]] = deque()
+        longest = 0
+        for request, prompt in self.queue:
+            longer = max(longest, len(prompt) + self._limit(request, prompt))
+            fits = len(taken) < self.batch and longer * (len(taken) + 1) <= TOKENS
+            if not taken or (request.arm == taken[0][0].arm and fits):
+                taken.append((request, prompt))
+                longest = longer
+            else:
+                left.append((request, prompt))
+        self.queue = left
+        return taken
+
+    def _limit(self, request: Request, prompt: Sequence[int]) -> int:
+        return min(request.arm.config.max_tokens, self.checkpoint.window - len(prompt))
 
     @torch.no_grad()
-    def _sample(self, requests: Sequence[Request], prompts: list[list[int]]) -> list[Generation]:
+    def _answer(self, taken: list[tuple[Request, list[int]]]) -> list[Generation]:
         since = time.perf_counter()
-        limit_B = [
-            min(request.arm.config.max_tokens, self.checkpoint.window - len(prompt))
-            for request, prompt in zip(requests, prompts, strict=True)
-        ]
+        requests, prompts = [request for request, _ in taken], [prompt for _, prompt in taken]
+        limit_B = [self._limit(request, prompt) for request, prompt in taken]
+        stops = requests[0].arm.config.stop
         with self.checkpoint.adapted(self.adapt(requests), self.layers):
-            ids, logprobs = sample(self.checkpoint, prompts, limit_B, [r.seed for r in requests])
+            ids, logprobs = sample(
+                self.checkpoint, prompts, limit_B, [r.seed for r in requests], stops
+            )
         seconds = time.perf_counter() - since
         return [
             Generation(
                 request.key,
-                self.checkpoint.tokenizer.decode(row, skip_special_tokens=True).strip(),
+                before_stop(self.checkpoint.decode(row), stops).strip(),
                 tuple(row),
                 len(prompt),
-                "stop" if row[-1] in self.checkpoint.end_ids else "length",
+                "stop" if self.checkpoint.has_ended(row, stops) else "length",
                 0,
                 tuple(logprob),
                 seconds,
             )
-            for request, prompt, row, logprob in zip(requests, prompts, ids, logprobs, strict=True)
+            for (request, prompt), row, logprob in zip(taken, ids, logprobs, strict=True)
         ]
 
 
 def sample(
-    checkpoint: Checkpoint, prompts: list[list[int]], limit_B: list[int], seeds: list[int]
+    checkpoint: Checkpoint,
+    prompts: list[list[int]],
+    limit_B: list[int],
+    seeds: list[int],
+    stops: Sequence[str] = (),
 ) -> tuple[list[list[int]], list[list[float]]]:
-    """Outputs of prompts, and their tokens' log-probabilities; padded at the left meanwhile."""
+    """Outputs of prompts, and their tokens' log-probabilities; padded at the left meanwhile.
+
+    An output ends with a token that ends a turn, with a text of `stops`, or at its limit.
+    """
     device, longest = checkpoint.device, max(map(len, prompts))
     pads = [longest - len(prompt) for prompt in prompts]
     ids_BT = torch.tensor([[0] * n + p for n, p in zip(pads, prompts, strict=True)], device=device)
@@ -123,6 +143,10 @@ def sample(
         logprobs.append(logprob_BV.gather(1, token_B[:, None])[:, 0])
         lengths += open_B
         open_B = open_B & ~torch.isin(token_B, ends) & (lengths < limit)
+        if stops:
+            rows = torch.stack(tokens, dim=1).tolist()
+            ended = [checkpoint.has_ended(row, stops) for row in rows]
+            open_B = open_B & ~torch.tensor(ended, device=device)
         ids_BT, position_BT = token_B[:, None], position_BT[:, -1:] + 1
         mask_BT = torch.cat([mask_BT, torch.ones_like(ids_BT)], dim=1)
     token_BG, logprob_BG = (
@@ -150,3 +174,9 @@ def _draw(logprob_BV: Tensor, uniform_B: Tensor) -> Tensor:
     return torch.searchsorted(below_BV, wanted_B1, right=True)[:, 0].clamp(
         max=logprob_BV.shape[1] - 1
     )
+
+
+def before_stop(text: str, stops: Sequence[str]) -> str:
+    """A text up to the first of the texts that end a reply."""
+    places = [text.find(stop) for stop in stops if stop in text]
+    return text[: min(places)] if places else text

@@ -8,7 +8,7 @@ o_proj, norm, MLP, final norm and output layer alone. That takes O + I numbers p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from hcache.lowrank.checkpoint import Checkpoint, Checkpoints
 from hcache.lowrank.generator import LowRank
+from hcache.lowrank.serving import Adapter
 from hcache.lowrank.turns import Turns
 
 TOLERANCE = {torch.float32: 1e-4}  # of a token, between the kept part and the full forward
@@ -133,12 +134,22 @@ def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
 class TurnScorer:
     """The turns of a tree, ready to be scored under any ΔW.
 
-    The behaviour log-probabilities, those under W, are computed here once, so that ratios are
-    between numbers of one stack; `engine_difference` is how far the engine's own are from them.
+    The behaviour log-probabilities are computed here once, so that ratios are between numbers of
+    one stack: those under W, or under W and the ΔW that an arm was sampled with.
+    `engine_difference` is how far the engine's own are from them.
     """
 
-    def __init__(self, turns: Turns, checkpoints: Checkpoints, layers: int, batch: int) -> None:
+    def __init__(
+        self,
+        turns: Turns,
+        checkpoints: Checkpoints,
+        layers: int,
+        batch: int,
+        sampled_with: Mapping[int, Adapter] | None = None,
+    ) -> None:
+        """`sampled_with` is by arm, of those that were sampled with a ΔW."""
         self.turns, self.checkpoints, self.layers, self.batch = turns, checkpoints, layers, batch
+        self.sampled_with = sampled_with or {}
         arms = turns.arm_U.tolist()
         self.tokens = [
             Tokens(tuple(checkpoints.by_arm[arm].render(turn.messages)), turn.output_ids)
@@ -173,7 +184,8 @@ class TurnScorer:
         checkpoint, turns = self.checkpoints.by_arm[arm], index_B.tolist()
         batch = [self.tokens[turn] for turn in turns]
         with _watched(checkpoint) as seen:
-            logprob_BG = full_logprobs(checkpoint, batch, None, self.layers)
+            plain_BG = full_logprobs(checkpoint, batch, None, self.layers)
+        logprob_BG = self._behaviour(arm, turns) if arm in self.sampled_with else plain_BG
         self.behaviour_U[index_B] = logprob_BG.sum(dim=1).cpu()
         for turn, logprob_G in zip(turns, logprob_BG.cpu(), strict=True):
             engine = self.turns.said[turn].logprobs
@@ -182,8 +194,15 @@ class TurnScorer:
                 self.engine_difference = max(self.engine_difference, float(difference.abs().max()))
         if self.layers == 1:
             kept = _keep(seen, batch)
-            if _agree(kept_logprobs(checkpoint, batch, kept, None), logprob_BG, checkpoint):
+            if _agree(kept_logprobs(checkpoint, batch, kept, None), plain_BG, checkpoint):
                 self.kept |= dict(zip(turns, kept, strict=True))
+
+    def _behaviour(self, arm: int, turns: Sequence[int]) -> Tensor:
+        """log π of every output token under the ΔW that turns were sampled with, [B, G]."""
+        adapter = self.sampled_with[arm]
+        low = adapter.of(arm, [self.turns.said[turn].question for turn in turns])
+        batch = [self.tokens[turn] for turn in turns]
+        return full_logprobs(self.checkpoints.by_arm[arm], batch, low, adapter.layers)
 
 
 def _agree(one: Tensor, two: Tensor, checkpoint: Checkpoint) -> bool:

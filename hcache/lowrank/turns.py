@@ -31,6 +31,7 @@ class Turn:
     messages: tuple[Message, ...]
     output_ids: tuple[int, ...]  # the end-of-turn token included where the model said it
     role: str
+    question: str  # that it was said for
     logprobs: tuple[float, ...] | None  # as the engine gave them
 
 
@@ -105,7 +106,9 @@ def _speaker(name: str, row: dict[str, Any], config: ExperimentConfig) -> Arm | 
             f"Sample with arms.{name}.temperature=1 and arms.{name}.top_p=1.",
         )
     known = json.loads(row["settings"])
-    stored = ModelConfig.model_validate({key: known[key] for key in ModelConfig.model_fields})
+    stored = ModelConfig.model_validate(
+        {key: known[key] for key in ModelConfig.model_fields if key in known}
+    )
     model = stored if Path(stored.path).is_dir() else config.models[model_name]
     (arm,) = build_pool({model_name: model}, {name: settings}, Path())
     if arm.fingerprint != row["fingerprint"]:
@@ -172,6 +175,7 @@ def _turn(row: dict[str, Any]) -> Turn:
         tuple(Message(**message) for message in json.loads(row["messages"])),
         tuple(row["token_ids"]),
         row["role"],
+        row["question"],
         None if logprobs is None else tuple(logprobs),
     )
 
@@ -193,8 +197,9 @@ with asked as (
     where s.experiment = $1 and t.workflow = $2 and list_has_all($3, t.decisions)
 )
 select a.query_id, a.replica, a.path, a.ask.arm as arm, a.ask.generation as generation,
-       a.ask."role" as "role", g.token_ids, g.logprobs, m.messages
-from asked a join generations g on g.generation_id = a.ask.generation
+       a.ask."role" as "role", q.question, g.token_ids, g.logprobs, m.messages
+from asked a join queries q using (query_id)
+join generations g on g.generation_id = a.ask.generation
 join messages m using (messages_id)
 where list_contains($4, a.ask.arm) and len(g.token_ids) > 0
 order by a.trajectory_id, a.place

@@ -109,7 +109,7 @@ class Enumerator:
             branch = todo.pop()
             outcome = self._advance(branch)
             if isinstance(outcome, Pending):
-                request = request_for(outcome.ask, branch.replica)
+                request = _request(outcome.ask, branch)
                 if request.key not in self.waiting:
                     yield request
                 self.waiting.setdefault(request.key, []).append(branch)
@@ -124,7 +124,7 @@ class Enumerator:
         replies = self.replies[branch.query.id]
 
         def reply_to(ask: Ask) -> str | None:
-            reply = replies.get(request_for(ask, branch.replica).key)
+            reply = replies.get(_request(ask, branch).key)
             return None if reply is None else reply.text
 
         flow = self.workflow.run(branch.query, self.pool)
@@ -172,7 +172,7 @@ class Enumerator:
         }
 
     def _ask_row(self, branch: Branch, ask: Ask) -> Row:
-        key = request_for(ask, branch.replica).key
+        key = _request(ask, branch).key
         reply = self.replies[branch.query.id][key]
         return {
             "arm": ask.arm.id,
@@ -181,6 +181,11 @@ class Enumerator:
             "output_tokens": reply.output_tokens,
             "role": ask.role,
         }
+
+
+def _request(ask: Ask, branch: Branch) -> Request:
+    """The generation that an Ask on a branch stands for."""
+    return request_for(ask, branch.replica, branch.query.question)
 
 
 def _options(choose: Choose) -> list[Decision]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -18,10 +18,10 @@ from typing import Any
 import polars as pl
 
 from hcache.engines import Engine, EngineFactory, Engines, Generation, Request, make_engine
-from hcache.errors import EngineError, StoreBusyError
+from hcache.errors import ConfigError, EngineError, StoreBusyError
 from hcache.experiment import Experiment
 from hcache.keys import canonical, digest
-from hcache.queries import Query
+from hcache.queries import SPLITS, Query, known_split
 from hcache.sampling.enumerator import Enumerator, Reply
 from hcache.sampling.plan import tree_size
 from hcache.scoring import score, score_missing
@@ -59,15 +59,27 @@ class Sampler:
         experiment: Experiment,
         factory: EngineFactory = make_engine,
         *,
+        splits: Sequence[str] = SPLITS,
         budget: int | None = None,
         minutes: float | None = None,
         on_progress: Callable[[Tally], None] = lambda tally: None,
     ) -> None:
-        """`budget` bounds the generations of this run, `minutes` when queries are still begun."""
+        """The queries of some splits; `budget` bounds the generations of this run, `minutes` when
+        queries are still begun.
+
+        Raises:
+            ConfigError: no such split, or none with queries.
+        """
         self.experiment = experiment
         self.config = experiment.config.sampling
         self.db = experiment.db
-        self.queries = experiment.queries()
+        self.queries = [
+            query for split in splits for query in experiment.splits.get(known_split(split), [])
+        ]
+        if not self.queries:
+            raise ConfigError(
+                f"no split of {', '.join(splits)} has queries.", "Give it a source in `data`."
+            )
         self.by_id = {query.id: query for query in self.queries}
         self.enumerator = Enumerator(experiment.workflow, experiment.pool)
         self.engines = Engines(factory, self.config.logprobs)

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from torch import Tensor
 
 from hcache import replay
-from hcache.config import ExperimentConfig
 from hcache.config import Settings as AnySettings
 from hcache.errors import RunError, register_in
+from hcache.experiment import Experiment
 from hcache.policies import Policy
 from hcache.policies.rollout import greedy_leaves, hops_of, mean_by_query
 from hcache.replay import Replay
@@ -39,6 +39,7 @@ class Trainer(ABC):
 
     Settings: ClassVar[type[AnySettings]]
     closed_form: ClassVar[bool] = False
+    live: ClassVar[bool] = False  # whether training runs the models, and does not replay
 
     settings: AnySettings
     policy: TrainablePolicy  # as it stands
@@ -56,6 +57,10 @@ class Trainer(ABC):
         self.settings = settings or self.Settings()
         self.alpha, self.seed = alpha, seed
         self.policy = self.make_policy(train, init)
+        self.prepare(train)
+
+    def prepare(self, train: Tree) -> None:  # noqa: B027
+        """What a trainer wants ready before the first step; the policy is there."""
 
     @abstractmethod
     def make_policy(self, train: Tree, init: Policy | None) -> TrainablePolicy:
@@ -66,9 +71,9 @@ class Trainer(ABC):
         """
 
     @classmethod
-    def load(cls, store: Store, config: ExperimentConfig, split: str) -> Replay:
+    def load(cls, store: Store, experiment: Experiment, split: str) -> Replay:
         """A split as the trainer needs it, to train on and to validate on."""
-        return replay.load(store, config, split)
+        return replay.load(store, experiment.config, split)
 
     @classmethod
     def unfit(cls, train: Tree) -> str:

@@ -114,16 +114,9 @@ class Factorisation(GradientTrainer):
     settings: FactorisationSettings
     policy: FactorisationPolicy
 
-    def __init__(
-        self,
-        train: Tree,
-        settings: FactorisationSettings | None = None,
-        *,
-        alpha: float,
-        seed: int,
-        init: Policy | None = None,
-    ) -> None:
-        super().__init__(train, settings, alpha=alpha, seed=seed, init=init)
+    def prepare(self, train: Tree) -> None:
+        """See `Trainer`."""
+        super().prepare(train)
         self.tree_N = tree_of_state(self.tree)
         self.reward_NS = [plans.values(self.reward_M) for plans in continuations(self.tree)]
 

@@ -25,143 +25,57 @@ ratios, normalised over the replicas of an assignment: what an assignment is wor
 
 Where a tree carries no turns (scripted arms), this is the exact policy gradient of the high level.
 On validation, R is the self-normalised importance-weighted estimate of the greedy high-level
-choice under ΔW. It is an estimate: the true figure comes from sampling live, with
-`hcache.lowrank.live`.
+choice under ΔW. It is an estimate: the true figure comes from sampling with ΔW, as
+`hcache sample --policy` does. What is said then is a cache like any other: training may go on from
+the policy on it, with ratios to the ΔW that it was sampled with.
 
 Axes in names as in `hcache.lowrank`, and N states, A actions, T trees.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from hcache import policies, replay
-from hcache.config import ExperimentConfig
-from hcache.errors import RunError
-from hcache.lowrank.checkpoint import Checkpoints
-from hcache.lowrank.generator import Generator, LowRank, LowRankSettings
+from hcache import replay
+from hcache.experiment import Experiment
 from hcache.lowrank.scoring import TurnScorer
+from hcache.lowrank.serving import Adapter, load_adapter
 from hcache.lowrank.turns import Turns, speakers_of, turns_of, with_turns
-from hcache.policies import Policy, write_policy
-from hcache.policies.mlp import MLPPolicy, MLPSettings
 from hcache.policies.rollout import greedy_leaves, hops_of
 from hcache.replay import Replay
 from hcache.store import Store
 from hcache.trainers.base import register
-from hcache.trainers.device import pick_device
-from hcache.trainers.network import NetworkSettings, NetworkTrainer
+from hcache.trainers.pair import PairSettings, PairTrainer
 from hcache.tree import NONE, Tree, backward, reach, returns, tree_of_leaf, tree_of_state
 
 
-class JointSettings(NetworkSettings, LowRankSettings):
-    """Settings of joint training; `lr` is the high-level router's."""
+class JointSettings(PairSettings):
+    """Settings of joint training."""
 
-    lr: float = Field(1e-3, gt=0, description="learning rate of the high-level router")
-    lr_low: float = Field(1e-4, gt=0, description="learning rate of the low-level router")
-    cosine_steps: int = Field(
-        0, ge=0, description="steps in which both rates fall to 0 by a cosine; 0: they stay"
-    )
     clip_ratio: float = Field(3.0, gt=1, description="c: a turn's ratio counts within [1/c, c]")
     min_ess: float = Field(
         0.5, ge=0, le=1, description="effective share of the turns below which it halts"
     )
-    failure: float = Field(
-        0.0, ge=-1, le=0, description="Q of a trajectory without any quality; published: -1"
-    )
     batch_queries: int = Field(32, ge=1, description="queries of an update")
-    batch_turns: int = Field(256, ge=1, description="turns that are scored at once")
-
-
-@policies.register("joint")
-class JointPolicy(MLPPolicy):
-    """The high-level router, with the generator of ΔW for the arms it may choose."""
-
-    name = "joint"
-    changes_replies = True  # so that replay knows only half of what it does
-
-    def __init__(
-        self, arms: Sequence[str], features: int, hops: int, settings: MLPSettings
-    ) -> None:
-        super().__init__(arms, features, hops, settings)
-        self.low = Generator(features, {}, LowRankSettings())
-
-    @classmethod
-    def around(cls, high: MLPPolicy) -> Self:
-        """A policy whose high-level router is a copy of `high`, as SFT has warmed it up."""
-        policy = cls(high.arms, high.features, high.hops, high.settings)
-        policy.load_state_dict(high.state_dict())
-        return policy
-
-    def delta(self, arm: int, features_BD: Tensor) -> LowRank:
-        """ΔW of an arm for queries, by the features of their first state."""
-        features_BD = features_BD.to(self.mean_D.device).float()
-        low: LowRank = self.low.arm(arm)((features_BD - self.mean_D) / self.text_scale)
-        return low
-
-    def save(self, folder: Path) -> None:
-        """Write weights, scales, settings and the shapes of the arms' o_proj."""
-        settings = {
-            "arms": self.arms,
-            "features": self.features,
-            "hops": self.hops,
-            "high": {name: getattr(self.settings, name) for name in MLPSettings.model_fields},
-            "low": {
-                name: getattr(self.low.settings, name) for name in LowRankSettings.model_fields
-            },
-            "shapes": [[arm, *shape] for arm, shape in self.low.shapes.items()],
-        }
-        write_policy(folder, self.name, settings, self.state_dict())
-
-    @classmethod
-    def restore(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
-        """The policy that `save` wrote."""
-        high = MLPSettings(**settings["high"])
-        policy = cls(settings["arms"], settings["features"], settings["hops"], high)
-        shapes = {arm: (out, into) for arm, out, into in settings["shapes"]}
-        policy.low = Generator(policy.features, shapes, LowRankSettings(**settings["low"]))
-        policy.load_state_dict(tensors)
-        return policy
 
 
 @register("joint")
-class Joint(NetworkTrainer):
+class Joint(PairTrainer):
     """High-level and low-level router together, from stored turns."""
 
     Settings = JointSettings
     settings: JointSettings
-    policy: JointPolicy
 
-    def __init__(
-        self,
-        train: Tree,
-        settings: JointSettings | None = None,
-        *,
-        alpha: float,
-        seed: int,
-        init: Policy | None = None,
-    ) -> None:
-        super().__init__(train, settings, alpha=alpha, seed=seed, init=init)
-        high = [value for name, value in self.policy.named_parameters() if name[:4] != "low."]
-        groups = [
-            (high, self.settings.lr),
-            (list(self.policy.low.parameters()), self.settings.lr_low),
-        ]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": weights, "lr": lr, "initial_lr": lr} for weights, lr in groups if weights],
-            weight_decay=self.settings.weight_decay,
-            fused=True,
-        )
-        quality_M = self.tree.quality_M
-        failed_M = torch.where(quality_M > 0, quality_M, self.settings.failure)
-        self.reward_M = replace(self.tree, quality_M=failed_M).reward_M(alpha)
+    def prepare(self, train: Tree) -> None:
+        """See `Trainer`."""
+        super().prepare(train)
+        quality_M = self.worth_of(self.tree.quality_M)
+        self.reward_M = replace(self.tree, quality_M=quality_M).reward_M(self.alpha)
         self.said: dict[int, Said] = {}
         self.cache = self._said(train)
         baseline_E = baselines(self.tree, self.cache.turns, self.reward_M)
@@ -169,34 +83,18 @@ class Joint(NetworkTrainer):
         self.log_ratio_U = torch.zeros(
             len(self.cache.turns), dtype=torch.float64, device=self.device
         )  # as last scored; those of an update are fresh
-        self.steps, self.halted = 0, False
 
     @classmethod
-    def load(cls, store: Store, config: ExperimentConfig, split: str) -> Replay:
+    def load(cls, store: Store, experiment: Experiment, split: str) -> Replay:
         """A split with its stored turns."""
-        loaded = replay.load(store, config, split)
-        return replace(loaded, tree=with_turns(store, config, loaded.tree))
-
-    def make_policy(self, train: Tree, init: Policy | None) -> JointPolicy:
-        """See `Trainer`; a router that SFT has warmed up is taken as the high level."""
-        start = JointPolicy.around(init) if type(init) is MLPPolicy else init
-        policy = JointPolicy.for_training(train, self.settings, seed=self.seed, init=start)
-        device = pick_device(self.settings.device)
-        self.checkpoints = Checkpoints(speakers_of(train), device)
-        if isinstance(init, JointPolicy):
-            _check_shapes(policy, self.checkpoints)
-            return policy
-        low = LowRankSettings(
-            **{name: getattr(self.settings, name) for name in LowRankSettings.model_fields}
-        )
-        policy.low = Generator.fresh(policy.features, self.checkpoints.shapes, low, self.seed)
-        return policy
+        loaded = replay.load(store, experiment.config, split)
+        return replace(loaded, tree=with_turns(store, experiment.config, loaded.tree))
 
     def step(self) -> dict[str, float]:
         """One pass over the training queries; none once the cache is used up."""
         if self.halted:
             return {"halted": 1.0}
-        self._schedule()
+        self.set_rates()
         ratios = Ratios()
         for query_B in self.permutation(len(self.tree.queries)).split(self.settings.batch_queries):
             self.optimizer.zero_grad()
@@ -240,28 +138,34 @@ class Joint(NetworkTrainer):
 
     def state(self) -> dict[str, Tensor]:
         """See `Trainer`."""
-        progress = torch.tensor([self.steps, int(self.halted)])
-        return super().state() | {"progress": progress, "log_ratio_U": self.log_ratio_U.cpu()}
+        return super().state() | {"log_ratio_U": self.log_ratio_U.cpu()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """See `Trainer`."""
         super().load_state(state)
-        self.steps, self.halted = int(state["progress"][0]), bool(state["progress"][1])
         self.log_ratio_U = state["log_ratio_U"].to(self.device, copy=True)
 
     def _said(self, tree: Tree) -> Said:
         """The turns of a tree with their scorer, made when it is first seen."""
         if id(tree) not in self.said:
             layers = self.policy.low.settings.adapted_layers
-            scorer = TurnScorer(turns_of(tree), self.checkpoints, layers, self.settings.batch_turns)
+            scorer = TurnScorer(
+                turns_of(tree),
+                self.checkpoints,
+                layers,
+                self.settings.batch_turns,
+                self._sampled_with(tree),
+            )
             self.said[id(tree)] = Said(tree, scorer)
         return self.said[id(tree)]
 
-    def _schedule(self) -> None:
-        if self.settings.cosine_steps:
-            done = min(1.0, self.steps / self.settings.cosine_steps)
-            for group in self.optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * (1 + math.cos(math.pi * done)) / 2
+    def _sampled_with(self, tree: Tree) -> dict[int, Adapter]:
+        """The ΔW of each arm that was sampled with one."""
+        return {
+            place: load_adapter(arm, self.device)
+            for place, arm in enumerate(speakers_of(tree))
+            if arm is not None and arm.by_question
+        }
 
     def _climb_low(self, query_B: Tensor, probs_NA: Tensor, ratios: Ratios) -> None:
         """The clipped surrogate of the turns of some queries, a part of them at a time."""
@@ -441,11 +345,3 @@ def _first_mean(widening: Sequence[Tensor], reward_m: Tensor) -> Tensor:
         found_e = chosen_em.to(reward_m) @ reward_m / count_e.clamp(min=1)
         mean_e = torch.where(count_e > 0, found_e, mean_e)
     return mean_e
-
-
-def _check_shapes(policy: JointPolicy, checkpoints: Checkpoints) -> None:
-    if policy.low.shapes != checkpoints.shapes:
-        raise RunError(
-            "the policy to start from was made for other checkpoints: its ΔW do not fit.",
-            "Start from a run on the same models, or from SFT.",
-        )

@@ -58,16 +58,9 @@ class Language(GradientTrainer):
     settings: LanguageSettings
     policy: LanguagePolicy
 
-    def __init__(
-        self,
-        train: Tree,
-        settings: LanguageSettings | None = None,
-        *,
-        alpha: float,
-        seed: int,
-        init: Policy | None = None,
-    ) -> None:
-        super().__init__(train, settings, alpha=alpha, seed=seed, init=init)
+    def prepare(self, train: Tree) -> None:
+        """See `Trainer`."""
+        super().prepare(train)
         self.targets = targets_of(self.tree, self.reward_M, self.settings, self.generator)
         self.queue = self.permutation(0)  # states that come next
         self.steps = 0

@@ -46,20 +46,13 @@ class GradientTrainer(Trainer):
     policy: TorchPolicy
     adam_eps = 1e-8
 
-    def __init__(
-        self,
-        train: Tree,
-        settings: OptimiserSettings | None = None,
-        *,
-        alpha: float,
-        seed: int,
-        init: Policy | None = None,
-    ) -> None:
-        super().__init__(train, settings, alpha=alpha, seed=seed, init=init)
+    def prepare(self, train: Tree) -> None:
+        """See `Trainer`."""
+        super().prepare(train)
         self.device = pick_device(self.settings.device)
         self.policy.to(self.device)
         self.tree = train.to(self.device)
-        self.reward_M = self.tree.reward_M(alpha)
+        self.reward_M = self.tree.reward_M(self.alpha)
         self.optimizer = torch.optim.AdamW(
             self.policy.parameters(),
             lr=self.settings.lr,
@@ -67,7 +60,7 @@ class GradientTrainer(Trainer):
             weight_decay=self.settings.weight_decay,
             fused=True,
         )
-        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.generator = torch.Generator(self.device).manual_seed(self.seed)
 
     def descend(self, loss: Tensor, max_norm: float | None = None) -> None:
         """One step of the optimizer."""

@@ -32,7 +32,6 @@ from torch import Tensor
 
 from hcache.config import Settings
 from hcache.errors import ConfigError
-from hcache.policies import Policy
 from hcache.policies.rollout import only_best, oracle_leaves
 from hcache.trainers.base import register
 from hcache.trainers.network import NetworkSettings, NetworkTrainer
@@ -68,16 +67,9 @@ class SFT(NetworkTrainer):
     Settings = SFTSettings
     settings: SFTSettings
 
-    def __init__(
-        self,
-        train: Tree,
-        settings: SFTSettings | None = None,
-        *,
-        alpha: float,
-        seed: int,
-        init: Policy | None = None,
-    ) -> None:
-        super().__init__(train, settings, alpha=alpha, seed=seed, init=init)
+    def prepare(self, train: Tree) -> None:
+        """See `Trainer`."""
+        super().prepare(train)
         self.targets = targets_of(self.tree, self.reward_M, self.settings, self.generator)
 
     def step(self) -> dict[str, float]:

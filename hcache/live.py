@@ -1,0 +1,192 @@
+"""Playing live: policies decide, engines answer, for many questions at once.
+
+The workflow of each question runs until it waits; then the policy decides for all that wait at a
+`Choose`, and the engines answer all that wait at an `Ask`. Nothing is read from the cache.
+
+Axes in names: n decisions, A actions (arms, then STOP), D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from hcache.answers import extractor
+from hcache.arms import Arm, Pool
+from hcache.config import ExperimentConfig
+from hcache.engines import Engines, Generation, Request, request_for
+from hcache.features import Encoder
+from hcache.keys import digest
+from hcache.metrics import score_many
+from hcache.policies import Policy
+from hcache.queries import Query
+from hcache.tree import ReadableStates, Texts, greedy, to_read
+from hcache.workflows import (
+    STOP,
+    Ask,
+    Choose,
+    Decision,
+    Finished,
+    Pending,
+    Undecided,
+    Workflow,
+    advance,
+)
+
+
+@dataclass
+class Episode:
+    """A question as it is played, and at last its answer."""
+
+    query: Query
+    sample: int
+    decisions: list[Decision] = field(default_factory=list)
+    met: list[tuple[Choose, float]] = field(default_factory=list)  # each with the cost so far
+    probs: list[Tensor] = field(default_factory=list)  # of every action at each decision, [A]
+    said: dict[str, Generation] = field(default_factory=dict)
+    asks: tuple[Ask, ...] = ()
+    answer: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def sequence(self) -> str:
+        """The arms that were chosen."""
+        return ">".join(arm.name for arm in self.decisions if isinstance(arm, Arm))
+
+    def request(self, ask: Ask) -> Request:
+        """What an Ask stands for; no two episodes have one in common."""
+        request = request_for(ask, self.sample, self.query.question)
+        return replace(request, key=digest([request.key, self.query.id, self.sample]))
+
+    def reply(self, ask: Ask) -> Generation | None:
+        """What was said to an Ask, if anything yet."""
+        return self.said.get(self.request(ask).key)
+
+
+class Live:
+    """The parts of an experiment that playing takes."""
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        workflow: Workflow,
+        pool: Pool,
+        encoder: Encoder,
+        engines: Engines,
+    ) -> None:
+        self.config, self.workflow, self.pool = config, workflow, pool
+        self.encoder, self.engines = encoder, engines
+        self.options: list[Decision] = [*pool, STOP]
+
+    def play(
+        self,
+        policy: Policy,
+        queries: Sequence[Query],
+        *,
+        samples: Sequence[int] = (0,),
+        generator: torch.Generator | None = None,
+    ) -> list[Episode]:
+        """Play every query once for each sample number, which replies are drawn by.
+
+        Decisions are drawn with `generator`; without one they are greedy.
+
+        Raises:
+            EngineError: a model failed.
+        """
+        episodes = [Episode(query, sample) for sample in samples for query in queries]
+        waiting = episodes
+        while waiting:
+            waiting = self._advance(waiting, policy, generator)
+        return episodes
+
+    def cost(self, episode: Episode, asks: Sequence[Ask]) -> float:
+        """What calls of an episode cost; one asked again costs again, as in the cache."""
+        return sum((self.call_cost(episode, ask) for ask in asks), 0.0)
+
+    def call_cost(self, episode: Episode, ask: Ask) -> float:
+        """What a call of an episode cost."""
+        said = episode.said[episode.request(ask).key]
+        price = self.config.arms.get(ask.arm.name, ask.arm.config).price  # a tool has its own
+        return (price.input * said.prompt_tokens + price.output * said.output_tokens) / 1000
+
+    def quality(self, episode: Episode) -> float:
+        """The quality of an episode's answer, by its data set's metric."""
+        dataset = episode.query.dataset
+        answer = extractor(self.config.data[dataset].extract)(episode.answer)
+        references = [episode.query.references]
+        return float(score_many(self.config.quality_of(dataset), [answer], references)[0])
+
+    def states(self, met: Sequence[tuple[Choose, float]], hops: Sequence[int]) -> ReadableStates:
+        """What a policy sees at some decisions, of the given numbers of earlier ones."""
+        contexts = [choose.context for choose, _ in met]
+        return ReadableStates(
+            torch.from_numpy(self.encoder.encode(contexts)).float(),
+            torch.tensor(hops),
+            torch.tensor([cost for _, cost in met], dtype=torch.float64),
+            torch.tensor([self._valid(choose) for choose, _ in met]),
+            torch.arange(len(met)),
+            Texts(lambda: [to_read(choose.context, choose.role) for choose, _ in met]),
+        )
+
+    def _advance(
+        self, waiting: Sequence[Episode], policy: Policy, generator: torch.Generator | None
+    ) -> list[Episode]:
+        """Take each episode one decision or one reply further; those that are not at their end."""
+        deciding, asking, going_on = [], {}, []
+        for episode in waiting:
+            outcome = self._outcome(episode)
+            if isinstance(outcome, Finished):
+                episode.asks, episode.answer = outcome.asks, outcome.output
+                episode.notes = outcome.notes
+                continue
+            going_on.append(episode)
+            if isinstance(outcome, Undecided):
+                episode.met.append((outcome.choose, self.cost(episode, outcome.asks)))
+                deciding.append(episode)
+            else:
+                request = episode.request(outcome.ask)
+                asking[request.key] = episode
+                self.engines.get(request.arm).submit(request)
+        self._decide(deciding, policy, generator)
+        self._answer(asking)
+        return going_on
+
+    def _outcome(self, episode: Episode) -> Pending | Undecided | Finished:
+        def reply_to(ask: Ask) -> str | None:
+            said = episode.reply(ask)
+            return None if said is None else said.text
+
+        return advance(self.workflow.run(episode.query, self.pool), episode.decisions, reply_to)
+
+    @torch.no_grad()
+    def _decide(
+        self, deciding: Sequence[Episode], policy: Policy, generator: torch.Generator | None
+    ) -> None:
+        if not deciding:
+            return
+        states = self.states(
+            [episode.met[-1] for episode in deciding],
+            [len(episode.decisions) for episode in deciding],
+        )
+        probs_nA = policy.probs(states).cpu()
+        action_n = greedy(probs_nA, states.valid_NA)
+        if generator is not None:
+            action_n = torch.multinomial(probs_nA, 1, generator=generator)[:, 0]
+        for episode, action, probs_A in zip(deciding, action_n.tolist(), probs_nA, strict=True):
+            episode.decisions.append(self.options[action])
+            episode.probs.append(probs_A)
+
+    def _answer(self, asking: dict[str, Episode]) -> None:
+        """Have the engines answer all that was submitted."""
+        while asking:
+            for engine in list(self.engines.loaded.values()):
+                for generation in engine.step():
+                    asking.pop(generation.key).said[generation.key] = generation
+
+    def _valid(self, choose: Choose) -> list[bool]:
+        offered = {arm.id for arm in choose.arms}
+        stop = choose.stop and self.config.train.stop
+        return [*(arm.id in offered for arm in self.pool), stop]

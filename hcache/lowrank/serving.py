@@ -1,0 +1,66 @@
+"""The engine of an arm whose weights are changed for each question by a policy's ΔW."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from hcache.arms import Arm
+from hcache.config import LowRankConfig
+from hcache.engines import Request
+from hcache.errors import EngineError
+from hcache.features import QuestionFeatures, make_encoder
+from hcache.lowrank.checkpoint import Checkpoint
+from hcache.lowrank.engine import LowRankEngine
+from hcache.lowrank.generator import LowRank
+from hcache.lowrank.policy import JointPolicy
+from hcache.policies import load_policy
+
+
+class Adapter:
+    """A policy's ΔW by arm and question."""
+
+    def __init__(self, policy: JointPolicy, low_rank: LowRankConfig, device: torch.device) -> None:
+        self.policy = policy.to(device)
+        self.features = QuestionFeatures(make_encoder(low_rank.features))
+
+    @property
+    def layers(self) -> int:
+        """How many of the last layers get the ΔW."""
+        return self.policy.low.settings.adapted_layers
+
+    @torch.no_grad()
+    def of(self, arm: int, questions: Sequence[str]) -> LowRank:
+        """ΔW of an arm, by its number in the pool, for each question."""
+        return self.policy.delta(arm, self.features(questions))
+
+
+def load_adapter(arm: Arm, device: torch.device) -> Adapter:
+    """The ΔW that the settings of an arm's model name.
+
+    Raises:
+        EngineError: the policy makes none, or none for this arm.
+    """
+    low_rank = arm.model_config.low_rank
+    assert low_rank is not None
+    policy = load_policy(Path(low_rank.policy))
+    if not isinstance(policy, JointPolicy) or arm.name not in policy.arms:
+        raise EngineError(
+            f"models.{arm.model}.low_rank: {low_rank.policy} makes no ΔW for the arm {arm.name}.",
+            "Give the policy of a joint run on this pool.",
+        )
+    return Adapter(policy, low_rank, device)
+
+
+def serve(arm: Arm) -> LowRankEngine:
+    """The engine of an arm's checkpoint under ΔW, on a GPU where one is visible."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    adapter = load_adapter(arm, device)
+
+    def adapt(requests: Sequence[Request]) -> LowRank:
+        arm = adapter.policy.arms.index(requests[0].arm.name)
+        return adapter.of(arm, [request.question for request in requests])
+
+    return LowRankEngine(Checkpoint(arm, device), adapter.layers, adapt)
