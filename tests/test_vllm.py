@@ -54,6 +54,20 @@ def sampled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return db
 
 
+def test_a_chat_template_of_the_experiment_is_what_the_model_reads(tmp_path: Path) -> None:
+    """It says the same to every question, so every reply is that to `What is: 12 + 30`."""
+    template, db = tmp_path / "one.jinja", tmp_path / "demo.duckdb"
+    template.write_text("What is: 12 + 30\n")
+    sets = [*SMALL, "workflow.hops=1", f"models.calculator.chat_template={template}"]
+    run("sample", DEMO, "--db", str(db), sets=sets)
+    with Store(db) as store:
+        said = store.sql(
+            "select distinct g.text, g.prompt_tokens from generations g "
+            "join arms a using (fingerprint) where a.name = 'calculator'"
+        ).rows()
+    assert len(said) == 1 and said[0][0] == "42"
+
+
 def test_second_run_generates_nothing_and_loads_no_engine(sampled: Path) -> None:
     before = generations(sampled)
     script = (

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol
 
 from hcache.arms import Arm
+from hcache.config import ModelConfig
 from hcache.keys import digest, generation_key, seed_of
 from hcache.workflows.effects import Ask, Message
 
@@ -54,18 +56,20 @@ def _messages_key(messages: tuple[Message, ...]) -> str:
     return digest([message._asdict() for message in messages])
 
 
-def prompt_ids(
-    tokenizer: Any, messages: Sequence[Message], template_args: Mapping[str, Any]
-) -> list[int]:
+def prompt_ids(tokenizer: Any, messages: Sequence[Message], model: ModelConfig) -> list[int]:
     """Token ids of a prompt: the chat template's text, tokenised once, with no token added.
 
-    Whoever generates and whoever scores what was generated has to read the very same prompt.
+    Whoever generates and whoever scores what was generated has to read the very same prompt. A
+    template of the model's settings is handed over each time: to set it on a tokenizer does nothing
+    to one that an engine has wrapped.
     """
+    template = None if model.chat_template is None else Path(model.chat_template).read_text("utf-8")
     text = tokenizer.apply_chat_template(
         [message._asdict() for message in messages],
         tokenize=False,
         add_generation_prompt=True,
-        **template_args,
+        chat_template=template,
+        **model.chat_template_args,
     )
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids

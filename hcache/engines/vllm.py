@@ -87,7 +87,7 @@ class VllmEngine:
         self._vllm = vllm
         self.logprobs = logprobs
         self.window = arm.model_config.max_model_len
-        self.template_args = arm.model_config.chat_template_args
+        self.model_config = arm.model_config
         self.requests: dict[str, tuple[Request, int, float]] = {}
         self.refused: list[Generation] = []
         try:
@@ -100,8 +100,6 @@ class VllmEngine:
                 "Check the folder and the settings of the model.",
             ) from error
         self.tokenizer: Any = self.llm.get_tokenizer()
-        if arm.model_config.chat_template is not None:
-            self.tokenizer.chat_template = Path(arm.model_config.chat_template).read_text()
         self.lora = _lora(arm)
         self.provenance = {
             "engine": "vllm",
@@ -113,7 +111,7 @@ class VllmEngine:
 
     def render(self, request: Request) -> list[int]:
         """Token ids of a prompt."""
-        return prompt_ids(self.tokenizer, request.messages, self.template_args)
+        return prompt_ids(self.tokenizer, request.messages, self.model_config)
 
     def submit(self, request: Request) -> None:
         """See `Engine`. A prompt that leaves no room for a reply is answered at once."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,14 +39,12 @@ class Checkpoint:
         transformers = import_transformers()
         self.window = config.max_model_len
         self.device = device
-        self.template_args = config.chat_template_args
+        self.model_config = config
         dtype = getattr(torch, config.dtype)
         model = transformers.AutoModelForCausalLM.from_pretrained(arm.path, dtype=dtype)
         self.model: Any = model.to(device)
         self.model.requires_grad_(False).eval()
         self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(arm.path)
-        if config.chat_template is not None:
-            self.tokenizer.chat_template = Path(config.chat_template).read_text()
         self.layers: Any = getattr(self.model.base_model, "layers", None)
         if self.layers is None or not hasattr(self.layers[-1].self_attn, "o_proj"):
             raise EngineError(
@@ -70,7 +67,7 @@ class Checkpoint:
 
     def render(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a prompt."""
-        return prompt_ids(self.tokenizer, messages, self.template_args)
+        return prompt_ids(self.tokenizer, messages, self.model_config)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of an output."""

@@ -45,6 +45,7 @@ SEEN = {"question", "summary", "advice"}
 DONE = SEEN | {"step", "found"}
 PLACES = {
     "student": SEEN,
+    "last": SEEN,
     "student_summary": DONE,
     "teacher": DONE,
     "teacher_summary": DONE | {"comment"},
@@ -174,8 +175,8 @@ class _Dialogue:
 
     def _act(self, turn: int, last: bool) -> Part[Act | None]:
         prompts = self.settings.prompts
-        parts = [self._fill(prompts.student, "student")] + ([prompts.last] if last else [])
-        act = parse_act((yield from self._say("student", parts, turn)))
+        prompt = self._fill(prompts.last if last else prompts.student, "student")
+        act = parse_act((yield from self._say("student", prompt, turn)))
         if act is None:
             self.notes.append(f"student: no action at turn {turn}")
         return act
@@ -190,7 +191,7 @@ class _Dialogue:
             done["found"] = found
             yield from self._summarise("student", prompts.student_summary, done, turn)
         comment = yield from self._say(
-            "teacher", [self._fill(prompts.teacher, "teacher", **done)], turn
+            "teacher", self._fill(prompts.teacher, "teacher", **done), turn
         )
         if not has_verdict(comment):
             self.notes.append(f"teacher: neither [Continue] nor [Rethink] at turn {turn}")
@@ -200,16 +201,16 @@ class _Dialogue:
 
     def _summarise(self, of: str, prompt: str, done: dict[str, str], turn: int) -> Part[None]:
         writer = "summarizer" if "summarizer" in self.cast else of
-        summary = yield from self._say(writer, [self._fill(prompt, of, **done)], turn)
+        summary = yield from self._say(writer, self._fill(prompt, of, **done), turn)
         if summary:
             self.summaries[of] = summary
         else:  # what was known stays known
             self.notes.append(f"{of}: empty summary at turn {turn}")
 
-    def _say(self, role: str, parts: list[str], turn: int) -> Part[str]:
+    def _say(self, role: str, text: str, turn: int) -> Part[str]:
         """A reply of whoever has the role; a later turn draws anew, even for an equal prompt."""
         arm = self.cast[role]
-        prompt = prompt_for(arm, parts, self.settings.separator)
+        prompt = prompt_for(arm, [text], self.settings.separator)
         reply = yield Ask(arm, prompt, sample=turn - 1, role=role)
         assert isinstance(reply, str)
         return drop_thought(reply).strip()
