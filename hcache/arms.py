@@ -161,7 +161,11 @@ def _low_rank_content(place: str, low_rank: LowRankConfig) -> dict[str, object]:
         )
     features = low_rank.features
     settings = features.model_dump(mode="json", exclude={"path"})
-    model = None if features.path is None else encoder_digest(Path(features.path).expanduser())
+    model = (
+        None
+        if features.path is None
+        else encoder_digest(locate(features.path, Path(), f"{place}.low_rank.features.path"))
+    )
     return {"policy": digest_file(file), "features": settings, "encoder": model}
 
 

@@ -46,20 +46,12 @@ class Job:
 
 
 def jobs(experiment: Experiment, algos: Sequence[str], seeds: int) -> list[Job]:
-    """A job for each algorithm and seed; settings apply to the experiment's own algorithm."""
+    """A job for each algorithm and seed, each with the settings that the experiment has for it."""
     own = experiment.config.train
     return [
         Job(
             experiment.config.model_copy(
-                update={
-                    "train": own.model_copy(
-                        update={
-                            "algo": algo,
-                            "seed": own.seed + seed,
-                            "settings": own.settings if algo == own.algo else {},
-                        }
-                    )
-                }
+                update={"train": own.of(algo).model_copy(update={"seed": own.seed + seed})}
             ),
             experiment.db,
             experiment.source,
@@ -80,9 +72,11 @@ def _reason(store: Store, experiment: Experiment, name: str) -> str:
     trainer = TRAINERS[name]
     if trainer.live:
         return "runs the models in every step; ask for it by name"
-    required = [key for key, field in trainer.Settings.model_fields.items() if field.is_required()]
-    if required:
-        return f"needs train.settings.{required[0]}"
+    given = experiment.config.train.of(name).settings
+    fields = trainer.Settings.model_fields.items()
+    missing = [key for key, field in fields if field.is_required() and key not in given]
+    if missing:
+        return f"needs train.settings.{missing[0]}"
     try:
         tree = trainer.load(store, experiment, "valid").tree
     except ConfigError as error:

@@ -154,6 +154,15 @@ class SamplingConfig(Section):
     seed: int = Field(0, description="order in which queries are taken")
 
 
+class AlgorithmConfig(Section):
+    """An algorithm that an experiment trains beside its own; what is not given is as in `train`."""
+
+    iterations: int | None = Field(None, ge=1, description="steps of the trainer, at most")
+    evaluate_every: int | None = Field(None, ge=1, description="between looks at validation")
+    patience: int | None = Field(None, ge=1, description="looks without improvement at the end")
+    settings: dict[str, Any] = Field({}, description="of the algorithm; its defaults otherwise")
+
+
 class TrainConfig(Section):
     """What is trained, on which reward."""
 
@@ -165,6 +174,18 @@ class TrainConfig(Section):
     evaluate_every: int = Field(10, ge=1, description="iterations between looks at validation")
     patience: int = Field(20, ge=1, description="looks without improvement before it ends")
     settings: dict[str, Any] = Field({}, description="of the algorithm; its defaults otherwise")
+    also: dict[str, AlgorithmConfig] = Field(
+        {}, description="other algorithms by name, for `--algo`, `bench` and chains"
+    )
+
+    def of(self, algo: str) -> TrainConfig:
+        """The same for an algorithm, or a chain of them, the last of which is the one meant."""
+        last = algo.split("+")[-1]
+        if last == self.algo:
+            return self.model_copy(update={"algo": algo})
+        own = self.also.get(last, AlgorithmConfig())
+        given = {name: value for name, value in own if value is not None}
+        return self.model_copy(update={"algo": algo, **given})
 
 
 class EvaluateConfig(Section):
@@ -252,19 +273,33 @@ class UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
+def read_config(
+    path: Path, overrides: Sequence[str] = (), algo: str | None = None
+) -> ExperimentConfig:
     """Read and validate an experiment file, with `a.b.c=value` overrides applied.
 
-    A file may say `base: OTHER.yaml`, a file beside it whose settings hold where it says nothing.
+    `algo` takes the place of `train.algo`, with its own settings in place of those of that. A file
+    may say `base: OTHER.yaml`, a file beside it whose settings hold where it says nothing.
 
     Raises:
         ConfigError: naming the file, the place in it, what is wrong and what would be right.
     """
     raw = _read_mapping(path)
+    if algo is not None:
+        raw["train"] = _train_of(raw, algo, path)
     for override in overrides:
         _set(raw, override)
     raw.setdefault("name", path.stem)
     return parse_config(raw, str(path))
+
+
+def _train_of(raw: dict[str, Any], algo: str, path: Path) -> dict[str, Any]:
+    """The section `train` for an algorithm."""
+    try:
+        train = TrainConfig.model_validate(raw.get("train", {}))
+    except ValidationError as error:
+        raise ConfigError(describe(error, TrainConfig, f"{path}: train")) from error
+    return train.of(algo).model_dump(mode="json")
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:

@@ -45,15 +45,19 @@ class Experiment:
 
     @classmethod
     def load(
-        cls, path: str | Path, overrides: Sequence[str] = (), db: str | Path | None = None
+        cls,
+        path: str | Path,
+        overrides: Sequence[str] = (),
+        db: str | Path | None = None,
+        algo: str | None = None,
     ) -> Experiment:
-        """Read an experiment file.
+        """Read an experiment file; see `read_config`.
 
         Raises:
             ConfigError: naming the place in the file and the fix.
         """
         source = Path(path)
-        return cls(read_config(source, overrides), source, None if db is None else Path(db))
+        return cls(read_config(source, overrides, algo), source, None if db is None else Path(db))
 
     @property
     def name(self) -> str:

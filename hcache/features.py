@@ -22,7 +22,7 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from hcache.arms import encoder_digest
+from hcache.arms import encoder_digest, locate
 from hcache.config import FeaturesConfig
 from hcache.errors import ConfigError
 from hcache.files import replace_file
@@ -163,7 +163,7 @@ class CausalEncoder:
 
     batch = 16  # texts at a time; vectors do not depend on it but for rounding
 
-    def __init__(self, path: str, max_tokens: int) -> None:
+    def __init__(self, path: Path, max_tokens: int) -> None:
         self.path, self.max_tokens = path, max_tokens
         self.dim = int(checkpoint_config(path, "features.path").hidden_size)
         self._loaded: Any = None
@@ -171,9 +171,7 @@ class CausalEncoder:
     @cached_property
     def fingerprint(self) -> str:
         """See `Encoder`; the names and contents of the model's files, wherever they lie."""
-        return digest(
-            ["causal-lm", 1, encoder_digest(Path(self.path).expanduser()), self.max_tokens]
-        )
+        return digest(["causal-lm", 1, encoder_digest(self.path), self.max_tokens])
 
     def encode(self, contexts: Sequence[Context]) -> Array:
         """See `Encoder`; a text of no tokens is at the origin."""
@@ -209,9 +207,10 @@ def make_encoder(config: FeaturesConfig) -> Encoder:
     if config.encoder == "hashing":
         return HashingEncoder(config.dim, config.seed)
     assert config.path is not None
+    path = locate(config.path, Path(), "features.path")
     if config.encoder == "causal-lm":
-        return CausalEncoder(config.path, config.max_tokens)
-    return SentenceEncoder(Path(config.path).expanduser())
+        return CausalEncoder(path, config.max_tokens)
+    return SentenceEncoder(path)
 
 
 class QuestionFeatures:

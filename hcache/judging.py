@@ -194,7 +194,7 @@ def labelled(runs: Sequence[Run], suffix: str = "") -> dict[str, list[Run]]:
         manifest = run.manifest
         start = Run(Path(manifest["init"])).manifest["algo"] if manifest["init"] else ""
         label = f"{start}+{manifest['algo']}" if start else str(manifest["algo"])
-        variant = canonical(run.config.train.model_dump(mode="json", exclude={"seed"}))
+        variant = canonical(run.config.train.model_dump(mode="json", exclude={"seed", "also"}))
         groups.setdefault((label + suffix, variant), []).append(run)
     labels = [label for label, _ in groups]
     return {

@@ -16,16 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hcache.arms import locate
 from hcache.errors import ConfigError
 
 
-def checkpoint_config(path: str, place: str) -> Any:
+def checkpoint_config(path: str | Path, place: str) -> Any:
     """The configuration of a checkpoint; `place` is where the path stands, for errors.
 
     Raises:
         ConfigError: transformers is missing, or the folder holds no checkpoint.
     """
-    folder = Path(path).expanduser()
+    folder = locate(str(path), Path(), place)
     if not (folder / "config.json").is_file():
         raise ConfigError(
             f"{place}: {folder} is no checkpoint (it has no config.json).",
@@ -34,7 +35,7 @@ def checkpoint_config(path: str, place: str) -> Any:
     return import_transformers().AutoConfig.from_pretrained(folder)
 
 
-def load_checkpoint(path: str, kind: str, place: str) -> tuple[Any, Any]:
+def load_checkpoint(path: str | Path, kind: str, place: str) -> tuple[Any, Any]:
     """Model, in float32 and on the CPU, and tokenizer of a folder; the network is never asked.
 
     `kind` is transformers' class of the model.
@@ -43,7 +44,7 @@ def load_checkpoint(path: str, kind: str, place: str) -> tuple[Any, Any]:
         ConfigError: transformers is missing, or the folder holds no such checkpoint.
     """
     config, transformers = checkpoint_config(path, place), import_transformers()
-    folder = Path(path).expanduser()
+    folder = locate(str(path), Path(), place)
     try:
         model = getattr(transformers, kind).from_pretrained(
             folder, config=config, dtype=torch.float32

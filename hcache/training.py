@@ -49,7 +49,7 @@ def train(
     algorithm = parse_settings(trainer_class.Settings, settings.settings, "train.settings")
     start = None if init is None else find_run(init, Path(config.runs))
     if before:
-        first = settings.model_copy(update={"algo": "+".join(before), "settings": {}})
+        first = settings.of("+".join(before))
         start = train(
             config.model_copy(update={"train": first}),
             db,
@@ -159,8 +159,8 @@ def _weights(run: Run) -> str:
 
 def _relevant(config: ExperimentConfig) -> dict[str, Any]:
     """The settings that a training depends on; the others may change without a new run."""
-    dump = config.model_dump(mode="json")
-    return {"features": dump["features"], "train": dump["train"]}
+    features = config.features.model_dump(mode="json")
+    return {"features": features, "train": config.train.model_dump(mode="json", exclude={"also"})}
 
 
 ARMS = """

@@ -31,12 +31,14 @@ relative to the working directory.
 SECTIONS: dict[str, type[BaseModel]] = {
     "The file": config.ExperimentConfig,
     "`models.NAME`": config.ModelConfig,
+    "`models.NAME.low_rank`": config.LowRankConfig,
     "`arms.NAME`": config.ArmConfig,
     "`data.NAME`": config.DatasetConfig,
     "`data.NAME.sources.SPLIT`": config.SourceConfig,
     "`sampling`": config.SamplingConfig,
     "`features`": config.FeaturesConfig,
     "`train`": config.TrainConfig,
+    "`train.also.ALGORITHM`": config.AlgorithmConfig,
     "`evaluate`": config.EvaluateConfig,
 }
 

@@ -479,7 +479,7 @@ def test_errors_are_one_line(
 
     for attempt, words in (
         (lambda: train(config, worded.db, folder=tmp_path), "train.settings: path: missing"),
-        (lambda: fresh(tmp_path / "none", tree), "none is no checkpoint"),
+        (lambda: fresh(tmp_path / "none", tree), "none does not exist"),
         (lambda: fresh(tmp_path, tree), "cannot be loaded"),
         (no_peft, "lora_rank: peft cannot be imported"),
         (no_transformers, "pip install 'hcache[language]'"),

@@ -51,11 +51,9 @@ def train(
     from hcache.training import train as train_router
 
     overrides = list(set_ or ())
-    overrides += [f"train.algo={algo}"] if algo is not None else []
     overrides += [f"train.seed={seed}"] if seed is not None else []
     overrides += [f"train.settings.device={device}"] if device is not None else []
-    overrides += ["train.algo=joint-live"] if live else []
-    loaded = Experiment.load(experiment, overrides, db)
+    loaded = Experiment.load(experiment, overrides, db, "joint-live" if live else algo)
     with TrainingProgress(loaded.config) as on_metrics:
         run = train_router(
             loaded.config, loaded.db, source=loaded.source, init=init, on_metrics=on_metrics
