@@ -157,8 +157,7 @@ class SentenceEncoder:
 class CausalEncoder:
     """The mean of a causal language model's last hidden states over a text, in float32.
 
-    So does the router of HAPS (arXiv 2601.05903) sum up what it reads. It runs on a GPU where one
-    is visible.
+    So is summed up what a router reads in arXiv 2601.05903. It runs on a GPU where one is visible.
     """
 
     batch = 16  # texts at a time; vectors do not depend on it but for rounding

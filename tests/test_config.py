@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -250,3 +251,26 @@ def test_a_file_may_stand_on_another(tmp_path: Path) -> None:
         (tmp_path / "third.yaml").write_text(text)
         with pytest.raises(ConfigError, match=message):
             read_config(tmp_path / "third.yaml")
+
+
+def test_another_algorithm_has_its_own_settings(tmp_path: Path) -> None:
+    file = tmp_path / "experiment.yaml"
+    raw = settings("ab", train={
+        "algo": "ppo", "alpha": 0.5, "iterations": 9, "settings": {"lr": 0.1},
+        "also": {"sft": {"iterations": 3, "settings": {"ties": "all"}}},
+    })  # fmt: skip
+    file.write_text(json.dumps(raw))
+    own = read_config(file).train
+    assert (own.algo, own.iterations, own.settings) == ("ppo", 9, {"lr": 0.1})
+    sft = read_config(file, ["train.settings.lr=0.2"], algo="sft").train
+    assert (sft.iterations, sft.alpha) == (3, 0.5)
+    assert sft.settings == {"ties": "all", "lr": 0.2}
+    soft = read_config(file, algo="soft").train
+    assert (soft.iterations, soft.settings) == (9, {})
+    chain = read_config(file, algo="sft+ppo").train
+    assert (chain.algo, chain.settings) == ("sft+ppo", {"lr": 0.1})
+    assert chain.of("sft").settings == {"ties": "all"}
+    raw["train"]["also"] = {"sft": {"iteration": 3}}
+    file.write_text(json.dumps(raw))
+    with pytest.raises(ConfigError, match=r"also\.sft\.iteration: unknown setting"):
+        read_config(file, algo="sft")

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from hcache.config import read_config
+from hcache.config import parse_settings, read_config
 from hcache.experiment import Experiment
 from hcache.judging import judge
 from hcache.sampling import Sampler, make_plan
+from hcache.trainers import TRAINERS
 from hcache.training import train
 
 ROOT = Path(__file__).parent.parent
@@ -36,6 +37,15 @@ def overrides(example: Path) -> list[str]:
 def test_an_example_says_what_it_is_and_loads(example: Path) -> None:
     assert example.read_text(encoding="utf-8").startswith("# ")
     assert Experiment.load(example).name == example.stem
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
+def test_every_algorithm_of_an_example_takes_its_settings(example: Path) -> None:
+    own = read_config(example).train
+    for algo in (own.algo, *own.also):
+        config = read_config(example, algo=algo).train
+        assert config.algo == algo
+        parse_settings(TRAINERS[algo].Settings, config.settings, str(example))
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data at {DATA}")

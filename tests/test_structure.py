@@ -69,6 +69,15 @@ def test_every_module_says_what_it_is_for(file: Path) -> None:
     assert ast.get_docstring(ast.parse(file.read_text()))
 
 
+def test_only_its_workflow_and_its_trainers_know_haps() -> None:
+    knowing = {file.relative_to(PACKAGE) for file in files() if "haps" in file.read_text().lower()}
+    assert knowing <= {
+        Path("workflows") / "teacher_student.py",
+        *(Path("trainers") / f"{name}.py" for name in ("joint", "joint_live", "pair")),
+        *(Path("trainers") / f"{name}.py" for name in ("sft", "language")),  # its warm-up
+    }
+
+
 @pytest.mark.parametrize(
     ("modules", "heavy"),
     [

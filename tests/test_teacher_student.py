@@ -15,11 +15,13 @@ from experiments import load, plain_arm, sample, settings, table, write_script
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
 from hcache import replay
 from hcache.arms import Pool
+from hcache.commands.app import app
 from hcache.engines import Engines, Request, make_engine
-from hcache.errors import ConfigError
+from hcache.errors import ConfigError, DataError
 from hcache.experiment import Experiment
 from hcache.features import make_encoder
 from hcache.keys import digest_text
@@ -30,6 +32,7 @@ from hcache.routing import Router
 from hcache.sampling import Enumerator, Reply, Sampler, make_plan
 from hcache.store import Store, write
 from hcache.store.schema import VERSION
+from hcache.training import train
 from hcache.workflows import Choose, Finished, Message, TeacherStudent, Undecided, advance
 from hcache.workflows.acts import Act, has_verdict, parse_act
 from hcache.workflows.teacher_student import PLACES, default_prompts
@@ -510,6 +513,31 @@ def test_live_equals_cached(folder: Path, sequence: str) -> None:
             ("search", 0)
         ]
         assert router.route(query.question).answer == ""  # nothing to search, nothing found
+
+
+def test_the_command_routes_with_passages_and_says_roles_and_notes(folder: Path) -> None:
+    experiment = load(folder, raw(runs=str(folder / "runs")))
+    Sampler(experiment).run()
+    config = experiment.config.train.model_copy(
+        update={"algo": "sft", "iterations": 60, "stop": False}
+    )
+    chosen = experiment.config.model_copy(update={"train": config})
+    run = train(chosen, experiment.db, source=experiment.source)
+    (query,) = experiment.splits["test"]
+    (folder / "texts.txt").write_text("\n\n".join(query.passages))
+    command = ["route", str(run.folder), query.question]
+
+    def said(*options: str) -> str:
+        done = CliRunner().invoke(app, [*command, *options], catch_exceptions=False)
+        assert done.exit_code == 0
+        return done.output
+
+    with_texts = said("--passages", str(folder / "texts.txt"))
+    assert "a, student (" in with_texts and "search, search (" in with_texts
+    assert "Rome" in with_texts and "no answer" not in with_texts
+    assert "no answer" in said()
+    found = CliRunner().invoke(app, [*command, "--passages", str(folder / "none.txt")])
+    assert isinstance(found.exception, DataError) and "--passages" in str(found.exception)
 
 
 def test_prompts_of_a_file_are_in_the_configuration(folder: Path) -> None:

@@ -43,7 +43,7 @@ def assignments(
     seed: Annotated[int, typer.Option(help="Of ties and balance.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
-    """Write the best assignments of roles to arms, as HAPS (arXiv 2601.05903) fine-tunes on them.
+    """Write the best assignments of roles to arms, as arXiv 2601.05903 fine-tunes on them.
 
     A JSON array of rows with `question`, `reward` and `output`, which is JSON itself: each role
     with the place of its arm. Questions are in the file by its nature; their licence may forbid

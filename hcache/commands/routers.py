@@ -22,7 +22,7 @@ from hcache.commands.options import (
     notes,
 )
 from hcache.config import ExperimentConfig
-from hcache.errors import RunError
+from hcache.errors import DataError, RunError
 from hcache.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -162,6 +162,9 @@ def route(
     experiment: Annotated[
         Path | None, typer.Option(help="Experiment file, where the run's own has moved.")
     ] = None,
+    passages: Annotated[
+        Path | None, typer.Option(help="File of texts that a tool may search, one a line.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Route one question live: the trained router decides, real models answer.
@@ -171,15 +174,29 @@ def route(
     from hcache.judging import live_router
 
     with live_router(run, experiment) as router:
-        routed = router.route(question)
+        routed = router.route(question, _lines(passages))
     if as_json:
         typer.echo(json.dumps(asdict(routed), indent=2, ensure_ascii=False))
         return
     for step in routed.steps:
-        console.print(f"[bold]{step.arm}[/] ({step.cost:.4g}):", end=" ")
+        role = f", {step.role}" if step.role else ""
+        console.print(f"[bold]{step.arm}[/]{role} ({step.cost:.4g}):", end=" ")
         console.print(step.reply, markup=False, highlight=False)
     console.print(f"[bold]answer[/] ({routed.sequence}, cost {routed.cost:.4g}):", end=" ")
     console.print(routed.answer, markup=False, highlight=False)
+    for note in routed.notes:
+        console.print(note, style="dim", markup=False, highlight=False)
+
+
+def _lines(file: Path | None) -> list[str]:
+    """The lines of a file that are not empty."""
+    if file is None:
+        return []
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"--passages {file}: cannot be read as UTF-8 text ({error}).") from error
+    return [line for line in lines if line.strip()]
 
 
 def rerun(

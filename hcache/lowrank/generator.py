@@ -1,6 +1,6 @@
 """The parameter generation network: features of a query -> A and B of ΔW, for each arm.
 
-After HAPS's low-level router (arXiv 2601.05903): an MLP in float32 whose two heads give A [O, R]
+After the low-level router of arXiv 2601.05903: an MLP in float32 whose two heads give A [O, R]
 and B [R, I]; ΔW = scale·A·B is added to `self_attn.o_proj` of the last n layers, the same in each.
 What goes in is one vector per query, such as the masked mean of a language model's last hidden
 states over the prompt; here it is whatever the experiment's encoder gives.

@@ -1,4 +1,4 @@
-"""Both routers of HAPS (arXiv 2601.05903) as one policy: who speaks, and with which ΔW."""
+"""Both routers of arXiv 2601.05903 as one policy: who speaks, and with which ΔW."""
 
 from __future__ import annotations
 
