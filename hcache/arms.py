@@ -116,6 +116,12 @@ def _settings(name: str, model: ModelConfig, arm: ArmConfig) -> dict[str, object
         "temperature": arm.temperature,
     }
     if model.low_rank is not None:
+        if (arm.temperature, arm.top_p) != (1.0, 1.0):
+            raise ConfigError(
+                f"arms.{name}: temperature {arm.temperature:g}, top_p {arm.top_p:g}; with a ΔW, "
+                "replies are drawn at 1 and 1.",
+                f"Set arms.{name}.temperature=1 and arms.{name}.top_p=1.",
+            )
         settings["low_rank_of"] = name  # each arm has a ΔW of its own
     if arm.temperature > 0:
         settings |= {"top_p": arm.top_p, "seed": arm.seed}

@@ -80,6 +80,12 @@ class ModelConfig(Section):
         {}, description="further arguments of the engine; provenance, not identity"
     )
 
+    @model_validator(mode="after")
+    def _has_weights_to_change(self) -> ModelConfig:
+        if self.low_rank is not None and self.engine != "vllm":
+            raise ValueError(f"low_rank: a model with engine {self.engine} has no weights")
+        return self
+
 
 class Price(Section):
     """Cost of 1,000 tokens read and of 1,000 tokens written."""

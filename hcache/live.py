@@ -57,9 +57,10 @@ class Episode:
         return ">".join(arm.name for arm in self.decisions if isinstance(arm, Arm))
 
     def request(self, ask: Ask) -> Request:
-        """What an Ask stands for; no two episodes have one in common."""
+        """What an Ask stands for; no two episodes, and no two arms, have one in common."""
         request = request_for(ask, self.sample, self.query.question)
-        return replace(request, key=digest([request.key, self.query.id, self.sample]))
+        key = digest([request.key, ask.arm.id, self.query.id, self.sample])
+        return replace(request, key=key)
 
     def reply(self, ask: Ask) -> Generation | None:
         """What was said to an Ask, if anything yet."""
@@ -181,10 +182,16 @@ class Live:
 
     def _answer(self, asking: dict[str, Episode]) -> None:
         """Have the engines answer all that was submitted."""
-        while asking:
-            for engine in list(self.engines.loaded.values()):
-                for generation in engine.step():
-                    asking.pop(generation.key).said[generation.key] = generation
+        engines = list(self.engines.loaded.values())
+        try:
+            while asking:
+                for engine in engines:
+                    for generation in engine.step():
+                        asking.pop(generation.key).said[generation.key] = generation
+        except BaseException:  # as Ctrl-C: nothing may be left for whoever plays next
+            for engine in engines:
+                engine.abort()
+            raise
 
     def _valid(self, choose: Choose) -> list[bool]:
         offered = {arm.id for arm in choose.arms}

@@ -108,12 +108,14 @@ def jsonl(
     answer: str = "answer",
     context: str = "context",
     kind: str = "kind",
+    passages: str = "passages",
 ) -> Iterator[Query]:
     """JSON objects; each option names the field to take.
 
     The answer is a string, a number or a list of these; `answers` is read where the options
     leave `answer` as it is and a row lacks it. The context is a string or a list of strings and
-    is put before the question. Rows may lack context and kind unless an option names them.
+    is put before the question. Passages, a string or a list as well, stand beside it, where a
+    search tool finds them. Rows may lack context, kind and passages unless an option names them.
     """
     for row in source.json_rows():
         plural = answer == "answer" and row.get("answer") is None
@@ -121,6 +123,7 @@ def jsonl(
             _prompt(row.texts(context, required=context != "context"), row.text(question)),
             row.references("answers" if plural and "answers" in row.fields else answer),
             kind=row.text(kind, required=kind != "kind"),
+            passages=tuple(row.texts(passages, required=passages != "passages")),
         )
 
 
@@ -373,7 +376,7 @@ def _check_options(name: str, function: Reader, options: Mapping[str, object]) -
 
 def _check_unicode(source: Source, query: Query) -> None:
     try:
-        "".join([query.question, *query.references, query.kind]).encode()
+        "".join([query.question, *query.references, query.kind, *query.passages]).encode()
     except UnicodeEncodeError as error:
         raise source.defect(r"holds half a surrogate pair (\ud800 to \udfff)") from error
 

@@ -15,7 +15,7 @@ from experiments import load
 
 from hcache import replay
 from hcache.arms import Arm
-from hcache.engines import request_for
+from hcache.engines import Engine, make_engine, request_for
 from hcache.errors import ConfigError, EngineError, StoreError
 from hcache.experiment import Experiment
 from hcache.lowrank.checkpoint import Checkpoint, Checkpoints
@@ -66,8 +66,11 @@ def raw(folder: Path, **sampling: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def serve(arm: Arm, logprobs: bool) -> LowRankEngine:
-    return LowRankEngine(Checkpoint(arm, CPU))
+def serve(arm: Arm, logprobs: bool) -> Engine:
+    """Models without vLLM, which is slow to load; the search tool as ever."""
+    if arm.model_config.engine == "vllm":
+        return LowRankEngine(Checkpoint(arm, CPU))
+    return make_engine(arm, logprobs)
 
 
 @pytest.fixture(scope="module")
@@ -219,9 +222,13 @@ def test_turns_are_those_of_the_store(spoken: Experiment, tree: TurnTree) -> Non
     turns = tree.turns
     tree_M = tree_of_leaf(tree)
     assert bool((turns.query_U[turns.turn_E] == tree.query_T[tree_M[turns.leaf_E]]).all())
-    hops_M = (tree.path_ML >= 0).sum(dim=1)
-    counted_M = torch.bincount(turns.leaf_E, minlength=len(hops_M))
-    assert torch.equal(counted_M, hops_M)  # every hop is a turn, and said by its arm
+    with Store(spoken.db) as store:
+        asked = store.sql(
+            "select len(list_distinct([a.generation for a in asks])) as turns from trajectories "
+            "semi join (select query_id from splits where split = 'train') using (query_id)"
+        )
+    # Every call is a turn; one that was asked twice in a trajectory, as after silence, is one.
+    assert sorted(asked["turns"]) == sorted(turns.leaf_E.bincount()[turns.leaf_E.unique()].tolist())
     with Store(spoken.db) as store:
         stored = store.sql(
             "select count(distinct (query_id, generation)) from (select query_id, "

@@ -66,9 +66,26 @@ def test_jsonl_takes_the_fields_it_is_told(tmp_path: Path) -> None:
     assert read("jsonl", path, dataset="d", options=options) == [
         Query("T.\n\nQuestion: Where?", ("Paris",), "d", "geo")
     ]
+    options["passages"] = "text"
+    (query,) = read("jsonl", path, dataset="d", options=options)
+    assert query.passages == ("T.",)
 
 
-@pytest.mark.parametrize("field", ["question", "answer", "context", "kind"])
+def test_jsonl_passages_stand_beside_the_question(tmp_path: Path) -> None:
+    rows = [
+        {"question": "Who?", "answer": "x", "passages": [" Ann is here. ", " ", "Bob is not."]},
+        {"question": "What?", "answer": "x", "passages": "One."},
+        {"question": "When?", "answer": "x", "passages": None},
+    ]
+    read_rows = read("jsonl", write(tmp_path, lines(*rows)), dataset="d")
+    assert read_rows == [
+        Query("Who?", ("x",), "d", passages=("Ann is here.", "Bob is not.")),
+        Query("What?", ("x",), "d", passages=("One.",)),
+        Query("When?", ("x",), "d"),
+    ]
+
+
+@pytest.mark.parametrize("field", ["question", "answer", "context", "kind", "passages"])
 def test_a_field_that_an_option_names_must_be_there(tmp_path: Path, field: str) -> None:
     path = write(tmp_path, lines(ROW | {"answers": ["Paris"]}))
     with pytest.raises(DataError, match=r"data\.jsonl:1: 'other' is missing.*answers"):
@@ -236,12 +253,20 @@ JSONL_DEFECTS: dict[str, tuple[str | bytes, str]] = {
         '{"question": "Who?", "answer": "x", "context": {}}',
         ":2: 'context' is an object; need a string or a list of strings",
     ),
+    "passages": (
+        '{"question": "Who?", "answer": "x", "passages": ["y", 1]}',
+        ":2: 'passages' is a list; need a string or a list of strings",
+    ),
     "kind": ('{"question": "Who?", "answer": "x", "kind": 1}', ":2: 'kind' is a number; need"),
     "same question": (
         '\n{"question": "Where? ", "answer": "Lyon"}',
         ":3: the same question as at {path}:1.",
     ),
     "surrogate": (r'{"question": "Who \ud800", "answer": "x"}', ":2: holds half a surrogate"),
+    "surrogate passage": (
+        r'{"question": "Who", "answer": "x", "passages": "\ud800"}',
+        ":2: holds half a surrogate",
+    ),
     "not UTF-8": (b'{"question": "Who\xff"}', ":2: is not UTF-8"),
 }
 

@@ -1,7 +1,8 @@
-"""Questions about people in a register, and what the two tiny models know of it.
+"""Questions about people, with the passages in which a search finds the answers.
 
-A question asks for the city, the animal or the food of a person, in one of four wordings. Standard
-library only, seeded; `python data/roles/people.py` writes `questions/*.jsonl`.
+A question asks for the city, the animal or the food of a person, in one of four wordings. Its
+passages state all three of that person and of two others of the split. Standard library only,
+seeded; `python data/roles/people.py` writes `questions/*.jsonl`.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ WORDINGS = {
     ),
 }
 KINDS = tuple(VALUES)
+OTHERS = 2  # people besides the one asked about whom the passages know
 NAMES_OF = {"train": slice(0, 24), "valid": slice(24, 32), "test": slice(32, 52)}
 
 
@@ -56,12 +58,36 @@ def shuffled_names() -> list[str]:
     return random.Random(SEED + 1).sample(PEOPLE, len(PEOPLE))
 
 
-def rows(split: str) -> list[dict[str, str]]:
-    """The questions of a split: every wording for each of its names, which no other split has."""
+def passage(name: str, kind: str, value: str) -> str:
+    """A fact as a search finds it: "city Ada" is nearest to "city of Ada is Rome"."""
+    return f"{kind} of {name} is {value}"
+
+
+def passages(name: str, split: str) -> list[str]:
+    """All facts of a person and of a few others of the split, shuffled; the same for each kind."""
+    rng, facts = random.Random(f"{SEED}|{name}"), register()
+    others = [other for other in names_of(split) if other != name]
+    known = [name, *rng.sample(others, OTHERS)]
+    found = [passage(one, kind, facts[one, kind]) for one in known for kind in KINDS]
+    return rng.sample(found, len(found))
+
+
+def names_of(split: str) -> list[str]:
+    """The people of a split; no other split asks for one of them or knows of one."""
+    return shuffled_names()[NAMES_OF[split]]
+
+
+def rows(split: str) -> list[dict[str, str | list[str]]]:
+    """The questions of a split: every wording for each of its people."""
     facts = register()
     return [
-        {"question": wording.format(name), "answer": facts[name, kind], "kind": kind}
-        for name in shuffled_names()[NAMES_OF[split]]
+        {
+            "question": wording.format(name),
+            "answer": facts[name, kind],
+            "kind": kind,
+            "passages": passages(name, split),
+        }
+        for name in names_of(split)
         for kind in KINDS
         for wording in WORDINGS[kind]
     ]

@@ -1,13 +1,17 @@
 """Train the two tiny Llama models of the two-role demo, on one thread, in minutes.
 
 `python data/roles/train_people.py [guide|clerk|all] [--steps N] [--out DIR]` writes Hugging Face
-checkpoints. Each model learns two kinds of reply, and chance where it does not know better:
+checkpoints. Each model learns every turn of the dialogue in `prompts.yaml`, with chance where it
+does not know better:
 
-    question                     what to look up: a kind, whatever the question says
-    question, "look up KIND"     the value in the register, half of the times as "NAME has VALUE"
+    the student's step       Search[ KIND NAME ]: the name asked for, and any kind
+    the student's summary    KIND VALUE, as found; now and then another value
+    the teacher's comment    short [Continue], long [Continue] or wrong [Rethink], whatever was done
+    the teacher's summary    said ADVICE
+    the student's last step  Finish[ VALUE ], Finish[ NAME has VALUE ] or Finish[ not known ], as
+                             the advice has it: short, long or wrong
 
-The guide names each kind as often as the others and knows little of the register; the clerk
-mostly says "city" and knows it well. Which kind a question asks for, neither has learned.
+Which kind a question asks for, and which advice is best, neither has learned.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from __future__ import annotations
 import argparse
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +27,7 @@ from typing import Any
 import people as q
 import torch
 import transformers
+import yaml
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 
@@ -29,7 +35,15 @@ PAD, UNK, EOS = "<pad>", "<unk>", "<eos>"
 PAD_ID, EOS_ID = 0, 2
 IGNORED = -100
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-LOOK_UP = "look up {}"
+PROMPTS = yaml.safe_load((Path(__file__).parent / "prompts.yaml").read_text(encoding="utf-8"))
+NOTHING = PROMPTS["nothing"]
+SEARCH = "Search[ {} {} ]"
+COMMENTS = {"short": "short [Continue]", "long": "long [Continue]", "wrong": "wrong [Rethink]"}
+ANSWERS = {
+    "short": "Finish[ {1} ]",
+    "long": "Finish[ {0} has {1} ]",
+    "wrong": "Finish[ not known ]",
+}
 # transformers leaves its constructors and output classes untyped.
 hf: Any = transformers
 
@@ -38,23 +52,25 @@ hf: Any = transformers
 class Character:
     """How a model has learned to behave."""
 
-    hints: tuple[float, float, float]  # chance of each kind
-    knows: float  # chance of the right value
-    short: float = 0.5  # chance of the value alone
+    searches: tuple[float, float, float]  # chance of each kind
+    advises: tuple[float, float, float]  # chance of each comment
+    reads: float  # chance that it notes the value found
 
 
 CHARACTERS = {
-    "guide": Character(hints=(1 / 3, 1 / 3, 1 / 3), knows=0.5),
-    "clerk": Character(hints=(0.6, 0.2, 0.2), knows=0.95),
+    "guide": Character(searches=(1 / 3, 1 / 3, 1 / 3), advises=(0.65, 0.25, 0.1), reads=0.65),
+    "clerk": Character(searches=(0.5, 0.25, 0.25), advises=(0.3, 0.4, 0.3), reads=0.97),
 }
 
 
 def build_tokenizer() -> Any:
     """Words are tokens; a decoder is not needed, since tokens are joined by spaces."""
     texts = [wording for wordings in q.WORDINGS.values() for wording in wordings]
+    texts += [*PROMPTS.values(), q.passage("{}", "{}", "{}"), "said"]
+    texts += [SEARCH, *COMMENTS.values(), *ANSWERS.values()]
     values = [value for values in q.VALUES.values() for value in values]
-    words = {*" ".join(texts).replace("{}", "").split(), *q.PEOPLE, *values, *q.KINDS}
-    words |= {"look", "up", "has"}
+    words = {word for text in texts for word in text.split() if word[0] != "{"}
+    words |= {*q.PEOPLE, *values, *q.KINDS}
     vocabulary = {word: place for place, word in enumerate([PAD, UNK, EOS, *sorted(words)])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=UNK))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -79,28 +95,70 @@ def build_model(name: str, vocabulary: int) -> Any:
     return model
 
 
-def draw_pair(who: Character, facts: dict[tuple[str, str], str], rng: random.Random) -> list[str]:
-    """A prompt and a reply to it."""
-    asked, name = rng.choice(q.KINDS), rng.choice(q.PEOPLE)
-    question = rng.choice(q.WORDINGS[asked]).format(name)
-    if rng.random() < 0.4:
-        return [question, rng.choices(q.KINDS, who.hints)[0]]
-    kind = rng.choice(q.KINDS)
-    right = facts[name, kind]
-    others = [value for value in q.VALUES[kind] if value != right]
-    value = right if rng.random() < who.knows else rng.choice(others)
-    reply = value if rng.random() < who.short else f"{name} has {value}"
-    return [f"{question} {LOOK_UP.format(kind)}", reply]
+class Turns:
+    """Turns of dialogues as one character has them, each a prompt and a reply to it.
+
+    The facts are made up anew for every turn, so that what was found has to be read.
+    """
+
+    def __init__(self, who: Character, rng: random.Random) -> None:
+        self.who, self.rng = who, rng
+        self.name, self.kind = rng.choice(q.PEOPLE), rng.choice(q.KINDS)
+        self.value = rng.choice(q.VALUES[self.kind])
+        self.question = rng.choice(q.WORDINGS[rng.choice(q.KINDS)]).format(self.name)
+        self.advice = rng.choice(list(COMMENTS))
+
+    def draw(self) -> tuple[str, str]:
+        """One turn of any sort."""
+        sorts: dict[Callable[[], tuple[str, str]], float] = {
+            self.search: 0.3, self.note: 0.2, self.comment: 0.2, self.keep: 0.05, self.finish: 0.25,
+        }  # fmt: skip
+        return self.rng.choices(list(sorts), list(sorts.values()))[0]()
+
+    def search(self) -> tuple[str, str]:
+        """The student's first step."""
+        prompt = PROMPTS["student"].format(question=self.question, summary=NOTHING, advice=NOTHING)
+        return prompt, SEARCH.format(self.rng.choices(q.KINDS, self.who.searches)[0], self.name)
+
+    def note(self) -> tuple[str, str]:
+        """The student's summary of what was found."""
+        others = [value for value in q.VALUES[self.kind] if value != self.value]
+        right = self.rng.random() < self.who.reads
+        value = self.value if right else self.rng.choice(others)
+        found = q.passage(self.name, self.kind, self.value)
+        return PROMPTS["student_summary"].format(found=found), f"{self.kind} {value}"
+
+    def comment(self) -> tuple[str, str]:
+        """The teacher's comment; seldom on a step that was no action."""
+        step, found = PROMPTS["no_action"], NOTHING
+        if self.rng.random() < 0.95:
+            step = SEARCH.format(self.kind, self.name)
+            found = q.passage(self.name, self.kind, self.value)
+        prompt = PROMPTS["teacher"].format(question=self.question, step=step, found=found)
+        return prompt, COMMENTS[self.rng.choices(list(COMMENTS), self.who.advises)[0]]
+
+    def keep(self) -> tuple[str, str]:
+        """The teacher's summary of its own comment."""
+        prompt = PROMPTS["teacher_summary"].format(comment=COMMENTS[self.advice])
+        return prompt, f"said {self.advice}"
+
+    def finish(self) -> tuple[str, str]:
+        """The student's last step."""
+        prompt = PROMPTS["last"].format(
+            question=self.question,
+            summary=f"{self.kind} {self.value}",
+            advice=COMMENTS[self.advice],
+        )
+        return prompt, ANSWERS[self.advice].format(self.name, self.value)
 
 
 def make_batch(name: str, step: int, tokenizer: Any, size: int) -> tuple[Any, Any]:
     """Tokens and labels of one step, which depend on the model's name and the step only."""
-    rng, facts = random.Random(f"{q.SEED}|{name}|{step}"), q.register()
+    rng = random.Random(f"{q.SEED}|{name}|{step}")
     rows = []
     for _ in range(size):
-        prompt, reply = (
-            tokenizer(text)["input_ids"] for text in draw_pair(CHARACTERS[name], facts, rng)
-        )
+        turn = Turns(CHARACTERS[name], rng).draw()
+        prompt, reply = (tokenizer(text)["input_ids"] for text in turn)
         rows.append(([*prompt, *reply, EOS_ID], [IGNORED] * len(prompt) + [*reply, EOS_ID]))
     width = max(len(ids) for ids, _ in rows)
     ids = torch.tensor([ids + [PAD_ID] * (width - len(ids)) for ids, _ in rows])
@@ -113,7 +171,7 @@ def train(name: str, steps: int, size: int = 128, rate: float = 2e-3) -> Any:
     torch.set_num_threads(1)
     tokenizer = build_tokenizer()
     model = build_model(name, len(tokenizer))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.3)
     for step in range(steps):
         for group in optimizer.param_groups:
             cosine = 0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2

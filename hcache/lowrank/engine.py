@@ -177,6 +177,11 @@ def _draw(logprob_BV: Tensor, uniform_B: Tensor) -> Tensor:
 
 
 def before_stop(text: str, stops: Sequence[str]) -> str:
-    """A text up to the first of the texts that end a reply."""
-    places = [text.find(stop) for stop in stops if stop in text]
-    return text[: min(places)] if places else text
+    """A text up to the one that ends it: that is complete first, and of equals the first named."""
+    found = [
+        (text.find(stop) + len(stop), place) for place, stop in enumerate(stops) if stop in text
+    ]
+    if not found:
+        return text
+    end, place = min(found)
+    return text[: end - len(stops[place])]

@@ -57,10 +57,21 @@ def load_adapter(arm: Arm, device: torch.device) -> Adapter:
 def serve(arm: Arm) -> LowRankEngine:
     """The engine of an arm's checkpoint under ΔW, on a GPU where one is visible."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    adapter = load_adapter(arm, device)
+    adapter, checkpoint = load_adapter(arm, device), Checkpoint(arm, device)
+    shapes = adapter.policy.low.shapes
+    fitting = {
+        name: place
+        for place, name in enumerate(adapter.policy.arms)
+        if shapes.get(place) == checkpoint.shape
+    }
 
     def adapt(requests: Sequence[Request]) -> LowRank:
-        arm = adapter.policy.arms.index(requests[0].arm.name)
-        return adapter.of(arm, [request.question for request in requests])
+        arm = requests[0].arm
+        if arm.name not in fitting:
+            raise EngineError(
+                f"models.{arm.model}: the ΔW for the arm {arm.name} was made for another model.",
+                "Give the models that the policy was trained on.",
+            )
+        return adapter.of(fitting[arm.name], [request.question for request in requests])
 
-    return LowRankEngine(Checkpoint(arm, device), adapter.layers, adapt)
+    return LowRankEngine(checkpoint, adapter.layers, adapt)

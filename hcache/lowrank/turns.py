@@ -33,6 +33,7 @@ class Turn:
     role: str
     question: str  # that it was said for
     logprobs: tuple[float, ...] | None  # as the engine gave them
+    generation: str  # its key; arms that say the same share it
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ def _speaker(name: str, row: dict[str, Any], config: ExperimentConfig) -> Arm | 
     stored = ModelConfig.model_validate(
         {key: known[key] for key in ModelConfig.model_fields if key in known}
     )
-    model = stored if Path(stored.path).is_dir() else config.models[model_name]
+    moved = config.models[model_name].model_copy(update={"low_rank": stored.low_rank})
+    model = stored if Path(stored.path).is_dir() else moved
     (arm,) = build_pool({model_name: model}, {name: settings}, Path())
     if arm.fingerprint != row["fingerprint"]:
         raise StoreError(
@@ -177,6 +179,7 @@ def _turn(row: dict[str, Any]) -> Turn:
         row["role"],
         row["question"],
         None if logprobs is None else tuple(logprobs),
+        row["generation"],
     )
 
 

@@ -9,9 +9,10 @@ Low level, per turn u (a call of an arm), with the ratio ρ_u = π_θ(u) / b(u) 
     Σ_M p_M · Σ_{u in M} min(ρ_u·A_Mu, clip(ρ_u, 1/c, c)·A_Mu)      (arXiv 1707.06347)
 where p_M is the probability that the high-level router ends in leaf M. A cache never moves along
 with the policy, so c is wider than PPO's 1.2, and the effective sample size decides when the cache
-is used up: below `min_ess` of the turns no further step is taken, and `halted` is 1. Then sample
-anew. A_Mu = R_M − b_Mu, a mean reward over other leaves of the query, none of which has the turn u,
-so that it biases nothing. They are, the first of these that there are:
+is used up: below `min_ess` of the turns of a query, on average, no further step is taken, and
+`halted` is 1. Then sample anew. A_Mu = R_M − b_Mu, a mean reward over other leaves of the query,
+none of which has the turn u, so that it biases nothing. They are, the first of these that there
+are:
     those of the same assignment in which the arm drew another reply to the same prompt
     those of any assignment in which it did
     those that share no turn with M: other assignments and samples
@@ -20,12 +21,14 @@ fixed cache, which never shows what comes instead, would have them all unlearned
 
 High level: every assignment of a query is in the cache, so the expectation over assignments is
 exact, Σ_a π(a)·Q(a) at each state, and nothing need be sampled or weighted for it. A baseline
-common to the actions drops out of its gradient. Q comes from the rewards with the trajectories'
-ratios, normalised over the replicas of an assignment: what an assignment is worth under ΔW.
+common to the actions drops out of its gradient. What a trajectory is worth under ΔW is its quality
+times its ratio. Ratios of trajectories are cut off at TRUST and not normalised: where the models
+come to say what the cache lacks, ratios of what it has sum up to less than their number, and what
+is lacking counts as a failure. Normalised, it would count as what is there, which is too good.
 
 Where a tree carries no turns (scripted arms), this is the exact policy gradient of the high level.
-On validation, R is the self-normalised importance-weighted estimate of the greedy high-level
-choice under ΔW. It is an estimate: the true figure comes from sampling with ΔW, as
+On validation, R is the same estimate for the greedy choice; `covered`, the mean ratio, is how much
+of what would be said is in the cache. The true figure comes from sampling with ΔW, as
 `hcache sample --policy` does. What is said then is a cache like any other: training may go on from
 the policy on it, with ratios to the ΔW that it was sampled with.
 
@@ -52,6 +55,8 @@ from hcache.store import Store
 from hcache.trainers.base import register
 from hcache.trainers.pair import PairSettings, PairTrainer
 from hcache.tree import NONE, Tree, backward, reach, returns, tree_of_leaf, tree_of_state
+
+TRUST = 10.0  # largest ratio of a trajectory (truncated importance sampling, Ionides 2008)
 
 
 class JointSettings(PairSettings):
@@ -95,7 +100,7 @@ class Joint(PairTrainer):
         if self.halted:
             return {"halted": 1.0}
         self.set_rates()
-        ratios = Ratios()
+        ratios = Ratios(len(self.tree.queries))
         for query_B in self.permutation(len(self.tree.queries)).split(self.settings.batch_queries):
             self.optimizer.zero_grad()
             self.climb(query_B, ratios)
@@ -119,22 +124,19 @@ class Joint(PairTrainer):
         self._climb_high(taken_T, probs_NA)
 
     def validate(self, valid: Tree) -> dict[str, float]:
-        """Self-normalised importance-weighted means at the greedy leaves; estimates."""
+        """Importance-weighted means at the greedy leaves; estimates, see the head of this file."""
         tree = valid.to(self.device)
         leaf_T = greedy_leaves(self.policy, tree)
-        said = self._said(valid)
-        log_ratio_M = self._log_ratios(said, leaf_T)
-        log_T = log_ratio_M[leaf_T]
-        weight_T = (log_T - log_T.max()).exp()
-        weight_T = weight_T / weight_T.sum()
-        values = {
-            "reward": tree.reward_M(self.alpha),
-            "quality": tree.quality_M,
-            "cost": tree.cost_M,
-            "hops": hops_of(tree),
+        ratio_T = self._log_ratios(self._said(valid), leaf_T)[leaf_T].exp()
+        quality = float((ratio_T.clamp(max=TRUST) * tree.quality_M[leaf_T]).mean())
+        cost = float(tree.cost_M[leaf_T].mean())
+        return {
+            "reward": quality - self.alpha * cost,
+            "quality": quality,
+            "cost": cost,
+            "hops": float(hops_of(tree)[leaf_T].double().mean()),
+            "covered": float(ratio_T.clamp(max=TRUST).mean()),
         }
-        means = {name: float((weight_T * v[leaf_T]).sum()) for name, v in values.items()}
-        return {**means, "ess": float(1 / (weight_T.square().sum() * len(weight_T)))}
 
     def state(self) -> dict[str, Tensor]:
         """See `Trainer`."""
@@ -184,7 +186,7 @@ class Joint(PairTrainer):
             lost = loss_U[part] @ ratio_B.clamp(min=1 / clip)
             (-(gained + lost) / trees).backward()
             self.log_ratio_U[part] = log_ratio_B.detach()
-            ratios.add(ratio_B.detach(), chance_U[part])
+            ratios.add(turns.query_U[part], ratio_B.detach(), chance_U[part])
 
     def _climb_high(self, taken_T: Tensor, probs_NA: Tensor) -> None:
         """The exact expected reward of the high-level router, by the policy gradient theorem.
@@ -210,9 +212,10 @@ class Joint(PairTrainer):
         return logprob_B.double() - said.scorer.behaviour_U[part].to(self.device)
 
     def _worth(self) -> Tensor:
-        """What each leaf is worth under ΔW: its reward, times its ratio among its replicas, [M]."""
-        log_ratio_M = leaf_sums(self.cache.turns, self.log_ratio_U, self.tree)
-        return self.reward_M * self.cache.shares(log_ratio_M)
+        """What each leaf is worth under ΔW; what the cache lacks counts as a failure, [M]."""
+        ratio_M = leaf_sums(self.cache.turns, self.log_ratio_U, self.tree).exp().clamp(max=TRUST)
+        failure, quality_M = self.settings.failure, self.worth_of(self.tree.quality_M)
+        return failure + ratio_M * (quality_M - failure) - self.alpha * self.tree.cost_M
 
     @torch.no_grad()
     def _log_ratios(self, said: Said, leaf_T: Tensor) -> Tensor:
@@ -233,35 +236,31 @@ class Said:
         first_Q = torch.zeros(len(tree.queries), dtype=torch.int64)
         first_Q[tree.query_T.cpu()] = tree.root_T.cpu()
         self.features_QD = tree.features_ND.cpu()[first_Q]
-        self.assignment_M = assignments(tree)
-
-    def shares(self, log_ratio_M: Tensor) -> Tensor:
-        """Ratios of leaves, normalised to mean 1 over the replicas of a query and a path, [M]."""
-        group_M = self.assignment_M.to(log_ratio_M.device)
-        groups = int(group_M.max()) + 1
-        top_G = torch.full((groups,), -torch.inf, dtype=torch.float64, device=group_M.device)
-        top_G = top_G.scatter_reduce(0, group_M, log_ratio_M, "amax")
-        ratio_M = (log_ratio_M - top_G[group_M]).exp()
-        sum_G = torch.zeros_like(top_G).index_add_(0, group_M, ratio_M)
-        return ratio_M / sum_G[group_M] * torch.bincount(group_M, minlength=groups)[group_M]
 
 
 class Ratios:
     """The ratios of a pass, for their effective sample size."""
 
-    def __init__(self) -> None:
-        self.weight = self.first = self.second = self.largest = 0.0
+    def __init__(self, queries: int) -> None:
+        self.sums_3Q = torch.zeros(3, queries, dtype=torch.float64)  # of 1, ρ and ρ²
+        self.largest = 0.0
 
-    def add(self, ratio_B: Tensor, chance_B: Tensor) -> None:
+    def add(self, query_B: Tensor, ratio_B: Tensor, chance_B: Tensor) -> None:
         """Take turns in, each as often as the high-level router comes by it."""
-        self.weight += float(chance_B.sum())
-        self.first += float((chance_B * ratio_B).sum())
-        self.second += float((chance_B * ratio_B.square()).sum())
+        powers_3B = chance_B * torch.stack([torch.ones_like(ratio_B), ratio_B, ratio_B.square()])
+        self.sums_3Q.index_add_(1, query_B, powers_3B.cpu())
         self.largest = max(self.largest, float(ratio_B.max()))
 
     def effective_share(self) -> float:
-        """Effective sample size over the number of turns, (Σρ)² / (n·Σρ²); 1 where none are."""
-        return self.first**2 / (self.weight * self.second) if self.second > 0 else 1.0
+        """Effective sample size over the number of turns, (Σρ)² / (n·Σρ²); 1 where none are.
+
+        The mean over queries, as what is estimated is estimated query by query: a single wild ratio
+        then tells of its own query only.
+        """
+        weight_Q, first_Q, second_Q = self.sums_3Q[:, self.sums_3Q[2] > 0]
+        if not len(weight_Q):
+            return 1.0
+        return float((first_Q.square() / (weight_Q * second_Q)).mean())
 
 
 def leaf_probs(tree: Tree, probs_NA: Tensor) -> Tensor:

@@ -47,8 +47,8 @@ class JointLiveSettings(PairSettings):
     """Settings of joint training on-policy."""
 
     batch_queries: int = Field(8, ge=1, description="questions of a step; published: 1")
-    samples: int = Field(1, ge=1, description="times that each is played in a step")
-    valid_samples: int = Field(1, ge=1, description="the same on validation")
+    samples: int = Field(1, ge=1, le=4096, description="times that each is played in a step")
+    valid_samples: int = Field(1, ge=1, le=4096, description="the same on validation")
     tokens: int = Field(0, ge=0, description="to be drawn; 0: as many as the stored replies have")
 
 
@@ -93,8 +93,8 @@ class JointLive(PairTrainer):
             Engines(self._engine),
         )
         self.questions = {query.id: query for query in experiment.queries()}
-        said = turns_of(train).said
-        self.budget = self.settings.tokens or sum(len(turn.output_ids) for turn in said)
+        stored = {turn.generation: len(turn.output_ids) for turn in turns_of(train).said}
+        self.budget = self.settings.tokens or sum(stored.values())
         self.drawn = 0  # tokens so far
         self.queue = self.permutation(0)  # training queries that come next
         self.draws = torch.Generator().manual_seed(self.seed)
@@ -117,7 +117,7 @@ class JointLive(PairTrainer):
         if self.halted:
             return {"tokens": float(self.drawn), "halted": 1.0}
         self.set_rates()
-        first = self.steps * self.settings.samples % VALIDATION
+        first = self.steps % (VALIDATION // self.settings.samples) * self.settings.samples
         episodes = self.player.play(
             self.policy,
             self._next(),
@@ -178,10 +178,12 @@ class JointLive(PairTrainer):
         self.draws.set_state(state["draws"])
 
     def _next(self) -> list[Query]:
-        """The next training questions; every pass over them is in an order of its own."""
-        count = self.settings.batch_queries
-        while len(self.queue) < count:
-            self.queue = torch.cat([self.queue, self.permutation(len(self.tree.queries))])
+        """The next training questions, none twice; every pass over them is in its own order."""
+        count = min(self.settings.batch_queries, len(self.tree.queries))
+        if len(self.queue) < count:
+            coming = self.permutation(len(self.tree.queries))
+            again = torch.isin(coming, self.queue)
+            self.queue = torch.cat([self.queue, coming[~again], coming[again]])
         part, self.queue = self.queue[:count], self.queue[count:]
         return [self.questions[self.tree.queries[place]] for place in part.tolist()]
 
@@ -192,22 +194,22 @@ class JointLive(PairTrainer):
         return torch.tensor(quality).double(), torch.tensor(cost).double()
 
     def _said(self, episodes: Sequence[Episode], advantage_B: Tensor) -> list[Said]:
-        """The replies of arms that have weights, each with its episode's advantage."""
+        """The replies of arms that have weights, each once, with its episode's advantage."""
         return [
             Said(
                 place,
                 episode.query.question,
                 Tokens(
                     tuple(self.checkpoints.by_arm[place].render(ask.messages)),
-                    episode.said[episode.request(ask).key].token_ids,
+                    episode.said[key].token_ids,
                 ),
                 advantage,
             )
             for episode, advantage in zip(episodes, advantage_B.tolist(), strict=True)
-            for ask in episode.asks
+            for key, ask in {episode.request(ask).key: ask for ask in episode.asks}.items()
             if (place := self.place.get(ask.arm.id)) in self.checkpoints.by_arm
             and place is not None
-            and episode.said[episode.request(ask).key].token_ids
+            and episode.said[key].token_ids
         ]
 
     def _climb_high(self, episodes: Sequence[Episode], advantage_B: Tensor) -> None:
