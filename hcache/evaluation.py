@@ -38,6 +38,7 @@ from hcache.rivals import (
     Judge,
     best_single,
     best_static,
+    casts,
     common_paths,
     extremes,
     in_seeds,
@@ -78,7 +79,7 @@ class Row:
     """One line of a report; differences are in reward, against the best static sequence."""
 
     name: str
-    role: str  # single, static, static per kind, static on test, random, router, oracle, …
+    role: str  # single, cast, static, static per kind, static on test, random, router, oracle, …
     sequence: str  # of a static row; empty otherwise
     seeds: int
     quality: Interval
@@ -183,6 +184,7 @@ def evaluate(
     static = best_static(allowed, alpha)
     candidates = [
         *singles(open_judge),
+        *casts(open_judge),
         *extremes(open_judge, chosen_on),
         judge.static(BEST_STATIC, "static", static),
         *judge.per_kind(allowed),

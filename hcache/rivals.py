@@ -41,6 +41,8 @@ RANDOM, ORACLE, STOP = "random", "oracle", "STOP"
 BEST_QUALITY = "oracle of quality, then cost"
 HALVES = "oracle, chosen on half of the replicas"
 
+CASTS = 16  # most that a table lists
+
 GRID = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 10.0)
 """Points of a front: multiples of the α that is judged (of 1 where that is 0)."""
 
@@ -277,6 +279,22 @@ def singles(judge: Judge) -> Iterator[Candidate]:
     """One row per arm alone, where every tree has that outcome."""
     for path in single_paths([judge.tree]):
         yield judge.static(path_name(path, judge.tree.arms), "single", path)
+
+
+def casts(judge: Judge) -> Iterator[Candidate]:
+    """One row per cast of different arms, where all arms may have all roles, to the last hop.
+
+    Nothing where there are more than CASTS of them, or where a trajectory may end before.
+    """
+    tree = judge.tree
+    paths = common_paths([tree])
+    if tree.hops < 2 or len(paths) > CASTS or len(paths) != len(tree.arms) ** tree.hops:
+        return
+    if any(len(path) < tree.hops for path in paths):
+        return
+    for path in paths:
+        if len(set(path)) > 1:
+            yield replace(judge.static(path_name(path, tree.arms), "cast", path), sequence="")
 
 
 def extremes(judge: Judge, selection: Sequence[Tree]) -> Iterator[Candidate]:

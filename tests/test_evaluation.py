@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -201,6 +202,23 @@ def test_without_single_outcomes_a_model_alone_is_the_same_model_throughout() ->
     assert names == ["a>a>a", "b>b>b"][: len(names)] and len(names) == len(test.tree.arms)
     assert report.best_single in names
     assert not report.notes
+
+
+def test_every_cast_of_roles_has_its_row() -> None:
+    train, _, test = three(5, ragged=False, stop=False)
+    report = evaluate(test.tree, {}, alpha=0.1, selection=train.tree, resamples=50)
+    arms, hops = test.tree.arms, test.tree.hops
+    wanted = [">".join(cast) for cast in product(arms, repeat=hops) if len(set(cast)) > 1]
+    found = {r.name: r.reward.estimate for r in report.groups[0].rows if r.role == "cast"}
+    assert list(found) == wanted
+    assert max(*found.values(), *singles_of(report)) == pytest.approx(
+        row(report, "static on test").reward.estimate
+    )
+    assert not [r for r in judged(5).groups[0].rows if r.role == "cast"]  # these end early
+
+
+def singles_of(report: Report) -> list[float]:
+    return [r.reward.estimate for r in report.groups[0].rows if r.role == "single"]
 
 
 def test_trees_without_a_model_alone_say_so() -> None:
