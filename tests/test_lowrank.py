@@ -21,7 +21,7 @@ from hcache.experiment import Experiment
 from hcache.lowrank.checkpoint import Checkpoint, Checkpoints
 from hcache.lowrank.engine import LowRankEngine
 from hcache.lowrank.generator import Generator, LowRank, LowRankSettings
-from hcache.lowrank.scoring import Tokens, TurnScorer, full_logprobs
+from hcache.lowrank.scoring import Tokens, TurnScorer, full_logprobs, shared_prefix
 from hcache.lowrank.turns import TurnTree, speakers_of, turns_of, with_turns
 from hcache.sampling import Sampler
 from hcache.store import Store
@@ -149,6 +149,51 @@ def test_the_kept_part_equals_the_full_forward(tree: TurnTree) -> None:
         torch.testing.assert_close(quick, full, atol=1e-5, rtol=1e-5)
         gradients = [torch.autograd.grad(value.sum(), low.a_BOR)[0] for value in (quick, full)]
         torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_common_beginning_is_computed_once_and_changes_nothing(
+    spoken: Experiment, layers: int
+) -> None:
+    checkpoint = Checkpoint(spoken.pool[0], CPU)
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(count: int) -> tuple[int, ...]:
+        return tuple(torch.randint(3, 60, (count,), generator=generator).tolist())
+
+    beginning, sizes = draw(20), ((3, 2), (1, 5), (9, 1))
+    batch = [Tokens((*beginning, *draw(rest)), draw(said)) for rest, said in sizes]
+    assert shared_prefix(batch) == 20 and shared_prefix(batch[:1]) == 0
+    low = random_low(checkpoint, len(batch))
+    low.a_BOR.requires_grad_()
+    found = full_logprobs(checkpoint, batch, low, layers).sum(dim=1)
+    wanted = torch.stack(
+        [slow_logprob(merged(checkpoint, low, row, layers), one) for row, one in enumerate(batch)]
+    )
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
+    alone = [
+        full_logprobs(
+            checkpoint, [one], LowRank(low.a_BOR[[row]], low.b_BRI[[row]], low.scale), layers
+        ).sum()
+        for row, one in enumerate(batch)
+    ]
+    gradients = [
+        torch.autograd.grad(value.sum(), low.a_BOR)[0] for value in (found, torch.stack(alone))
+    ]
+    torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
+
+
+def test_prompts_that_begin_alike_are_scored_together(tree: TurnTree) -> None:
+    scorer = TurnScorer(tree.turns, Checkpoints(tree.speakers, CPU), 2, batch=5)
+    one, two = tuple(range(3, 33)), tuple(range(40, 70))
+    for turn in range(len(scorer.tokens)):
+        scorer.tokens[turn] = Tokens(((one, two)[turn % 2]) + (turn % 7, turn % 11), (5,))
+    parts = [part.tolist() for _, part in scorer.chunks(torch.arange(len(tree.turns)))]
+    assert sorted(turn for part in parts for turn in part) == list(range(len(tree.turns)))
+    assert all(
+        len({turn % 2 for turn in part}) == 1 and len(part) <= 5 for part in parts if part[2:]
+    )
+    assert max(map(len, parts)) == 5
 
 
 def test_without_delta_it_is_the_behaviour_and_the_engines_own_figures(tree: TurnTree) -> None:

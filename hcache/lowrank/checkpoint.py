@@ -21,6 +21,9 @@ from hcache.reading import import_transformers
 from hcache.workflows import Message
 
 
+SCALINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+
+
 class Checkpoint:
     """A causal language model whose weights stay as they are."""
 
@@ -50,6 +53,12 @@ class Checkpoint:
             raise EngineError(
                 f"models.{arm.model}: {arm.path} has no self_attn.o_proj to add a ΔW to.",
                 "Llama, Mistral, Qwen and their like have one.",
+            )
+        scaled = [name for name in SCALINGS if getattr(self.model.config, name, None)]
+        if scaled:  # outputs are scored from hidden states, by the output layer alone
+            raise EngineError(
+                f"models.{arm.model}: {arm.path} changes its logits by {scaled[0]}.",
+                "Take a model of another kind: Llama, Mistral, Qwen and their like do not.",
             )
 
     @property
