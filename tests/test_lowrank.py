@@ -21,7 +21,8 @@ from hcache.experiment import Experiment
 from hcache.lowrank.checkpoint import Checkpoint, Checkpoints
 from hcache.lowrank.engine import LowRankEngine
 from hcache.lowrank.generator import Generator, LowRank, LowRankSettings
-from hcache.lowrank.scoring import Tokens, TurnScorer, full_logprobs, shared_prefix
+from hcache.lowrank.prefix import shared_prefix
+from hcache.lowrank.scoring import Tokens, TurnScorer, full_logprobs
 from hcache.lowrank.turns import TurnTree, speakers_of, turns_of, with_turns
 from hcache.sampling import Sampler
 from hcache.store import Store
@@ -163,7 +164,9 @@ def test_a_common_beginning_is_computed_once_and_changes_nothing(
 
     beginning, sizes = draw(20), ((3, 2), (1, 5), (9, 1))
     batch = [Tokens((*beginning, *draw(rest)), draw(said)) for rest, said in sizes]
-    assert shared_prefix(batch) == 20 and shared_prefix(batch[:1]) == 0
+    prompts = [tokens.prompt for tokens in batch]
+    assert [shared_prefix(prompts, layers) for layers in (1, 2)] == [20, 0]
+    assert shared_prefix(prompts[:1], 1) == 0
     low = random_low(checkpoint, len(batch))
     low.a_BOR.requires_grad_()
     found = full_logprobs(checkpoint, batch, low, layers).sum(dim=1)
@@ -216,10 +219,14 @@ def test_xavier_changes_the_weights_from_the_start() -> None:
     assert bool(low(torch.randn(3, 2, 5)).any())
 
 
-def test_a_batch_of_samples_does_as_each_alone(spoken: Experiment) -> None:
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_batch_of_samples_does_as_each_alone(spoken: Experiment, layers: int) -> None:
+    """Some prompts have a long beginning in common."""
     arm = spoken.pool[0]
     checkpoint = Checkpoint(arm, CPU)
+    common = "Where does Ada live in which town is city of Paris animal dog food rice Tom Sue Ted "
     texts = ["Where does Ada live", "What", "What does Tom eat look up food", "look"]
+    texts += [common + end for end in ("What", "is Rome", "Pat", "Rome Oslo Lima")]
     requests = [
         request_for(Ask(arm, (Message("user", text),)), replica, text)
         for text in texts
@@ -233,7 +240,7 @@ def test_a_batch_of_samples_does_as_each_alone(spoken: Experiment) -> None:
         return replace(low, a_BOR=low.a_BOR[index], b_BRI=low.b_BRI[index])
 
     def answers(batch: int) -> dict[str, Any]:
-        engine = LowRankEngine(checkpoint, 2, adapt, batch)
+        engine = LowRankEngine(checkpoint, layers, adapt, batch)
         for request in requests:
             engine.submit(request)
         found: dict[str, Any] = {}
@@ -248,7 +255,7 @@ def test_a_batch_of_samples_does_as_each_alone(spoken: Experiment) -> None:
         assert 0 < one.output_tokens <= 5
         assert (one.finish_reason == "stop") == (one.token_ids[-1] == 2)
         tokens = Tokens(tuple(checkpoint.render(request.messages)), one.token_ids)
-        wanted = slow_logprob(merged(checkpoint, low, row[request.key], 2), tokens)
+        wanted = slow_logprob(merged(checkpoint, low, row[request.key], layers), tokens)
         assert sum(one.logprobs) == pytest.approx(float(wanted), abs=1e-4)
 
 

@@ -20,7 +20,6 @@ from hcache.lowrank.generator import LowRank, Shape
 from hcache.reading import import_transformers
 from hcache.workflows import Message
 
-
 SCALINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 

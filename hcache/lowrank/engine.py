@@ -17,6 +17,7 @@ from torch import Tensor
 from hcache.engines.base import TOO_LONG, Generation, Request
 from hcache.lowrank.checkpoint import Checkpoint
 from hcache.lowrank.generator import LowRank
+from hcache.lowrank.prefix import begins_otherwise, prefix_cache, shared_prefix
 
 TOKENS = 1 << 16  # of a batch, padding and replies included
 Adapt = Callable[[Sequence[Request]], LowRank | None]
@@ -62,19 +63,22 @@ class LowRankEngine:
         self.abort()
 
     def _take(self) -> list[tuple[Request, list[int]]]:
-        """The next requests, all of the arm that is first in line."""
+        """The next requests: of the arm that is first in line, their prompts beginning alike."""
+        if not self.queue:
+            return []
+        arm = self.queue[0][0].arm
+        mine = sorted((one for one in self.queue if one[0].arm == arm), key=lambda one: one[1])
         taken: list[tuple[Request, list[int]]] = []
-        left: deque[tuple[Request, list[int]]] = deque()
         longest = 0
-        for request, prompt in self.queue:
-            longer = max(longest, len(prompt) + self._limit(request, prompt))
-            fits = len(taken) < self.batch and longer * (len(taken) + 1) <= TOKENS
-            if not taken or (request.arm == taken[0][0].arm and fits):
-                taken.append((request, prompt))
-                longest = longer
-            else:
-                left.append((request, prompt))
-        self.queue = left
+        for request, prompt in mine:
+            longest = max(longest, len(prompt) + self._limit(request, prompt))
+            full = len(taken) == self.batch or longest * (len(taken) + 1) > TOKENS
+            ends = [one[1] for one in (*taken[:1], *taken[1:][-1:])]
+            if taken and (full or begins_otherwise(prompt, ends)):
+                break
+            taken.append((request, prompt))
+        keys = {request.key for request, _ in taken}
+        self.queue = deque(one for one in self.queue if one[0].key not in keys)
         return taken
 
     def _limit(self, request: Request, prompt: Sequence[int]) -> int:
@@ -86,9 +90,12 @@ class LowRankEngine:
         requests, prompts = [request for request, _ in taken], [prompt for _, prompt in taken]
         limit_B = [self._limit(request, prompt) for request, prompt in taken]
         stops = requests[0].arm.config.stop
+        shared = shared_prefix(prompts, self.layers)
+        past = prefix_cache(self.checkpoint, prompts, shared)
+        rests = [prompt[shared:] for prompt in prompts]
         with self.checkpoint.adapted(self.adapt(requests), self.layers):
             ids, logprobs = sample(
-                self.checkpoint, prompts, limit_B, [r.seed for r in requests], stops
+                self.checkpoint, rests, limit_B, [r.seed for r in requests], stops, past, shared
             )
         seconds = time.perf_counter() - since
         return [
@@ -112,10 +119,13 @@ def sample(
     limit_B: list[int],
     seeds: list[int],
     stops: Sequence[str] = (),
+    past: Any = None,
+    before: int = 0,
 ) -> tuple[list[list[int]], list[list[float]]]:
     """Outputs of prompts, and their tokens' log-probabilities; padded at the left meanwhile.
 
-    An output ends with a token that ends a turn, with a text of `stops`, or at its limit.
+    An output ends with a token that ends a turn, with a text of `stops`, or at its limit. `past`
+    holds keys and values of the tokens that stand before every prompt, as many as `before` says.
     """
     device, longest = checkpoint.device, max(map(len, prompts))
     pads = [longest - len(prompt) for prompt in prompts]
@@ -126,11 +136,11 @@ def sample(
     ends = torch.tensor(sorted(checkpoint.end_ids), device=device)
     limit = torch.tensor(limit_B, device=device)
     open_B = torch.ones(len(prompts), dtype=torch.bool, device=device)
-    past: Any = None
     tokens: list[Tensor] = []
     logprobs: list[Tensor] = []
     lengths = torch.zeros_like(limit)
-    position_BT = (mask_BT.cumsum(dim=1) - 1).clamp(min=0)
+    position_BT = before + (mask_BT.cumsum(dim=1) - 1).clamp(min=0)
+    mask_BT = torch.cat([mask_BT.new_ones(len(prompts), before), mask_BT], dim=1)
     while bool(open_B.any()):
         output = checkpoint.model(
             input_ids=ids_BT, attention_mask=mask_BT, position_ids=position_BT,

@@ -19,12 +19,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from hcache.lowrank.checkpoint import Checkpoint, Checkpoints
 from hcache.lowrank.generator import LowRank
+from hcache.lowrank.prefix import begins_otherwise, prefix_cache, shared_prefix
 from hcache.lowrank.serving import Adapter
 from hcache.lowrank.turns import Turns
 
 TOLERANCE = {torch.float32: 1e-4}  # of a token, between the kept part and the full forward
 ROUGH = 0.1  # the same in half precision
-WORTH_SHARING = 16  # tokens of a common prefix that are computed once for a batch
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ def full_logprobs(
     checkpoint: Checkpoint, batch: Sequence[Tokens], low: LowRank | None, layers: int
 ) -> Tensor:
     """log π of every output token by the whole model, float32 [B, G]; 0 behind an output's end."""
-    # ΔW of the last layer comes behind its keys and values: those of a prefix are the same for all.
-    shared = shared_prefix(batch) if low is None or layers == 1 else 0
-    past = _prefix_cache(checkpoint, batch, shared) if shared else None
+    prompts = [tokens.prompt for tokens in batch]
+    shared = shared_prefix(prompts, 1 if low is None else layers)
+    past = prefix_cache(checkpoint, prompts, shared)
     rows = [[*tokens.prompt, *tokens.output][shared:] for tokens in batch]
     with checkpoint.adapted(low, layers):
         output = checkpoint.model.base_model(
@@ -64,29 +64,6 @@ def full_logprobs(
     at_BG1 = (_positions(batch) - shared).to(checkpoint.device)[:, :, None]
     hidden_BGO = hidden_BTO.gather(1, at_BG1.expand(-1, -1, hidden_BTO.shape[2]))
     return _picked(checkpoint.model.get_output_embeddings()(hidden_BGO), batch)
-
-
-def shared_prefix(batch: Sequence[Tokens]) -> int:
-    """How many first tokens all prompts have in common, the last one of each left out; 0 if few."""
-    common = _common([tokens.prompt[:-1] for tokens in batch])
-    return common if common >= WORTH_SHARING and len(batch) > 1 else 0
-
-
-def _common(rows: Sequence[tuple[int, ...]]) -> int:
-    """Length of the common beginning of rows: that of the least and the greatest."""
-    pairs = zip(min(rows), max(rows), strict=False)
-    return next(
-        (place for place, (one, two) in enumerate(pairs) if one != two), min(map(len, rows))
-    )
-
-
-@torch.no_grad()
-def _prefix_cache(checkpoint: Checkpoint, batch: Sequence[Tokens], length: int) -> Any:
-    """Keys and values of the prompts' common beginning, for every row."""
-    prefix_1T = torch.tensor([batch[0].prompt[:length]], device=checkpoint.device)
-    past = checkpoint.model.base_model(input_ids=prefix_1T, use_cache=True).past_key_values
-    past.batch_repeat_interleave(len(batch))
-    return past
 
 
 def kept_logprobs(
@@ -130,7 +107,9 @@ def _watched(checkpoint: Checkpoint) -> Iterator[dict[str, Tensor]]:
 def _keep(seen: dict[str, Tensor], batch: Sequence[Tokens]) -> list[Kept]:
     """What was watched, at the positions that predict outputs."""
     base_BTO = seen["residual"] + seen["out"]
-    first = shared_prefix(batch)  # the position that the watched forward began with
+    first = shared_prefix(
+        [t.prompt for t in batch], 1
+    )  # the position that the watched forward began with
     spans = [slice(len(t.prompt) - 1 - first, len(t) - 1 - first) for t in batch]
     return [
         Kept(seen["into"][row, span].cpu().clone(), base_BTO[row, span].cpu().clone())
@@ -209,20 +188,13 @@ class TurnScorer:
         """Turns in the order of their prompts, cut where prompts come to begin otherwise."""
         part: list[int] = []
         for turn in turns:
-            if len(part) == self.batch or self._begins_otherwise(turn, part):
+            ends = [self.tokens[one].prompt for one in (*part[:1], *part[1:][-1:])]
+            if len(part) == self.batch or begins_otherwise(self.tokens[turn].prompt, ends):
                 yield part
                 part = []
             part.append(turn)
         if part:
             yield part
-
-    def _begins_otherwise(self, turn: int, part: Sequence[int]) -> bool:
-        """Whether a prompt shares less than half of what those of a part share, if that is much."""
-        if len(part) < 2:
-            return False
-        first, last, new = (self.tokens[one].prompt for one in (part[0], part[-1], turn))
-        own = _common([first, last])
-        return own >= WORTH_SHARING and _common([first, new]) < own // 2
 
     def logprobs(self, arm: int, index_B: Tensor, low: LowRank | None) -> Tensor:
         """Σ log π over the tokens of each turn, float32 [B]; all turns are of one arm."""

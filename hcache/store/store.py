@@ -281,9 +281,12 @@ def _check_version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
 def _connect(path: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
     _check_kind(path)
     try:
-        return duckdb.connect(str(path), read_only=read_only)
+        connection = duckdb.connect(str(path), read_only=read_only)
     except duckdb.Error as error:
         raise _translated(error, path) from error
+    # It takes a process started by another for a session at a prompt, and draws bars there.
+    connection.execute("set enable_progress_bar = false")
+    return connection
 
 
 def _check_kind(path: Path) -> None:
