@@ -51,11 +51,17 @@ class FeaturesConfig(Section):
         return self
 
 
+Server = Literal["transformers", "vllm"]
+
+
 class LowRankConfig(Section):
     """Whose ΔW is added to the weights, a different one for each question."""
 
     policy: str = Field(description="folder of the policy of a joint run")
     features: FeaturesConfig = Field(FeaturesConfig(), description="what it was trained on")
+    engine: Server = Field(
+        "transformers", description="what runs the model; provenance, not identity"
+    )
 
 
 class ModelConfig(Section):

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hcache import replay
-from hcache.config import ExperimentConfig, LowRankConfig
+from hcache.config import ExperimentConfig, LowRankConfig, Server
 from hcache.engines import EngineFactory, Engines, make_engine
 from hcache.errors import RunError, StoreError
 from hcache.evaluation import Report, evaluate
@@ -238,7 +238,12 @@ def _difference(run: Run, again: Run) -> str | None:
     return None
 
 
-def with_changes(experiment: Experiment, run: Run, db: Path | None = None) -> Experiment:
+def with_changes(
+    experiment: Experiment,
+    run: Run,
+    db: Path | None = None,
+    engine: Server = "transformers",
+) -> Experiment:
     """The experiment with the ΔW of a run's policy on its models; `db` is the run's own otherwise.
 
     Raises:
@@ -248,7 +253,9 @@ def with_changes(experiment: Experiment, run: Run, db: Path | None = None) -> Ex
         raise RunError(
             f"{run.name} makes no ΔW: what it routes to is said as it was.", "Name a joint run."
         )
-    low_rank = LowRankConfig(policy=str(run.policy_folder.resolve()), features=run.config.features)
+    low_rank = LowRankConfig(
+        policy=str(run.policy_folder.resolve()), features=run.config.features, engine=engine
+    )
     models = {
         name: model.model_copy(update={"low_rank": low_rank}) if model.engine == "vllm" else model
         for name, model in experiment.config.models.items()

@@ -36,13 +36,13 @@ train_people: Any = importlib.import_module("train_people")
 CPU = torch.device("cpu")
 
 
-def write_checkpoint(folder: Path, seed: int, heads: int = 2) -> None:
-    """A Llama whose o_proj is not square: 24·heads in, 32 out."""
+def write_checkpoint(folder: Path, seed: int, heads: int = 2, head_dim: int = 24) -> None:
+    """A Llama whose o_proj is not square: head_dim·heads in, 32 out."""
     torch.manual_seed(seed)
     tokenizer = train_people.build_tokenizer()
     config = transformers.LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=3,
-        num_attention_heads=heads, head_dim=24, max_position_embeddings=64,
+        num_attention_heads=heads, head_dim=head_dim, max_position_embeddings=64,
         bos_token_id=None, eos_token_id=2, pad_token_id=0, initializer_range=0.3,
     )  # fmt: skip
     transformers.LlamaForCausalLM(config).save_pretrained(folder)

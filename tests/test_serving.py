@@ -58,10 +58,10 @@ LARGE = {"init": "xavier", "lora_scale": 1.0, "rank": 3, "generator_hidden": 16,
 """Settings of a ΔW that is far from 0 from the start."""
 
 
-def write_experiment(folder: Path, **sections: Any) -> Experiment:
+def write_experiment(folder: Path, head_dim: int = 24, **sections: Any) -> Experiment:
     """Untrained models of which two arms share one; any word may be right, some oftener."""
-    write_checkpoint(folder / "one", 1)
-    write_checkpoint(folder / "two", 2, heads=4)
+    write_checkpoint(folder / "one", 1, head_dim=head_dim)
+    write_checkpoint(folder / "two", 2, heads=4, head_dim=head_dim)
     words = sorted(train_people.build_tokenizer().get_vocab())
     for split in ("train", "valid", "test"):
         lines = (ROLES / "questions" / f"{split}.jsonl").read_text().splitlines()[:3]

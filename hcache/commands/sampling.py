@@ -9,6 +9,8 @@ import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from hcache.commands.options import Database, ExperimentFile, Overrides, console, notes, table_of
+from hcache.config import Server
+from hcache.errors import ConfigError
 from hcache.experiment import Experiment
 from hcache.queries import SPLITS
 from hcache.sampling import Plan, Sampler, Tally, make_plan
@@ -55,6 +57,10 @@ def sample(
         str | None,
         typer.Option(help="A joint run: sample with its ΔW, into a database of its own."),
     ] = None,
+    engine: Annotated[
+        Server | None,
+        typer.Option(help="With --policy: what runs the models, transformers if not said."),
+    ] = None,
 ) -> None:
     """Run every model sequence of every query, and keep all of it. Made once, never again.
 
@@ -67,7 +73,10 @@ def sample(
         from hcache.judging import with_changes
         from hcache.runs import find_run
 
-        loaded = with_changes(loaded, find_run(policy, Path(loaded.config.runs)), db)
+        run = find_run(policy, Path(loaded.config.runs))
+        loaded = with_changes(loaded, run, db, engine or "transformers")
+    elif engine is not None:
+        raise ConfigError("--engine is for models with a ΔW.", "Name its run: --policy RUN.")
     with SamplingProgress() as progress:
         tally = Sampler(
             loaded,

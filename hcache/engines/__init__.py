@@ -32,7 +32,8 @@ __all__ = [
 def make_engine(arm: Arm, logprobs: bool) -> Engine:
     """The engine that an arm's model asks for; what is slow to import is only when due."""
     if arm.by_question:  # made where policies are known
-        engine: Engine = importlib.import_module("hcache.lowrank.serving").serve(arm)
+        serving = importlib.import_module("hcache.lowrank.serving")
+        engine: Engine = serving.serve(arm, logprobs)
         return engine
     if arm.model_config.engine == "scripted":
         return scripted_engine(arm, logprobs)

@@ -11,9 +11,10 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hcache.arms import Arm
@@ -39,6 +40,7 @@ CPU_ARGS = {
     # CPU's cannot do ("CPU Generator does not use offset"). Whole prompts are as fast.
     "enable_chunked_prefill": False,
 }
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 BATCH_TOKENS = 4096  # most tokens of a step on a CPU; a prompt has to fit
 
 
@@ -68,8 +70,8 @@ def _quiet() -> Iterator[None]:
 class VllmEngine:
     """A checkpoint in vLLM, serving every arm that uses it."""
 
-    def __init__(self, arm: Arm, logprobs: bool) -> None:
-        """Load the checkpoint of `arm`.
+    def __init__(self, arm: Arm, logprobs: bool, further: Mapping[str, Any] = NOTHING) -> None:
+        """Load the checkpoint of `arm`, with further arguments of vLLM's.
 
         Raises:
             EngineError: vLLM is not installed, or cannot load the checkpoint.
@@ -90,9 +92,11 @@ class VllmEngine:
         self.model_config = arm.model_config
         self.requests: dict[str, tuple[Request, int, float]] = {}
         self.refused: list[Generation] = []
+        self.failed: EngineError | None = None
+        arguments = _arguments(arm, further)
         try:
             with _quiet():
-                self.llm: Any = vllm.LLM(**_arguments(arm))
+                self.llm: Any = vllm.LLM(**arguments)
         except Exception as error:  # vLLM raises whatever its parts raise
             raise EngineError(
                 f"models.{arm.model}: vLLM cannot load {arm.path} "
@@ -106,15 +110,24 @@ class VllmEngine:
             "vllm": vllm.__version__,
             "torch": torch.__version__,
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-            "eager": str(_arguments(arm).get("enforce_eager", False)),
+            "eager": str(arguments.get("enforce_eager", False)),
         }
 
     def render(self, request: Request) -> list[int]:
         """Token ids of a prompt."""
         return prompt_ids(self.tokenizer, request.messages, self.model_config)
 
+    def lora_request(self, request: Request) -> Any:
+        """The adapter that a request is answered with, if any."""
+        return self.lora
+
     def submit(self, request: Request) -> None:
-        """See `Engine`. A prompt that leaves no room for a reply is answered at once."""
+        """See `Engine`. A prompt that leaves no room for a reply is answered at once.
+
+        Raises:
+            EngineError: the engine has failed.
+        """
+        self._must_run()
         ids = self.render(request)
         if not ids or len(ids) >= self.window:
             self.refused.append(Generation(request.key, "", (), len(ids), TOO_LONG))
@@ -129,36 +142,51 @@ class VllmEngine:
             logprobs=0 if self.logprobs else None,
             detokenize=bool(config.stop),
         )
+        lora = self.lora_request(request)
         self.requests[request.key] = (request, len(ids), time.perf_counter())
-        self.llm.llm_engine.add_request(
-            request.key, {"prompt_token_ids": ids}, sampling, lora_request=self.lora
-        )
+        try:
+            self.llm.llm_engine.add_request(
+                request.key, {"prompt_token_ids": ids}, sampling, lora_request=lora
+            )
+        except Exception as error:  # vLLM raises whatever its parts raise
+            raise self._fail(error) from error
 
     def step(self) -> list[Generation]:
         """See `Engine`."""
+        self._must_run()
         finished, self.refused = self.refused, []
         if not self.requests:
             return finished
         try:
             outputs = self.llm.llm_engine.step()
         except Exception as error:  # out of memory, a dead worker: the engine is gone
-            self.requests.clear()
-            raise EngineError(
-                f"the engine failed ({type(error).__name__}: {str(error)[:200]}).",
-                "Run the same command again: what was finished is kept.",
-            ) from error
+            raise self._fail(error) from error
         return finished + [self._generation(output) for output in outputs if output.finished]
 
     def abort(self) -> None:
         """See `Engine`."""
-        engine = self.llm.llm_engine
-        engine.abort_request(list(engine.output_processor.request_states), internal=True)
+        if self.failed is None:
+            engine = self.llm.llm_engine
+            engine.abort_request(list(engine.output_processor.request_states), internal=True)
         self.requests.clear()
         self.refused.clear()
 
     def close(self) -> None:
         """See `Engine`."""
         del self.llm
+
+    def _must_run(self) -> None:
+        """vLLM is not asked again once it has failed: it may hang, or answer as if it had not."""
+        if self.failed is not None:
+            raise self.failed
+
+    def _fail(self, error: Exception) -> EngineError:
+        self.requests.clear()
+        self.failed = EngineError(
+            f"the engine failed ({type(error).__name__}: {str(error)[:200]}).",
+            "Run the same command again: what was finished is kept.",
+        )
+        return self.failed
 
     def _generation(self, output: Any) -> Generation:
         request, prompt_tokens, since = self.requests.pop(output.request_id)
@@ -186,7 +214,7 @@ class VllmEngine:
         return text
 
 
-def _arguments(arm: Arm) -> dict[str, Any]:
+def _arguments(arm: Arm, further: Mapping[str, Any]) -> dict[str, Any]:
     config = arm.model_config
     arguments: dict[str, Any] = {
         "model": str(arm.path),
@@ -198,7 +226,8 @@ def _arguments(arm: Arm) -> dict[str, Any]:
         "enable_lora": config.adapter is not None,
     }
     batch = {"max_num_batched_tokens": max(BATCH_TOKENS, config.max_model_len)}
-    return arguments | ({} if has_gpu() else CPU_ARGS | batch) | config.engine_args
+    machine = {} if has_gpu() else CPU_ARGS | batch
+    return {**arguments, **machine, **further, **config.engine_args}
 
 
 def _lora(arm: Arm) -> Any:

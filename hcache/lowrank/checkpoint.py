@@ -23,6 +23,19 @@ from hcache.workflows import Message
 SCALINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
+def must_be_plain(arm: Arm) -> None:
+    """Refuse a checkpoint that takes no ΔW.
+
+    Raises:
+        EngineError: it is quantised, or has an adapter.
+    """
+    if arm.model_config.quantization is not None or arm.model_config.adapter is not None:
+        raise EngineError(
+            f"models.{arm.model}: a quantised or adapted checkpoint takes no ΔW.",
+            "Give the plain checkpoint.",
+        )
+
+
 class Checkpoint:
     """A causal language model whose weights stay as they are."""
 
@@ -32,12 +45,8 @@ class Checkpoint:
         Raises:
             EngineError: transformers is missing, or the checkpoint is of a kind that takes no ΔW.
         """
+        must_be_plain(arm)
         config = arm.model_config
-        if config.quantization is not None or config.adapter is not None:
-            raise EngineError(
-                f"models.{arm.model}: a quantised or adapted checkpoint takes no ΔW.",
-                "Give the plain checkpoint.",
-            )
         transformers = import_transformers()
         self.window = config.max_model_len
         self.device = device

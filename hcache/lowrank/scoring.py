@@ -107,9 +107,8 @@ def _watched(checkpoint: Checkpoint) -> Iterator[dict[str, Tensor]]:
 def _keep(seen: dict[str, Tensor], batch: Sequence[Tokens]) -> list[Kept]:
     """What was watched, at the positions that predict outputs."""
     base_BTO = seen["residual"] + seen["out"]
-    first = shared_prefix(
-        [t.prompt for t in batch], 1
-    )  # the position that the watched forward began with
+    # The watched forward began behind what the prompts share.
+    first = shared_prefix([t.prompt for t in batch], 1)
     spans = [slice(len(t.prompt) - 1 - first, len(t) - 1 - first) for t in batch]
     return [
         Kept(seen["into"][row, span].cpu().clone(), base_BTO[row, span].cpu().clone())

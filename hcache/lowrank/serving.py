@@ -9,12 +9,12 @@ import torch
 
 from hcache.arms import Arm
 from hcache.config import LowRankConfig
-from hcache.engines import Request
+from hcache.engines import Engine, Request
 from hcache.errors import EngineError
 from hcache.features import QuestionFeatures, make_encoder
 from hcache.lowrank.checkpoint import Checkpoint
 from hcache.lowrank.engine import LowRankEngine
-from hcache.lowrank.generator import LowRank
+from hcache.lowrank.generator import LowRank, Shape
 from hcache.lowrank.policy import JointPolicy
 from hcache.policies import load_policy
 
@@ -31,10 +31,30 @@ class Adapter:
         """How many of the last layers get the ΔW."""
         return self.policy.low.settings.adapted_layers
 
+    @property
+    def rank(self) -> int:
+        """r of A [O, r] and B [r, I]."""
+        return self.policy.low.settings.rank
+
     @torch.no_grad()
     def of(self, arm: int, questions: Sequence[str]) -> LowRank:
         """ΔW of an arm, by its number in the pool, for each question."""
         return self.policy.delta(arm, self.features(questions))
+
+    def fitting(self, requests: Sequence[Request], shape: Shape) -> LowRank:
+        """ΔW of each of some requests of one arm, for a model whose o_proj has a shape.
+
+        Raises:
+            EngineError: it was made for another model.
+        """
+        arm, arms = requests[0].arm, self.policy.arms
+        place = arms.index(arm.name) if arm.name in arms else None
+        if place is None or self.policy.low.shapes.get(place) != shape:
+            raise EngineError(
+                f"models.{arm.model}: the ΔW for the arm {arm.name} was made for another model.",
+                "Give the models that the policy was trained on.",
+            )
+        return self.of(place, [request.question for request in requests])
 
 
 def load_adapter(arm: Arm, device: torch.device) -> Adapter:
@@ -54,24 +74,18 @@ def load_adapter(arm: Arm, device: torch.device) -> Adapter:
     return Adapter(policy, low_rank, device)
 
 
-def serve(arm: Arm) -> LowRankEngine:
-    """The engine of an arm's checkpoint under ΔW, on a GPU where one is visible."""
+def serve(arm: Arm, logprobs: bool) -> Engine:
+    """The engine of an arm's checkpoint under ΔW; transformers keeps log-probabilities anyway."""
+    low_rank = arm.model_config.low_rank
+    assert low_rank is not None
+    if low_rank.engine == "vllm":
+        from hcache.lowrank.vllm_lora import VllmLowRankEngine
+
+        return VllmLowRankEngine(arm, logprobs, load_adapter(arm, torch.device("cpu")))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     adapter, checkpoint = load_adapter(arm, device), Checkpoint(arm, device)
-    shapes = adapter.policy.low.shapes
-    fitting = {
-        name: place
-        for place, name in enumerate(adapter.policy.arms)
-        if shapes.get(place) == checkpoint.shape
-    }
 
     def adapt(requests: Sequence[Request]) -> LowRank:
-        arm = requests[0].arm
-        if arm.name not in fitting:
-            raise EngineError(
-                f"models.{arm.model}: the ΔW for the arm {arm.name} was made for another model.",
-                "Give the models that the policy was trained on.",
-            )
-        return adapter.of(fitting[arm.name], [request.question for request in requests])
+        return adapter.fitting(requests, checkpoint.shape)
 
     return LowRankEngine(checkpoint, adapter.layers, adapt)
