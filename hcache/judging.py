@@ -124,6 +124,8 @@ def _tree_of_changes(run: Run, config: ExperimentConfig, split: str) -> Tree | N
 def compare(one: Run, two: Run, db: Path, split: str = "test") -> str:
     """The paired difference in reward between two runs on a split, in words.
 
+    A run that changes what is said counts with what was sampled with its ΔW, where that is there.
+
     Raises:
         RunError: the runs differ in α, or were judged on other questions.
     """
@@ -155,10 +157,13 @@ def compare(one: Run, two: Run, db: Path, split: str = "test") -> str:
 
 def _rewards(run: Run, db: Path | None, split: str) -> dict[str, float]:
     """The reward of a run on each query of a split, by query id."""
-    alpha = run.config.train.alpha
-    tree = _tree(run.config, db or Path(run.manifest["db"]), split)
+    alpha, policy = run.config.train.alpha, load_policy(run.policy_folder)
+    changes = getattr(policy, "changes_replies", False)
+    tree = _tree_of_changes(run, run.config, split) if changes else None
+    if tree is None:
+        tree = _tree(run.config, db or Path(run.manifest["db"]), split)
     tree = tree if run.config.train.stop else tree.without_stop()
-    leaf_T = greedy_leaves(at_alpha(load_policy(run.policy_folder), alpha), tree)
+    leaf_T = greedy_leaves(at_alpha(policy, alpha), tree)
     reward_Q = mean_by_query(tree, tree.reward_M(alpha)[leaf_T])
     return dict(zip(tree.queries, reward_Q.tolist(), strict=True))
 

@@ -33,7 +33,7 @@ from hcache.arms import TEXTS, WEIGHTS, Arm
 from hcache.engines import TOO_LONG, Engine, Generation, Request, make_engine, request_for
 from hcache.experiment import Experiment
 from hcache.features import make_encoder
-from hcache.judging import judge, live_router, with_changes
+from hcache.judging import compare, judge, live_router, with_changes
 from hcache.keys import digest, digest_file
 from hcache.lowrank import engine as lowrank_engine
 from hcache.lowrank.checkpoint import Checkpoint, Checkpoints
@@ -343,6 +343,17 @@ def test_seeds_are_one_row_once_all_are_sampled(spoken: Experiment, run: Run) ->
     qualities = [slow_quality(spoken, found, found.replies) for found in (run, other)]
     assert row.seeds == 2 and qualities[0] != qualities[1]
     assert row.quality.estimate == pytest.approx(sum(qualities) / 2)
+
+
+def test_runs_are_compared_by_what_was_sampled_with_their_delta(
+    spoken: Experiment, run: Run
+) -> None:
+    plain = trained(spoken, algo="sft", settings={})
+    report = judge(spoken.config, spoken.db, [run, plain])
+    rewards = {row.name: row.reward.estimate for row in report.groups[0].rows}
+    assert rewards["joint with ΔW"] != rewards["joint"]
+    difference = f"difference in reward {rewards['joint with ΔW'] - rewards['sft']:+.4f}"
+    assert difference in compare(run, plain, spoken.db)
 
 
 QUALITY = """
