@@ -76,7 +76,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     raw = settings("ab", db="runs/demo/hcache.duckdb", runs="runs/demo")
     raw["train"] = {"iterations": 10}
     load(folder, raw)
-    for arguments in (["sample"], ["train", "--algo", "sft"]):
+    for arguments in (["sample"], *(["train", "--algo", algo] for algo in ("sft", "joint"))):
         hcache([arguments[0], "experiment.yaml", *arguments[1:]], folder)
     return folder
 
@@ -96,7 +96,8 @@ def test_commands_run(command: str, workplace: Path) -> None:
     query = "select trajectory_id from outcomes limit 1"
     database = ["--db", "runs/demo/hcache.duckdb"]
     trajectory = hcache(["sql", query, *database, "--format", "csv"], workplace).split()[-1]
-    run = min((workplace / "runs" / "demo").glob("sft-s0-*"))
+    algo = "joint" if "--policy" in command else "sft"
+    run = min((workplace / "runs" / "demo").glob(f"{algo}-s0-*"))
     words = {"EXPERIMENT.yaml": "experiment.yaml", "TRAJECTORY": trajectory}
     words |= dict.fromkeys(("RUN", "OTHER"), str(run))
     arguments = [words.get(word, word) for word in shlex.split(command)[1:]]
