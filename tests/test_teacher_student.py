@@ -518,9 +518,7 @@ def test_live_equals_cached(folder: Path, sequence: str) -> None:
 def test_the_command_routes_with_passages_and_says_roles_and_notes(folder: Path) -> None:
     experiment = load(folder, raw(runs=str(folder / "runs")))
     Sampler(experiment).run()
-    config = experiment.config.train.model_copy(
-        update={"algo": "sft", "iterations": 60, "stop": False}
-    )
+    config = experiment.config.train.model_copy(update={"algo": "knn", "stop": False})
     chosen = experiment.config.model_copy(update={"train": config})
     run = train(chosen, experiment.db, source=experiment.source)
     (query,) = experiment.splits["test"]
