@@ -126,10 +126,9 @@ class JointLive(PairTrainer):
         )
         reward_B = self.rewards(episodes)
         self.optimizer.zero_grad()
-        self.climb(episodes, reward_B)
+        self.drawn += self.climb(episodes, reward_B)
         self.optimizer.step()
         self.steps += 1
-        self.drawn += sum(len(said.tokens.output) for said in self._said(episodes, reward_B))
         self.halted = self.drawn >= self.budget
         return {
             "train_reward": float(reward_B.mean()),
@@ -142,11 +141,13 @@ class JointLive(PairTrainer):
         quality_B, cost_B = self._outcomes(episodes)
         return self.worth_of(quality_B) - self.alpha * cost_B
 
-    def climb(self, episodes: Sequence[Episode], reward_B: Tensor) -> None:
-        """Add the gradients of REINFORCE's loss, the mean over episodes."""
+    def climb(self, episodes: Sequence[Episode], reward_B: Tensor) -> int:
+        """Add the gradients of REINFORCE's loss, the mean over episodes; the tokens drawn."""
         advantage_B = reward_B - others_mean(episodes, reward_B)
+        said = self._said(episodes, advantage_B)
         self._climb_high(episodes, advantage_B)
-        self._climb_low(self._said(episodes, advantage_B), len(episodes))
+        self._climb_low(said, len(episodes))
+        return sum(len(one.tokens.output) for one in said)
 
     def validate(self, valid: Tree) -> dict[str, float]:
         """Means over greedy episodes of the validation questions."""
