@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,6 +38,14 @@ from hcache.workflows import (
 )
 
 
+class Met(NamedTuple):
+    """A decision that an episode came to."""
+
+    choose: Choose
+    cost: float  # so far
+    features_D: Tensor  # of its text
+
+
 @dataclass
 class Episode:
     """A question as it is played, and at last its answer."""
@@ -44,7 +53,7 @@ class Episode:
     query: Query
     sample: int
     decisions: list[Decision] = field(default_factory=list)
-    met: list[tuple[Choose, float]] = field(default_factory=list)  # each with the cost so far
+    met: list[Met] = field(default_factory=list)
     probs: list[Tensor] = field(default_factory=list)  # of every action at each decision, [A]
     said: dict[str, Generation] = field(default_factory=dict)
     asks: tuple[Ask, ...] = ()
@@ -120,23 +129,23 @@ class Live:
         references = [episode.query.references]
         return float(score_many(self.config.quality_of(dataset), [answer], references)[0])
 
-    def states(self, met: Sequence[tuple[Choose, float]], hops: Sequence[int]) -> ReadableStates:
+    def states(self, met: Sequence[Met], hops: Sequence[int]) -> ReadableStates:
         """What a policy sees at some decisions, of the given numbers of earlier ones."""
-        contexts = [choose.context for choose, _ in met]
         return ReadableStates(
-            torch.from_numpy(self.encoder.encode(contexts)).float(),
+            torch.stack([one.features_D for one in met]),
             torch.tensor(hops),
-            torch.tensor([cost for _, cost in met], dtype=torch.float64),
-            torch.tensor([self._valid(choose) for choose, _ in met]),
+            torch.tensor([one.cost for one in met], dtype=torch.float64),
+            torch.tensor([self._valid(one.choose) for one in met]),
             torch.arange(len(met)),
-            Texts(lambda: [to_read(choose.context, choose.role) for choose, _ in met]),
+            Texts(lambda: [to_read(one.choose.context, one.choose.role) for one in met]),
         )
 
     def _advance(
         self, waiting: Sequence[Episode], policy: Policy, generator: torch.Generator | None
     ) -> list[Episode]:
         """Take each episode one decision or one reply further; those that are not at their end."""
-        deciding, asking, going_on = [], {}, []
+        deciding: list[tuple[Episode, Undecided]] = []
+        asking, going_on = {}, []
         for episode in waiting:
             outcome = self._outcome(episode)
             if isinstance(outcome, Finished):
@@ -145,8 +154,7 @@ class Live:
                 continue
             going_on.append(episode)
             if isinstance(outcome, Undecided):
-                episode.met.append((outcome.choose, self.cost(episode, outcome.asks)))
-                deciding.append(episode)
+                deciding.append((episode, outcome))
             else:
                 request = episode.request(outcome.ask)
                 asking[request.key] = episode
@@ -164,19 +172,28 @@ class Live:
 
     @torch.no_grad()
     def _decide(
-        self, deciding: Sequence[Episode], policy: Policy, generator: torch.Generator | None
+        self,
+        deciding: Sequence[tuple[Episode, Undecided]],
+        policy: Policy,
+        generator: torch.Generator | None,
     ) -> None:
         if not deciding:
             return
+        contexts = [outcome.choose.context for _, outcome in deciding]
+        features_nD = torch.from_numpy(self.encoder.encode(contexts)).float()
+        for (episode, outcome), features_D in zip(deciding, features_nD, strict=True):
+            cost = self.cost(episode, outcome.asks)
+            episode.met.append(Met(outcome.choose, cost, features_D))
+        episodes = [episode for episode, _ in deciding]
         states = self.states(
-            [episode.met[-1] for episode in deciding],
-            [len(episode.decisions) for episode in deciding],
+            [episode.met[-1] for episode in episodes],
+            [len(episode.decisions) for episode in episodes],
         )
         probs_nA = policy.probs(states).cpu()
         action_n = greedy(probs_nA, states.valid_NA)
         if generator is not None:
             action_n = torch.multinomial(probs_nA, 1, generator=generator)[:, 0]
-        for episode, action, probs_A in zip(deciding, action_n.tolist(), probs_nA, strict=True):
+        for episode, action, probs_A in zip(episodes, action_n.tolist(), probs_nA, strict=True):
             episode.decisions.append(self.options[action])
             episode.probs.append(probs_A)
 
