@@ -23,8 +23,9 @@ from tempfile import TemporaryDirectory
 import torch
 
 import hcache
-from hcache.features import FeatureStore, make_encoder
-from hcache.tree import Tree, returns
+from hcache.replay.exact import returns
+from hcache.replay.features import FeatureStore, make_encoder
+from hcache.replay.tree import Tree
 
 ROUNDS = 5
 EPISODES = 4096

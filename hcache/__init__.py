@@ -21,37 +21,39 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hcache.engines import ScriptedEngine
     from hcache.errors import HcacheError
-    from hcache.evaluation import Report, evaluate
+    from hcache.evaluation.evaluator import evaluate
+    from hcache.evaluation.report import Report
     from hcache.experiment import Experiment
-    from hcache.judging import judge, live_router, repeat
     from hcache.policies import load_policy
-    from hcache.replay import load as load_replay
-    from hcache.runs import Run, find_run
+    from hcache.replay.loading import load_replay
+    from hcache.replay.tree import Tree
+    from hcache.runs.folder import Run, find_run
+    from hcache.runs.judging import judge
+    from hcache.runs.routing import live_router
+    from hcache.runs.training import repeat, train
     from hcache.sampling import Sampler, make_plan
     from hcache.store import Store
-    from hcache.training import train
-    from hcache.tree import Tree
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Experiment": "experiment",
     "HcacheError": "errors",
-    "Report": "evaluation",
-    "Run": "runs",
+    "Report": "evaluation.report",
+    "Run": "runs.folder",
     "Sampler": "sampling",
     "ScriptedEngine": "engines",
     "Store": "store",
-    "Tree": "tree",
-    "evaluate": "evaluation",
-    "find_run": "runs",
-    "judge": "judging",
-    "live_router": "judging",
+    "Tree": "replay.tree",
+    "evaluate": "evaluation.evaluator",
+    "find_run": "runs.folder",
+    "judge": "runs.judging",
+    "live_router": "runs.routing",
     "load_policy": "policies",
-    "load_replay": "replay",
+    "load_replay": "replay.loading",
     "make_plan": "sampling",
-    "repeat": "judging",
-    "train": "training",
+    "repeat": "runs.training",
+    "train": "runs.training",
 }
 
 __all__ = [
@@ -79,4 +81,4 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'hcache' has no attribute {name!r}")
     module = import_module(f"hcache.{_HOME[name]}")
-    return getattr(module, "load" if name == "load_replay" else name)
+    return getattr(module, name)

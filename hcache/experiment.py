@@ -9,15 +9,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hcache.answers import extractor
-from hcache.arms import Arm, Pool, build_pool, locate
-from hcache.config import DatasetConfig, ExperimentConfig, describe, read_config
-from hcache.errors import ConfigError, DataError, lookup
-from hcache.hub import fetch, is_hub_name
+from hcache.config.file import describe, read_config
+from hcache.config.schema import DatasetConfig, ExperimentConfig
+from hcache.data.extractors import extractor
+from hcache.data.hub import fetch, is_hub_name
+from hcache.data.metrics import metric
+from hcache.data.queries import Query, check_splits, split_by_hash
+from hcache.data.readers import read
+from hcache.errors import ConfigError, DataError
 from hcache.keys import canonical
-from hcache.metrics import metric
-from hcache.queries import Query, check_splits, split_by_hash
-from hcache.readers import read
+from hcache.models.arms import Arm, Pool, build_pool
+from hcache.models.files import locate
+from hcache.plugins import lookup
 from hcache.store import Store, wait_and_write
 from hcache.workflows import WORKFLOWS, Workflow
 

@@ -15,16 +15,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hcache.answers import extractor
-from hcache.arms import Arm, Pool
-from hcache.config import ExperimentConfig
+from hcache.config.schema import ExperimentConfig
+from hcache.data.extractors import extractor
+from hcache.data.metrics import score_many
+from hcache.data.queries import Query
 from hcache.engines import Engines, Generation, Request, request_for
-from hcache.features import Encoder
 from hcache.keys import digest
-from hcache.metrics import score_many
+from hcache.models.arms import Arm, Pool
 from hcache.policies import Policy
-from hcache.queries import Query
-from hcache.tree import ReadableStates, Texts, greedy, to_read
+from hcache.replay.features import Encoder
+from hcache.replay.tree import ReadableStates, Texts, greedy, to_read
 from hcache.workflows import (
     STOP,
     Ask,

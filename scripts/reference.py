@@ -11,10 +11,10 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from hcache import config
-from hcache.answers import EXTRACTORS
-from hcache.metrics import METRICS
-from hcache.readers import READERS
+from hcache.config import schema as config
+from hcache.data.extractors import EXTRACTORS
+from hcache.data.metrics import METRICS
+from hcache.data.readers import READERS
 from hcache.trainers import TRAINERS
 from hcache.trainers.network import NetworkSettings
 from hcache.workflows import WORKFLOWS
@@ -82,7 +82,7 @@ def _section(title: str, model: type[BaseModel], shared: type[BaseModel] | None 
 def _type(field: FieldInfo) -> str:
     kind: Any = field.annotation
     text = getattr(kind, "__name__", "") if isinstance(kind, type) else str(kind)
-    for prefix in ("typing.", "hcache.config."):
+    for prefix in ("typing.", "hcache.config.schema."):
         text = text.replace(prefix, "")
     return f"`{text.replace('|', 'or')}`"
 

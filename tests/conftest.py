@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from experiments import load, settings, write_scripts
+from helpers.experiments import load, settings, write_scripts
 from hypothesis import settings as profile
 
 from hcache.experiment import Experiment

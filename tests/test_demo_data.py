@@ -7,12 +7,11 @@ import json
 import random
 import re
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.paths import DEMO
 
-DEMO = Path(__file__).resolve().parents[1] / "data" / "demo"
 MODELS = DEMO / "models"
 ROLES = ("reader", "calculator", "generalist")
 MAX_BYTES = 12_000_000

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
 
-from hcache.config import parse_settings, read_config
+from hcache.config.file import parse_settings, read_config
 from hcache.experiment import Experiment
-from hcache.judging import judge
+from hcache.runs.judging import judge
+from hcache.runs.training import train
 from hcache.sampling import Sampler, make_plan
 from hcache.trainers import TRAINERS
-from hcache.training import train
 
-ROOT = Path(__file__).parent.parent
 DATA = ROOT.parent / "shared" / "data"
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 

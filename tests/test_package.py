@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bare_env import ROOT, bare_environment, build_wheel, run_bare
+from helpers.bare_env import bare_environment, build_wheel, run_bare
+from helpers.paths import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -141,7 +142,7 @@ def test_works_without_an_engine(sampled: Experiment, tmp_path: Path) -> None:
     python = bare_environment(tmp_path / "bare")
     engine = run_bare([python, "-c", "import vllm"], tmp_path)
     assert "No module named 'vllm'" in engine.stderr
-    modules = run_bare([python, "-c", "import hcache, hcache.evaluation"], tmp_path)
+    modules = run_bare([python, "-c", "import hcache, hcache.evaluation.evaluator"], tmp_path)
     assert modules.returncode == 0, modules.stderr
     database = ["--db", str(sampled.db)]
     for words, said in (

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from experiments import load, settings, write_questions, write_scripts
+from helpers.experiments import load, settings, write_questions, write_scripts
+from helpers.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 TREE = next(block for block in BLOCKS if block.startswith("cli.py"))

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "hcache"
 
 LAYERS = [
@@ -83,7 +83,7 @@ def test_only_its_workflow_and_its_trainers_know_haps() -> None:
     [
         ("hcache.commands", {"torch", "vllm", "sklearn", "transformers", "matplotlib", "jinja2"}),
         ("hcache.sampling", {"torch", "vllm", "sklearn", "transformers"}),
-        ("hcache.training, hcache.judging", {"vllm", "transformers"}),
+        ("hcache.runs.training, hcache.runs.judging", {"vllm", "transformers"}),
     ],
 )
 def test_heavy_imports_are_lazy(modules: str, heavy: set[str]) -> None:

@@ -8,7 +8,17 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from hcache.commands import assignments, bench, demo, export, inspect, report, routers, sampling
+from hcache.commands import (
+    assignments,
+    bench,
+    demo,
+    doctor,
+    export,
+    inspect,
+    report,
+    routers,
+    sampling,
+)
 from hcache.errors import HcacheError
 
 INTERRUPTED = 130  # what typer exits with after Ctrl-C
@@ -35,7 +45,7 @@ app.command()(export.export)
 app.command()(assignments.assignments)
 app.add_typer(inspect.runs, name="runs")
 app.command()(routers.rerun)
-app.command()(inspect.doctor)
+app.command()(doctor.doctor)
 
 
 def main() -> None:

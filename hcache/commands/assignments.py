@@ -11,10 +11,11 @@ import typer
 from hcache.commands.export import check_free, chosen_experiment
 from hcache.commands.inspect import DatabaseFile
 from hcache.commands.options import console
-from hcache.config import ExperimentConfig, FeaturesConfig, parse_settings
+from hcache.config.file import parse_settings
+from hcache.config.schema import ExperimentConfig, FeaturesConfig
+from hcache.data.queries import known_split
 from hcache.errors import StoreError
 from hcache.files import replace_file
-from hcache.queries import known_split
 from hcache.store import Store
 
 if TYPE_CHECKING:
@@ -70,9 +71,9 @@ def _rows(
     """The rows, question by question."""
     import torch
 
-    from hcache import replay
+    from hcache.replay.loading import load_replay
+    from hcache.replay.tree import tree_of_leaf
     from hcache.trainers.sft import best_leaves
-    from hcache.tree import tree_of_leaf
 
     found = store.sql("select config, workflow from experiments where experiment = $1", [name])
     roles = store.sql(ROLES, [found["workflow"][0]])["role"].to_list()
@@ -80,7 +81,7 @@ def _rows(
         raise StoreError(f"the workflow of {name} has no roles to assign.", "teacher_student has.")
     config = ExperimentConfig.model_validate_json(found["config"][0])
     config = config.model_copy(update={"features": FeaturesConfig()})  # they are not looked at
-    tree = replay.load(store, config, split).tree
+    tree = load_replay(store, config, split).tree
     questions = dict(store.sql("select query_id, question from queries").iter_rows())
     reward_M = tree.reward_M(alpha)
     leaves = best_leaves(tree, reward_M, settings, torch.Generator().manual_seed(seed))

@@ -20,8 +20,8 @@ from hcache.commands.options import (
 from hcache.experiment import Experiment
 
 if TYPE_CHECKING:
-    from hcache.benching import Job
-    from hcache.runs import Run
+    from hcache.runs.benching import Job
+    from hcache.runs.folder import Run
 
 
 def bench(
@@ -43,9 +43,9 @@ def bench(
 
     Example: `hcache bench data/demo/experiment.yaml --seeds 5`
     """
-    from hcache.benching import algorithms, jobs
-    from hcache.judging import judge
-    from hcache.leaderboard import table
+    from hcache.evaluation.leaderboard import table
+    from hcache.runs.benching import algorithms, jobs
+    from hcache.runs.judging import judge
 
     loaded = Experiment.load(experiment, set_ or (), db)
     others = [Experiment.load(file, set_ or (), db) for file in beside or ()]
@@ -80,7 +80,7 @@ def _all_that_fit(known: dict[str, str]) -> list[str]:
 
 def _train_all(wanted: list[Job]) -> dict[str, Run]:
     """Train with a bar over the runs; runs by the key of their job."""
-    from hcache.benching import run_all
+    from hcache.runs.benching import run_all
 
     done: dict[str, Run] = {}
     with Progress(

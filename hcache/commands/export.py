@@ -16,9 +16,11 @@ import typer
 
 from hcache.commands.inspect import DatabaseFile
 from hcache.commands.options import console
-from hcache.errors import ConfigError, StoreError, lookup
+from hcache.errors import ConfigError, StoreError
 from hcache.files import replace_file
+from hcache.plugins import lookup
 from hcache.store import Store
+from hcache.store.queries import TRAJECTORIES
 
 FORMATS: dict[str, Callable[[pl.DataFrame, BytesIO], None]] = {
     ".jsonl": pl.DataFrame.write_ndjson,
@@ -95,35 +97,3 @@ def chosen_experiment(store: Store, name: str | None) -> str:
             f"Choose with --experiment: {', '.join(known)}." if known else "",
         )
     return known[0]
-
-
-TRAJECTORIES = r"""
-with chosen as (select * from outcomes where experiment = $1),
-asks as (
-    select trajectory_id, unnest(asks) as ask, generate_subscripts(asks, 1) as place
-    from trajectories semi join chosen using (trajectory_id)
-),
-asked as (  -- what stands after the passages, where the reader has put some before the question
-    select *, string_split(question, E'\n\nQuestion: ')[-1] as asked from queries
-),
-steps as (
-    select k.trajectory_id,
-           list({arm: a.name, "role": k.ask."role", reply: g.text,
-                 prompt_tokens: k.ask.prompt_tokens, output_tokens: k.ask.output_tokens,
-                 finish_reason: g.finish_reason}
-                order by k.place) as steps
-    from asks k
-    join generations g on g.generation_id = k.ask.generation
-    join arms a on a.arm_id = k.ask.arm
-    group by k.trajectory_id
-)
-select c.experiment, c.split, c.dataset, c.kind, c.query_id, q.question, q."references",
-       c.trajectory_id, c.replica, c.sequence, c.depth, s.steps, c.answer, c.notes,
-       c.f1, c.em, c.numeric, c.choice, c.quality, c.cost,
-       c.prompt_tokens::bigint as prompt_tokens, c.output_tokens::bigint as output_tokens,
-       len([step for step in s.steps if contains(step.reply, q.asked)]) > 0 as repeats
-from chosen c
-join asked q using (query_id)
-left join steps s using (trajectory_id)
-order by c.split, c.query_id, c.depth, c.sequence, c.replica
-"""

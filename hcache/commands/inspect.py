@@ -11,8 +11,9 @@ import typer
 
 from hcache.commands.options import AsJson, console, table_of
 from hcache.errors import StoreError
-from hcache.runs import all_runs, find_run
+from hcache.runs.folder import all_runs, find_run
 from hcache.store import Store
+from hcache.store.queries import FIND
 
 DatabaseFile = Annotated[Path, typer.Option("--db", help="The database.", show_default=False)]
 RunsFolder = Annotated[Path, typer.Option("--runs", help="Folder of the runs.")]
@@ -100,10 +101,6 @@ def _field(name: str, text: str) -> None:
     console.print(text, markup=False, highlight=False)
 
 
-FIND = """
-select o.*, q.question from outcomes o join queries q using (query_id)
-where starts_with(o.trajectory_id, $1) order by o.trajectory_id, o.experiment limit 100
-"""
 runs = typer.Typer(
     help="List runs, oldest first, or show one.\n\nExample: `hcache runs --runs runs/demo`",
     invoke_without_command=True,
@@ -153,7 +150,7 @@ def compare_runs(
 
     Example: `hcache runs compare runs/demo/ppo-s0-1a2b3c4d runs/demo/sft-s0-5e6f7a8b`
     """
-    from hcache.judging import compare
+    from hcache.runs.judging import compare
 
     first, second = find_run(one, folder), find_run(two, folder)
     said = compare(first, second, db or Path(first.manifest["db"]), split)
@@ -172,17 +169,3 @@ def _run_row(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
         "seconds": outcome.get("seconds"),
         "state": "finished" if outcome else "stopped: the same train command goes on",
     }
-
-
-def doctor(as_json: AsJson = False) -> None:
-    """Say what is installed, which engine and device would be used, and what to type if not.
-
-    Example: `hcache doctor`
-    """
-    from hcache.doctor import examine
-
-    findings = examine()
-    if as_json:
-        typer.echo(json.dumps([vars(finding) for finding in findings], indent=2))
-        return
-    console.print(table_of([vars(finding) for finding in findings]))

@@ -21,12 +21,12 @@ from hcache.commands.options import (
     console,
     notes,
 )
-from hcache.config import ExperimentConfig
+from hcache.config.schema import ExperimentConfig
 from hcache.errors import DataError, RunError
 from hcache.experiment import Experiment
 
 if TYPE_CHECKING:
-    from hcache.runs import Run
+    from hcache.runs.folder import Run
 
 
 def train(
@@ -48,7 +48,7 @@ def train(
 
     Example: `hcache train data/demo/experiment.yaml --algo ppo --seed 1`
     """
-    from hcache.training import train as train_router
+    from hcache.runs.training import train as train_router
 
     overrides = list(set_ or ())
     overrides += [f"train.seed={seed}"] if seed is not None else []
@@ -137,8 +137,8 @@ def evaluate(
 
     Example: `hcache eval data/demo/experiment.yaml --split test`
     """
-    from hcache.judging import judge
-    from hcache.leaderboard import table
+    from hcache.evaluation.leaderboard import table
+    from hcache.runs.judging import judge
 
     config, runs, database = target_of(target, set_ or (), db)
     if alpha is not None:
@@ -171,7 +171,7 @@ def route(
 
     Example: `hcache route RUN "What is: 12 + 30"`
     """
-    from hcache.judging import live_router
+    from hcache.runs.routing import live_router
 
     with live_router(run, experiment) as router:
         routed = router.route(question, _lines(passages))
@@ -207,8 +207,8 @@ def rerun(
 
     Example: `hcache rerun runs/demo/ppo-s0-1a2b3c4d`
     """
-    from hcache.judging import repeat
-    from hcache.runs import find_run
+    from hcache.runs.folder import find_run
+    from hcache.runs.training import repeat
 
     found = find_run(run)
     with TrainingProgress(found.config) as on_metrics:
@@ -222,7 +222,7 @@ def target_of(
     target: str, overrides: list[str] | tuple[()], db: Path | None
 ) -> tuple[ExperimentConfig, list[Run], Path]:
     """The configuration, finished runs and database of an experiment file, or of one run."""
-    from hcache.runs import all_runs, find_run
+    from hcache.runs.folder import all_runs, find_run
 
     if target.endswith((".yaml", ".yml")):
         loaded = Experiment.load(target, overrides, db)

@@ -9,10 +9,10 @@ import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from hcache.commands.options import Database, ExperimentFile, Overrides, console, notes, table_of
-from hcache.config import Server
+from hcache.config.schema import Server
+from hcache.data.queries import SPLITS
 from hcache.errors import ConfigError
 from hcache.experiment import Experiment
-from hcache.queries import SPLITS
 from hcache.sampling import Plan, Sampler, Tally, make_plan
 
 
@@ -70,8 +70,8 @@ def sample(
     """
     loaded = Experiment.load(experiment, set_ or (), db)
     if policy is not None:
-        from hcache.judging import with_changes
-        from hcache.runs import find_run
+        from hcache.runs.folder import find_run
+        from hcache.runs.routing import with_changes
 
         run = find_run(policy, Path(loaded.config.runs))
         loaded = with_changes(loaded, run, db, engine or "transformers")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 
-from hcache.arms import Arm
 from hcache.engines.base import (
     TOO_LONG,
     Engine,
@@ -15,6 +14,7 @@ from hcache.engines.base import (
     request_for,
 )
 from hcache.engines.scripted import ScriptedEngine, scripted_engine
+from hcache.models.arms import Arm
 
 __all__ = [
     "TOO_LONG",
@@ -32,7 +32,7 @@ __all__ = [
 def make_engine(arm: Arm, logprobs: bool) -> Engine:
     """The engine that an arm's model asks for; what is slow to import is only when due."""
     if arm.by_question:  # made where policies are known
-        serving = importlib.import_module("hcache.lowrank.serving")
+        serving = importlib.import_module("hcache.joint.serving")
         engine: Engine = serving.serve(arm, logprobs)
         return engine
     if arm.model_config.engine == "scripted":

@@ -11,9 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from hcache.arms import Arm
-from hcache.config import ModelConfig
+from hcache.config.schema import ModelConfig
 from hcache.keys import digest, generation_key, seed_of
+from hcache.models.arms import Arm
 from hcache.workflows.effects import Ask, Message
 
 TOO_LONG = "too_long"

@@ -12,10 +12,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from hcache.arms import Arm
 from hcache.engines.base import TOO_LONG, Generation, QueueEngine, Request
 from hcache.errors import EngineError
 from hcache.keys import digest_text
+from hcache.models.arms import Arm
 
 Script = Callable[[Request], str]
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hcache.arms import Arm
 from hcache.engines.base import Generation, QueueEngine, Request
 from hcache.errors import EngineError
+from hcache.models.arms import Arm
 
 Scores = npt.NDArray[np.float64]
 Ranker = Callable[[Sequence[str], str], Scores]

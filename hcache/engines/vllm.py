@@ -17,9 +17,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from hcache.arms import Arm
 from hcache.engines.base import TOO_LONG, Generation, Request, prompt_ids
 from hcache.errors import EngineError
+from hcache.models.arms import Arm
 
 QUIET = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

@@ -21,10 +21,11 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from hcache.errors import ConfigError, RunError, register_in
+from hcache.errors import ConfigError, RunError
 from hcache.files import replace_file
 from hcache.keys import digest_file
-from hcache.tree import States
+from hcache.plugins import register_in
+from hcache.replay.tree import States
 
 FORMAT = 1  # of a saved policy; raised when an older reader could not read it
 TENSORS, DESCRIPTION = "policy.safetensors", "policy.json"
@@ -97,8 +98,6 @@ def load_policy(folder: Path) -> Policy:
     """
     description = _read_description(folder)
     name = description["name"]
-    if name not in POLICIES:  # some stand beside their trainer
-        importlib.import_module("hcache.trainers")
     if name not in POLICIES:
         raise RunError(
             f"{folder} holds a policy of the unknown class {name!r}.",

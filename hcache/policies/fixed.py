@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hcache.errors import ConfigError
 from hcache.policies import register, write_policy
-from hcache.tree import States, path_name
+from hcache.replay.tree import States, path_name
 
 
 @register("sequence")

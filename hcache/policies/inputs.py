@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from hcache.errors import RunError
-from hcache.tree import States
+from hcache.replay.tree import States
 
 TEXT_NORM = 4.0  # typical length of the scaled text features; longer ones are learned by heart
 

@@ -25,10 +25,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from hcache.config import Settings
+from hcache.config.schema import Settings
 from hcache.errors import ConfigError, RunError
-from hcache.policies import Policy, register, write_policy
-from hcache.reading import (
+from hcache.models.causal_lm import (
     beginning,
     by_length,
     import_transformers,
@@ -37,7 +36,8 @@ from hcache.reading import (
     token_ids,
     with_end,
 )
-from hcache.tree import ReadableStates, States, Tree
+from hcache.policies import Policy, register, write_policy
+from hcache.replay.tree import ReadableStates, States, Tree
 
 CUE = "Answer:"
 QUESTION = "\n\nWhich of these goes next? {options}.\n" + CUE

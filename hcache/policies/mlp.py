@@ -21,12 +21,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from hcache.config import Settings
+from hcache.config.schema import Settings
 from hcache.errors import RunError
 from hcache.policies import Policy, register, write_policy
 from hcache.policies.inputs import check_states, text_scale
-from hcache.tree import States, Tree
+from hcache.replay.tree import States, Tree
 
+SPAN = 4.0  # range of the input that stands for u, of the order of the other inputs
 MASKED = -1e9  # logit of an action that is not valid: its probability is exactly 0 in float32
 
 
@@ -179,3 +180,43 @@ def _mlp(inputs: int, outputs: int, settings: MLPSettings) -> nn.Sequential:
     for size_in, size_out in pairwise(sizes):
         layers += [nn.Linear(size_in, size_out), nn.Tanh()]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
+
+
+@register("conditioned")
+class ConditionedPolicy(MLPPolicy):
+    """π(a | s, α) and V(s, α): α is an input, so one training serves the whole front.
+
+    α enters as u = α / (α + α₀) in [0, 1), where α₀ is the experiment's α, so that every weight of
+    cost from 0 (quality alone) to infinity (cost alone) has its place, as in preference-conditioned
+    policies (Abels et al., arXiv 1809.07803). `at` gives the same policy at another α; both share
+    the weights.
+    """
+
+    name = "conditioned"
+    extra_inputs = 1
+
+    def __init__(
+        self, arms: tuple[str, ...], features: int, hops: int, settings: MLPSettings
+    ) -> None:
+        super().__init__(arms, features, hops, settings)
+        self.alpha_0: Tensor
+        self.register_buffer("alpha_0", torch.ones((), dtype=torch.float64))
+        self._alpha: Tensor | None = None
+
+    def centred_at(self, alpha: float) -> Self:
+        """The same policy with α₀ = `alpha`, or 1 where that is 0."""
+        self.alpha_0.fill_(alpha if alpha > 0 else 1.0)
+        return self
+
+    def at(self, alpha: float | Tensor) -> Self:
+        """The same weights at another α; a tensor [n] gives each of n states its own."""
+        view = copy.copy(self)
+        view._alpha = torch.as_tensor(alpha, dtype=torch.float64, device=self.alpha_0.device)
+        return view
+
+    def inputs(self, states: States) -> Tensor:
+        """What both networks see, float32 [n, I]: as without α, and u."""
+        inputs_NI = super().inputs(states)
+        alpha = self.alpha_0 if self._alpha is None else self._alpha
+        u = (SPAN * (alpha / (alpha + self.alpha_0) - 0.5)).float()
+        return torch.cat([inputs_NI, u.expand(len(states))[:, None]], dim=1)

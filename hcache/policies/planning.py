@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from hcache.policies.inputs import check_states
-from hcache.tree import NONE, States, Tree
+from hcache.replay.tree import NONE, States, Tree
 
 TIE = 1e-9  # scores this close are equal: rounding may differ with the number of rows
 Path = tuple[int, ...]  # actions, STOP included

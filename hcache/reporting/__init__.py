@@ -12,18 +12,18 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from hcache import replay
-from hcache.config import ExperimentConfig
-from hcache.evaluation import Report
+from hcache.config.schema import ExperimentConfig
+from hcache.evaluation.report import Report
 from hcache.files import replace_file
-from hcache.judging import Beside, comparable_runs, judge
+from hcache.replay.loading import load_replay
+from hcache.replay.tree import Tree
 from hcache.reporting.figures import Picture, pictures
 from hcache.reporting.methods import best_method, methods
 from hcache.reporting.page import Content, html, markdown
 from hcache.reporting.stories import Stories, leaves_of_sequence, tell
-from hcache.runs import Run, now
+from hcache.runs.folder import Run, now
+from hcache.runs.judging import Beside, comparable_runs, judge
 from hcache.store import Store
-from hcache.tree import Tree
 
 __all__ = ["write_report"]
 
@@ -94,5 +94,5 @@ def _stories(
 
 
 def _tree(store: Store, config: ExperimentConfig, split: str) -> Tree:
-    tree = replay.load(store, config, split).tree
+    tree = load_replay(store, config, split).tree
     return tree if config.train.stop else tree.without_stop()

@@ -19,12 +19,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from hcache.evaluation import Group, Report, Row
+from hcache.evaluation.baselines import STOP
+from hcache.evaluation.report import Group, Report, Row
 from hcache.reporting.looks import ARMS, GREY, INK, MARKS, STYLE, colours, error_bar
 from hcache.reporting.methods import Curve, Method
 from hcache.reporting.numbers import number, short
 from hcache.reporting.plane import draw_plane
-from hcache.rivals import STOP
 
 WIDTH, HEIGHT = 4.6, 3.4  # inches
 PANELS = 12  # of one figure, at most

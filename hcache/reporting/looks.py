@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from hcache.evaluation import Report
+from hcache.evaluation.report import Report
 
 INK, GREY, PALE = "#222222", "#777777", "#c8c8c8"
 METHODS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B07D00", "#3A9BD0")  # Okabe and Ito

@@ -12,11 +12,12 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from hcache.judging import labelled
 from hcache.policies import AnyAlpha, Policy, at_alpha, load_policy
-from hcache.policies.rollout import greedy_leaves, mean_by_query
-from hcache.runs import Run
-from hcache.tree import Tree
+from hcache.policies.rollout import greedy_leaves
+from hcache.replay.exact import mean_by_query
+from hcache.replay.tree import Tree
+from hcache.runs.folder import Run
+from hcache.runs.judging import labelled
 
 Curve = tuple[tuple[float, float, float, float], ...]  # iteration, mean, lowest, highest
 

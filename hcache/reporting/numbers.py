@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hcache.statistics import Interval
+from hcache.evaluation.statistics import Interval
 
 DASH = "–"
 LONGEST = 24  # characters of a name in a figure

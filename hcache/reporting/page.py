@@ -18,13 +18,13 @@ from xml.etree import ElementTree
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from hcache.config import ExperimentConfig
-from hcache.evaluation import Group, Report, Row
-from hcache.leaderboard import HEADER, label, title
+from hcache.config.schema import ExperimentConfig
+from hcache.evaluation.leaderboard import HEADER, label, title
+from hcache.evaluation.report import Group, Report, Row
+from hcache.evaluation.statistics import Interval
 from hcache.reporting.figures import Picture
 from hcache.reporting.numbers import DASH, number, printable, reason, signed, spans
 from hcache.reporting.stories import Stories
-from hcache.statistics import Interval
 
 CUT = 320  # a longer text is shown by its beginning and its end, and can be opened
 SVG = "http://www.w3.org/2000/svg"

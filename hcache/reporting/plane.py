@@ -14,8 +14,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from matplotlib.transforms import Bbox
 from numpy.typing import ArrayLike, NDArray
 
-from hcache.evaluation import Point, Report, Row
-from hcache.fronts import pareto
+from hcache.evaluation.fronts import pareto
+from hcache.evaluation.report import Point, Report, Row
 from hcache.reporting.labels import Label, place
 from hcache.reporting.looks import GREY, INK, MARKS, PALE, colours, error_bar
 from hcache.reporting.numbers import short

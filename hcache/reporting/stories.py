@@ -12,11 +12,11 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from hcache.config import ExperimentConfig
-from hcache.policies.rollout import static_leaves
-from hcache.replay import POOL
+from hcache.config.schema import ExperimentConfig
+from hcache.replay.exact import sequences, static_leaves
+from hcache.replay.loading import POOL
+from hcache.replay.tree import Tree, path_name
 from hcache.store import Store
-from hcache.tree import Tree, path_name, sequences
 
 COUNT = 3  # gains, and losses
 EQUAL = 1e-9  # rewards this close are neither

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from hcache.arms import Pool
+from hcache.data.queries import Query
 from hcache.engines.base import Request, request_for
 from hcache.keys import digest, digest_text
-from hcache.queries import Query
+from hcache.models.arms import Pool
 from hcache.workflows import (
     STOP,
     Ask,

@@ -10,10 +10,10 @@ from typing import Any
 
 import polars as pl
 
+from hcache.data.queries import Query
 from hcache.engines import Request
 from hcache.experiment import Experiment
 from hcache.keys import digest_text
-from hcache.queries import Query
 from hcache.sampling.enumerator import Enumerator, Reply
 from hcache.store import Store
 

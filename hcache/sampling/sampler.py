@@ -12,19 +12,19 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
 
+from hcache.data.queries import SPLITS, Query, known_split
 from hcache.engines import Engine, EngineFactory, Engines, Generation, Request, make_engine
 from hcache.errors import ConfigError, EngineError, StoreBusyError
 from hcache.experiment import Experiment
-from hcache.keys import canonical, digest
-from hcache.queries import SPLITS, Query, known_split
 from hcache.sampling.enumerator import Enumerator, Reply
 from hcache.sampling.plan import tree_size
-from hcache.scoring import score, score_missing
+from hcache.sampling.records import record_of, tables_of
+from hcache.sampling.schedules import Resident, Sweep
+from hcache.sampling.scoring import score, score_missing
 from hcache.store import Spool, Store, wait_and_write, write
 
 BATCH = 256  # queries begun together, so that the store is asked once for all
@@ -136,7 +136,7 @@ class Sampler:
     def _begin(self) -> None:
         recovered = self.spool.recover()
         if recovered:
-            rows = _tables(recovered)
+            rows = tables_of(recovered)
             wait_and_write(self.db, rows, PATIENCE_SECONDS)
             self.spool.clear()
         self.experiment.record(PATIENCE_SECONDS)
@@ -193,10 +193,10 @@ class Sampler:
 
     def _loop(self, started: float) -> None:
         committed = time.monotonic()
-        schedule = self._resident if self.config.schedule == "resident" else _Sweep(self).next
+        schedule = self._schedule()
         while True:
             self._admit(started)
-            key = schedule()
+            key = schedule.next()
             if key is None:
                 return
             self._pump(key)
@@ -286,16 +286,20 @@ class Sampler:
 
     # Engines
 
+    def _schedule(self) -> Resident | Sweep:
+        keys = list(self.queued)
+        if self.config.schedule == "resident":
+            return Resident(keys, self._busy)
+        tools = [tool.engine_key for tool in self.experiment.workflow.tools()]
+        return Sweep([key for key in keys if key not in tools], tools, self._busy, self._keep)
+
+    def _keep(self, keys: set[str]) -> None:
+        """Unload the engines of all other keys."""
+        for key in self.engines.loaded.keys() - keys:
+            self.engines.drop(key)
+
     def _busy(self, key: str) -> bool:
         return bool(self.queued.get(key) or self.running.get(key))
-
-    def _resident(self) -> str | None:
-        """The next engine in turn that has something to do."""
-        for key in list(self.queued):
-            self.queued[key] = self.queued.pop(key)  # to the end of the line
-            if self._busy(key):
-                return key
-        return None
 
     def _pump(self, key: str) -> None:
         """Let one engine work a little."""
@@ -330,7 +334,7 @@ class Sampler:
     ) -> None:
         """Make replies safe, then let the trees grow."""
         pairs = [(running.pop(generation.key), generation) for generation in finished]
-        records = [_record(request, generation, engine) for request, generation in pairs]
+        records = [record_of(request, generation, engine) for request, generation in pairs]
         self.uncommitted += records
         self.spool.append(records)
         unlocked: list[Request] = []
@@ -352,7 +356,7 @@ class Sampler:
         new = [r for r in rows["trajectories"] if r["trajectory_id"] not in self.known_trajectories]
         if not self.uncommitted and not new:
             return
-        tables = _tables(self.uncommitted) | {
+        tables = tables_of(self.uncommitted) | {
             "texts": rows["texts"],
             "states": rows["states"],
             "trajectories": new,
@@ -377,75 +381,3 @@ with stored as (
     where t.workflow = $1 and t.replica < $2 and t.depth <= $3 and list_has_all($4, t.decisions)
 )
 """
-
-
-class _Sweep:
-    """One engine at a time: drained, then swapped, in alternating order.
-
-    L·(K−1)+1 loads for K checkpoints and L hops, against L·K in a fixed order. Tools are small:
-    they stay beside the others and answer first.
-    """
-
-    def __init__(self, sampler: Sampler) -> None:
-        self.sampler = sampler
-        self.tools = [tool.engine_key for tool in sampler.experiment.workflow.tools()]
-        self.keys = [key for key in sampler.queued if key not in self.tools]
-        self.place = 0
-        self.direction = 1
-
-    def next(self) -> str | None:
-        """The engine to run: the one loaded while it has work, then the next on the way."""
-        if tool := next(filter(self.sampler._busy, self.tools), None):
-            return tool
-        for _ in range(2 * len(self.keys)):
-            key = self.keys[self.place]
-            if self.sampler._busy(key):
-                self._only(key)
-                return key
-            self._move()
-        return None
-
-    def _only(self, key: str) -> None:
-        for other in list(self.sampler.engines.loaded):
-            if other not in (key, *self.tools):
-                self.sampler.engines.drop(other)
-
-    def _move(self) -> None:
-        if not 0 <= self.place + self.direction < len(self.keys):
-            self.direction = -self.direction
-        self.place = max(0, min(len(self.keys) - 1, self.place + self.direction))
-
-
-def _record(request: Request, generation: Generation, engine: Engine) -> dict[str, Any]:
-    """A finished generation as it stands in the spool."""
-    return {
-        "generation_id": generation.key,
-        "fingerprint": request.arm.fingerprint,
-        "messages_id": request.messages_key,
-        "messages": canonical([message._asdict() for message in request.messages]),
-        "sample": request.sample,
-        "text": generation.text,
-        "token_ids": generation.token_ids,
-        "prompt_tokens": generation.prompt_tokens,
-        "output_tokens": generation.output_tokens,
-        "cached_tokens": generation.cached_tokens,
-        "finish_reason": generation.finish_reason,
-        "logprobs": generation.logprobs,
-        "seconds": generation.seconds,
-        "provenance_id": digest(engine.provenance),
-        "provenance": canonical(engine.provenance),
-        "created": datetime.now(UTC).replace(tzinfo=None).isoformat(),
-    }
-
-
-def _tables(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Records of the spool as rows of tables."""
-    generations = [
-        {name: value for name, value in record.items() if name not in ("messages", "provenance")}
-        | {"created": datetime.fromisoformat(record["created"])}
-        for record in records
-    ]
-    messages = [{"messages_id": r["messages_id"], "messages": r["messages"]} for r in records]
-    facts = {record["provenance_id"]: record["provenance"] for record in records}
-    provenance = [{"provenance_id": key, "facts": value} for key, value in facts.items()]
-    return {"generations": generations, "messages": messages, "provenance": provenance}

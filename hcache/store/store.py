@@ -17,6 +17,7 @@ import duckdb
 import polars as pl
 
 from hcache.errors import StoreBusyError, StoreError
+from hcache.store.queries import CALLS
 from hcache.store.schema import MERGE, MIGRATIONS, TABLES, UNIQUE, VERSION, VIEWS
 from hcache.store.spool import disk_full
 
@@ -324,20 +325,3 @@ def _raise_if_interrupted(error: Exception) -> None:
     """Ctrl-C during a query, which DuckDB reports as a RuntimeError or as an error of its own."""
     if isinstance(error, duckdb.InterruptException) or "Query interrupted" in str(error):
         raise KeyboardInterrupt from error
-
-
-CALLS = """
-with asks as (
-    select unnest(asks) as ask, generate_subscripts(asks, 1) as place
-    from trajectories where trajectory_id = $1
-)
-select a.name as arm, ask."role" as "role", m.messages, g.text as reply, g.finish_reason,
-       ask.prompt_tokens, ask.output_tokens, coalesce(  -- a tool stands in no pool
-           p.input_price * ask.prompt_tokens + p.output_price * ask.output_tokens, 0) / 1000 as cost
-from asks
-join generations g on g.generation_id = ask.generation
-join messages m using (messages_id)
-join arms a on a.arm_id = ask.arm
-left join pools p on p.arm_id = ask.arm and p.experiment = $2
-order by place
-"""

@@ -8,15 +8,16 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from torch import Tensor
 
-from hcache import replay
-from hcache.config import Settings as AnySettings
-from hcache.errors import RunError, register_in
+from hcache.config.schema import Settings as AnySettings
+from hcache.errors import RunError
 from hcache.experiment import Experiment
+from hcache.plugins import register_in
 from hcache.policies import Policy
-from hcache.policies.rollout import greedy_leaves, hops_of, mean_by_query
-from hcache.replay import Replay
+from hcache.policies.rollout import greedy_leaves
+from hcache.replay.exact import hops_of, mean_by_query
+from hcache.replay.loading import Replay, load_replay
+from hcache.replay.tree import Tree
 from hcache.store import Store
-from hcache.tree import Tree
 
 
 class TrainablePolicy(Policy, Protocol):
@@ -73,7 +74,7 @@ class Trainer(ABC):
     @classmethod
     def load(cls, store: Store, experiment: Experiment, split: str) -> Replay:
         """A split as the trainer needs it, to train on and to validate on."""
-        return replay.load(store, experiment.config, split)
+        return load_replay(store, experiment.config, split)
 
     @classmethod
     def unfit(cls, train: Tree) -> str:

@@ -15,10 +15,11 @@ from pydantic import Field
 from torch import Tensor
 
 from hcache.policies import Policy
-from hcache.policies.conditioned import ConditionedPolicy
+from hcache.policies.mlp import ConditionedPolicy
+from hcache.replay.exact import returns
+from hcache.replay.tree import Tree
 from hcache.trainers.base import greedy_metrics, register
 from hcache.trainers.soft import Soft, SoftSettings
-from hcache.tree import Tree, returns
 
 MOST = 0.95  # of u: α up to 19 · α₀
 GRID = (0.0, 0.25, 0.5, 0.75, MOST)  # of u, in validation

@@ -23,15 +23,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from hcache.models.causal_lm import by_length
 from hcache.policies import Policy
 from hcache.policies.language import LanguagePolicy, ReadingSettings
 from hcache.policies.mlp import MASKED
-from hcache.policies.rollout import mean_by_query, static_leaves
-from hcache.reading import by_length
+from hcache.replay.exact import mean_by_query, sequences, static_leaves
+from hcache.replay.tree import NONE, Tree
 from hcache.trainers.base import greedy_metrics, register
 from hcache.trainers.network import GradientTrainer, OptimiserSettings
 from hcache.trainers.sft import TargetSettings, targets_of
-from hcache.tree import NONE, Tree, sequences
 
 
 class LanguageSettings(ReadingSettings, TargetSettings, OptimiserSettings):

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from hcache.errors import ConfigError, RunError
 from hcache.files import replace_file
+from hcache.replay.tree import Tree
 from hcache.trainers.base import TrainablePolicy, Trainer
 from hcache.trainers.network import part
-from hcache.tree import Tree
 
 OnMetrics = Callable[[dict[str, float]], None]
 

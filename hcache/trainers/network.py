@@ -9,12 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from hcache.config import Settings
+from hcache.config.schema import Settings
 from hcache.policies import Policy
 from hcache.policies.mlp import MLPPolicy, MLPSettings
+from hcache.replay.tree import Tree
 from hcache.trainers.base import TrainablePolicy, Trainer
 from hcache.trainers.device import Device, pick_device
-from hcache.tree import Tree
 
 
 class OptimiserSettings(Settings):

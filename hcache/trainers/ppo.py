@@ -23,9 +23,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from hcache.replay.exact import backward
+from hcache.replay.tree import Tree
 from hcache.trainers.base import register
 from hcache.trainers.network import NetworkSettings, NetworkTrainer
-from hcache.tree import Tree, backward
 
 Advantage = Literal["gae", "exact"]
 

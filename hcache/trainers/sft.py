@@ -30,12 +30,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from hcache.config import Settings
+from hcache.config.schema import Settings
 from hcache.errors import ConfigError
-from hcache.policies.rollout import only_best, oracle_leaves
+from hcache.replay.exact import only_best, oracle, oracle_leaves, reach
+from hcache.replay.tree import NONE, Tree, tree_of_leaf, tree_of_state
 from hcache.trainers.base import register
 from hcache.trainers.network import NetworkSettings, NetworkTrainer
-from hcache.tree import NONE, Tree, oracle, reach, tree_of_leaf, tree_of_state
 
 Ties = Literal["all", "random_one", "deterministic_one"]
 Balance = Literal["none", "undersample", "oversample", "smart"]

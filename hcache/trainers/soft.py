@@ -30,9 +30,9 @@ from pydantic import Field
 from torch import Tensor
 
 from hcache.policies.mlp import MLPPolicy
+from hcache.replay.exact import backward, reach, returns
 from hcache.trainers.base import register
 from hcache.trainers.network import NetworkSettings, NetworkTrainer
-from hcache.tree import backward, reach, returns
 
 Target = Literal["soft", "optimal"]
 

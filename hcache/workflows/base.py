@@ -9,9 +9,9 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hcache.arms import Arm
+from hcache.data.queries import Query
 from hcache.keys import digest
-from hcache.queries import Query
+from hcache.models.arms import Arm
 from hcache.workflows.effects import Flow, Message
 
 

@@ -12,9 +12,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from hcache.answers import drop_thought
-from hcache.arms import Arm
-from hcache.queries import Query
+from hcache.data.extractors import drop_thought
+from hcache.data.queries import Query
+from hcache.models.arms import Arm
 from hcache.workflows.base import Workflow, prompt_for, register
 from hcache.workflows.effects import STOP, Ask, Choose, Flow
 

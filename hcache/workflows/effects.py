@@ -12,8 +12,8 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
-from hcache.arms import Arm
 from hcache.errors import ConfigError
+from hcache.models.arms import Arm
 
 
 class Message(NamedTuple):

@@ -10,9 +10,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from hcache.answers import drop_thought
-from hcache.arms import Arm
-from hcache.queries import Query
+from hcache.data.extractors import drop_thought
+from hcache.data.queries import Query
+from hcache.models.arms import Arm
 from hcache.workflows.base import Workflow, prompt_for, register
 from hcache.workflows.effects import STOP, Ask, Choose, Flow, Message
 

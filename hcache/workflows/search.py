@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from hcache.arms import Arm, encoder_digest, locate
-from hcache.config import ArmConfig, ModelConfig, Price
+from hcache.config.schema import ArmConfig, ModelConfig, Price
+from hcache.data.queries import Query
 from hcache.keys import digest
-from hcache.queries import Query
+from hcache.models.arms import Arm
+from hcache.models.files import encoder_digest, locate
 from hcache.workflows.effects import Ask, Message
 
 NAME = "search"

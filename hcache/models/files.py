@@ -1,0 +1,96 @@
+"""Files of models: where they are, and digests of what in them can change an output."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from hcache.errors import ConfigError
+from hcache.files import replace_file
+from hcache.keys import digest, digest_file
+
+WEIGHTS = (".safetensors", ".bin", ".gguf")
+
+TEXTS = (".json", ".jinja", ".model", ".txt")  # config, tokenizer, template, vocabulary
+
+
+def locate(path: str, folder: Path, place: str) -> Path:
+    """A path of an experiment: beside its file, else below the working directory.
+
+    A name of the form org/name is also looked up in the local Hugging Face cache; the network is
+    never asked.
+
+    Raises:
+        ConfigError: nothing is there.
+    """
+    given = Path(path).expanduser()
+    for candidate in (folder / given, given):
+        if candidate.exists():
+            return candidate.resolve()
+    if cached := _hub_snapshot(path):
+        return cached
+    hint = f"Change it, or override it with --set {place}=PATH."
+    if path.count("/") == 1 and not path.startswith((".", "/", "~")):
+        hint += f" If it is a model of the hub, fetch it first: hf download {path}"
+    raise ConfigError(f"{place}: {path} does not exist.", hint)
+
+
+def _hub_snapshot(name: str) -> Path | None:
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+    repo = hub / f"models--{name.replace('/', '--')}"
+    ref = repo / "refs" / "main"
+    if not ref.is_file():
+        return None
+    snapshot = repo / "snapshots" / ref.read_text().strip()
+    return snapshot if snapshot.is_dir() else None
+
+
+def digests_of(folder: Path) -> Iterator[tuple[str, str]]:
+    """Digest of each file that can change an output; those of weights are remembered."""
+    memo = _Memo()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in WEIGHTS:
+            yield file.name, memo.digest(file)
+        elif file.suffix in TEXTS:
+            yield file.name, digest_file(file)
+    memo.save()
+
+
+def encoder_digest(folder: Path) -> str:
+    """Key of a sentence encoder: the names and contents of its files, wherever they lie."""
+    files = sorted(file for file in folder.rglob("*") if file.suffix in WEIGHTS + TEXTS)
+    contents = [[file.relative_to(folder).as_posix(), digest_file(file)] for file in files]
+    return digest(["sentence-transformers", contents])
+
+
+class _Memo:
+    """Digests of large files, remembered by path, inode, size, mtime and ctime."""
+
+    def __init__(self) -> None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+        self.file = cache / "hcache" / "digests.json"
+        self.known: dict[str, str] = {}
+        self.changed = False
+        try:
+            self.known = dict(json.loads(self.file.read_text()))
+        except (OSError, ValueError, TypeError):
+            self.known = {}
+
+    def digest(self, file: Path) -> str:
+        stat = file.stat()
+        identity = [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+        key = digest([str(file.resolve()), *identity])
+        if key not in self.known:
+            self.known[key] = digest_file(file)
+            self.changed = True
+        return self.known[key]
+
+    def save(self) -> None:
+        if not self.changed:
+            return
+        with contextlib.suppress(OSError):  # a home that cannot be written costs time only
+            replace_file(self.file, json.dumps(self.known).encode())

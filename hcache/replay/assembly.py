@@ -1,0 +1,160 @@
+"""Rows of states and leaves become the arrays of a tree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+
+from hcache.replay.tree import NONE, Tree
+
+Ints = npt.NDArray[np.int64]
+
+Bools = npt.NDArray[np.bool_]
+
+
+class Assembly:
+    """States and leaves with integer codes, and the tree that they make."""
+
+    def __init__(
+        self,
+        states: pl.DataFrame,
+        leaves: pl.DataFrame,
+        queries: pl.DataFrame,
+        *,
+        arms: int,
+        hops: int,
+        replicas: int,
+        regular: bool,
+    ) -> None:
+        self.arms, self.hops, self.replicas, self.regular = arms, hops, replicas, regular
+        self.base = arms + 1
+        self.span = self.base**hops  # codes of one tree
+        self.queries = queries
+        self.states = self._coded(states).sort("hop", "code")
+        self.leaves = self._coded(leaves).sort("code")
+        self.code_N, self.code_M = self.states["code"].to_numpy(), self.leaves["code"].to_numpy()
+        self._link()
+        self.complete = self._complete_queries()
+
+    @property
+    def contexts(self) -> list[str]:
+        """Context ids of the states that are kept."""
+        return self.states.filter(self._kept_N())["context_id"].to_list()
+
+    @property
+    def roles(self) -> list[str]:
+        """What is assigned in the states that are kept; empty where the workflow has no roles."""
+        return self.states.filter(self._kept_N())["role"].to_list()
+
+    def _coded(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Add `hop` and `code`: tree · span + the path's arms as digits 1..K, base K+1."""
+        frame = frame.join(self.queries.with_row_index("query"), on="query_id", how="inner")
+        digits = [
+            pl.col("path").list.get(hop, null_on_oob=True).fill_null(0).cast(pl.Int64)
+            for hop in range(self.hops)
+        ]
+        code: Any = pl.lit(0, dtype=pl.Int64)
+        for digit in digits:
+            code = pl.when(digit > 0).then(code * self.base + digit).otherwise(code)
+        tree = pl.col("query").cast(pl.Int64) * self.replicas + pl.col("replica")
+        return frame.with_columns(
+            hop=pl.col("path").list.len().cast(pl.Int64), code=tree * self.span + code
+        )
+
+    def _link(self) -> None:
+        """Fill child_NA and leaf_NA, by looking parents up among the sorted codes."""
+        shape = (len(self.code_N), self.base)
+        self.child_NA = np.full(shape, NONE, dtype=np.int64)
+        self.leaf_NA = np.full(shape, NONE, dtype=np.int64)
+        order = np.argsort(self.code_N)
+        hop_N, hop_M = self.states["hop"].to_numpy(), self.leaves["hop"].to_numpy()
+        # In a regular tree a leaf of fewer hops ends in STOP, or a longer one was not sampled yet.
+        leaf_of = np.nonzero(hop_M == self.hops if self.regular else hop_M > 0)[0]
+        parent, action, found = self._parents(self.code_M[leaf_of], order)
+        self.leaf_NA[parent[found], action[found]] = leaf_of[found]
+        state_of = np.nonzero(hop_N > 0)[0]
+        parent, action, found = self._parents(self.code_N[state_of], order)
+        self.child_NA[parent[found], action[found]] = state_of[found]
+        self.leaf_NA[self.child_NA >= 0] = NONE
+        place, found = _find(self.code_M, np.arange(len(self.code_M)), self.code_N)
+        stops = found & self.states["stop"].to_numpy()
+        self.leaf_NA[stops, self.arms] = place[stops]
+
+    def _parents(self, codes: Ints, order: Ints) -> tuple[Ints, Ints, Bools]:
+        tree, path = codes // self.span, codes % self.span
+        parent, found = _find(self.code_N[order], order, tree * self.span + path // self.base)
+        return parent, path % self.base - 1, found
+
+    def _complete_queries(self) -> Bools:
+        """Whether every replica of a query has its root, and every state all its outcomes."""
+        filled_NA = (self.child_NA >= 0) | (self.leaf_NA >= 0)
+        offered_N = self.arms if self.regular else self.states["arms"].to_numpy()
+        whole = filled_NA[:, : self.arms].sum(axis=1) == offered_N
+        whole &= filled_NA[:, self.arms] | ~self.states["stop"].to_numpy()
+        query_N = self.states["query"].to_numpy()
+        broken = np.bincount(query_N[~whole], minlength=len(self.queries)) > 0
+        roots = np.bincount(
+            query_N[self.states["hop"].to_numpy() == 0], minlength=len(self.queries)
+        )
+        complete: Bools = (roots == self.replicas) & ~broken
+        return complete
+
+    def _kept_N(self) -> Bools:
+        kept_N: Bools = self.complete[self.states["query"].to_numpy()]
+        return kept_N
+
+    def tree(self, names: tuple[str, ...], features_ND: npt.NDArray[Any]) -> Tree:
+        """The complete queries as tensors."""
+        keep_N, keep_M = self._kept_N(), self.complete[self.leaves["query"].to_numpy()]
+        states, leaves = self.states.filter(keep_N), self.leaves.filter(keep_M)
+        queries = self.queries.filter(self.complete)
+        new_N, new_M = _renumber(keep_N), _renumber(keep_M)
+        tree_N = self.code_N[keep_N] // self.span
+        roots = np.nonzero(states["hop"].to_numpy() == 0)[0]
+        new_Q = _renumber(self.complete)
+        return Tree(
+            arms=names,
+            queries=tuple(queries["query_id"]),
+            datasets=tuple(queries["dataset"]),
+            kinds=tuple(queries["kind"]),
+            query_T=_tensor(new_Q[tree_N[roots] // self.replicas]),
+            replica_T=_tensor(tree_N[roots] % self.replicas),
+            root_T=_tensor(roots),
+            child_NA=_tensor(new_N[self.child_NA[keep_N]]),
+            leaf_NA=_tensor(new_M[self.leaf_NA[keep_N]]),
+            hop_N=_tensor(states["hop"].to_numpy()),
+            cost_N=_tensor(states["cost"].to_numpy()),
+            features_ND=_tensor(features_ND.astype(np.float32)),
+            quality_M=_tensor(leaves["quality"].to_numpy()),
+            cost_M=_tensor(leaves["cost"].to_numpy()),
+            path_ML=_tensor(self._paths(leaves)),
+        )
+
+    def _paths(self, leaves: pl.DataFrame) -> Ints:
+        digits = [
+            leaves["path"].list.get(hop, null_on_oob=True).fill_null(0).to_numpy() - 1
+            for hop in range(self.hops)
+        ]
+        return np.stack(digits, axis=1).astype(np.int64)
+
+
+def _find(values: Ints, numbers: Ints, wanted: Ints) -> tuple[Ints, Bools]:
+    """Where `wanted` stands among sorted `values`, as `numbers`, and whether it is there."""
+    if not len(values):
+        return np.zeros(len(wanted), dtype=np.int64), np.zeros(len(wanted), dtype=bool)
+    place = np.searchsorted(values, wanted).clip(max=len(values) - 1)
+    return numbers[place], values[place] == wanted
+
+
+def _renumber(keep: Bools) -> Ints:
+    """New numbers of the kept, and NONE for the rest; index −1 gives NONE too."""
+    numbers = np.where(keep, np.cumsum(keep) - 1, NONE)
+    return np.append(numbers, NONE).astype(np.int64)
+
+
+def _tensor(values: npt.NDArray[Any]) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values).copy())

@@ -1,0 +1,248 @@
+"""Replay: the stored trajectories of some splits as a `Tree` of tensors. Loads no model.
+
+In: the database (read-only) and the experiment's settings. Out: the tree of the queries that
+are complete, and how many are not. A path of decisions is coded as one integer, base K+1 digits
+behind the number of its tree, so that parents and children are found by arithmetic and sorting,
+with no loop over rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+
+from hcache.config.schema import ExperimentConfig
+from hcache.errors import StoreError
+from hcache.experiment import build_workflow
+from hcache.keys import digest
+from hcache.replay.assembly import Assembly
+from hcache.replay.features import Encoder, FeatureStore, make_encoder
+from hcache.replay.tree import Texts, Tree, to_read
+from hcache.store import Store
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A tree with what is to be said about where it comes from."""
+
+    tree: Tree
+    split: str
+    incomplete: int  # queries left out, since an outcome of theirs is missing
+
+    @property
+    def fingerprint(self) -> str:
+        """Key of the queries, arms, structure, qualities and costs; features have their own."""
+        tree = self.tree
+        tensors = [tree.child_NA, tree.leaf_NA, tree.path_ML, tree.quality_M, tree.cost_M]
+        return digest([list(tree.arms), list(tree.queries), [_digest(t) for t in tensors]])
+
+
+def load_replay(
+    store: Store, config: ExperimentConfig, split: str, encoder: Encoder | None = None
+) -> Replay:
+    """The tree of one split, with the config's arms, hops, prices and quality metric.
+
+    The config may ask for fewer arms or hops than were sampled.
+
+    Raises:
+        StoreError: the experiment was not sampled, or not like this; the split has no queries,
+            or none that is complete.
+    """
+    workflow = build_workflow(config.workflow, "workflow")
+    pool = _sampled_pool(store, config, workflow.fingerprint, workflow.hops)
+    wanted = [config.name, split, workflow.fingerprint, workflow.hops, config.sampling.replicas]
+    prices = [pool, *_prices(config)]
+    states = store.sql(STATES, [*wanted, *prices])
+    metrics = [list(config.data), [config.quality_of(name) for name in config.data]]
+    leaves = store.sql(LEAVES, [*wanted, *prices, *metrics])
+    queries = store.sql(QUERIES, wanted[:2])
+    if queries.is_empty():
+        raise StoreError(
+            f"{store.path}: split {split} of {config.name} has no queries.",
+            "Give it a source in the experiment's data, and sample it.",
+        )
+    _check_scored(store, leaves)
+    assembly = Assembly(
+        states,
+        leaves,
+        queries,
+        arms=len(pool),
+        hops=workflow.hops,
+        replicas=config.sampling.replicas,
+        regular=workflow.regular,
+    )
+    if not assembly.complete.any():
+        raise StoreError(
+            f"{store.path}: no query of split {split} is complete.",
+            "Run the same `hcache sample` again; it generates what is missing.",
+        )
+    contexts = assembly.contexts
+    features = _features(store, contexts, encoder or make_encoder(config.features))
+    texts = Texts(partial(_read_texts, store.path, contexts, assembly.roles))
+    tree = replace(assembly.tree(tuple(config.arms), features), texts=texts)
+    return Replay(tree, split, int((~assembly.complete).sum()))
+
+
+def _sampled_pool(store: Store, config: ExperimentConfig, workflow: str, hops: int) -> list[str]:
+    """Ids of the config's arms as they were sampled, in the config's order."""
+    found = store.sql("select * from experiments where experiment = $1", [config.name])
+    if found.is_empty():
+        known = store.sql("select experiment from experiments order by 1").to_series().to_list()
+        raise StoreError(
+            f"{store.path} holds no experiment {config.name!r} (it has: {', '.join(known)}).",
+            "Sample it first: hcache sample EXPERIMENT.yaml",
+        )
+    asked, sampled = config.model_dump(mode="json"), json.loads(found["config"][0])
+    arms: dict[str, str] = dict(store.sql(POOL, [config.name]).iter_rows())
+    changes = [
+        f"arms.{name}"
+        for name in config.arms
+        if name not in arms or _differ(_said(asked, name), _said(sampled, name))
+    ]
+    changes += ["workflow"] if found["workflow"][0] != workflow else []
+    changes += ["workflow.hops"] if found["hops"][0] < hops else []
+    changes += ["sampling.replicas"] if found["replicas"][0] < config.sampling.replicas else []
+    changes += ["data"] if _differ(_data(asked), _data(sampled)) else []
+    if changes:
+        raise StoreError(
+            f"{store.path}: {config.name} was sampled otherwise ({', '.join(changes)} differ).",
+            "Run `hcache sample` with these settings, or undo the change.",
+        )
+    return [arms[name] for name in config.arms]
+
+
+def _differ(one: Any, two: Any) -> bool:
+    """Whether two configurations differ in a setting that both have; a version may add some."""
+    if not isinstance(one, dict) or not isinstance(two, dict):
+        return bool(one != two)
+    return any(_differ(one[key], two[key]) for key in one.keys() & two.keys())
+
+
+def _said(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """The settings of an arm that change what it says; where its files lie is no matter."""
+    arm = config["arms"][name]
+    files = {"path", "chat_template", "adapter", "low_rank", "engine_args"}
+    model = {k: v for k, v in config["models"][arm["model"]].items() if k not in files}
+    return {**model, **{k: v for k, v in arm.items() if k not in ("price", "model")}}
+
+
+def _data(config: dict[str, Any]) -> dict[str, Any]:
+    """The data of an experiment, without where the files lie and how answers are judged."""
+    return {
+        "names": sorted(config["data"]),
+        **{
+            f"data.{name}": {
+                "reader": data["reader"],
+                "options": data["options"],
+                "extract": data["extract"],
+                "limits": [
+                    [key, source["limit"]] for key, source in sorted(data["sources"].items())
+                ],
+            }
+            for name, data in config["data"].items()
+        },
+    }
+
+
+def _prices(config: ExperimentConfig) -> list[list[float]]:
+    prices = [arm.price for arm in config.arms.values()]
+    return [[price.input for price in prices], [price.output for price in prices]]
+
+
+def _check_scored(store: Store, leaves: pl.DataFrame) -> None:
+    unscored = leaves.filter(pl.col("quality").is_null())
+    if len(unscored):
+        metrics = ", ".join(repr(name) for name in sorted(set(unscored["metric"])))
+        raise StoreError(
+            f"{store.path}: {len(unscored)} trajectories have no score {metrics}.",
+            "Add the metric to the data's `metrics` and run `hcache sample` again; "
+            "it runs no model for that.",
+        )
+
+
+COST = """coalesce(list_sum(
+    [(i[a.arm] * a.prompt_tokens + o[a.arm] * a.output_tokens) / 1000 for a in t.asks]), 0)"""
+FROM = """
+with prices as (select map($6, $7) as i, map($6, $8) as o),
+chosen as (select query_id, extractor from splits where experiment = $1 and split = $2)
+"""
+WHERE = """
+where t.workflow = $3 and t.replica < $5 and list_has_all($6, t.decisions)
+"""
+STATES = f"""{FROM}
+select t.query_id, t.replica, [list_position($6, d) for d in t.decisions] as path,
+       t.context_id, t."role",
+       len(list_intersect(t.actions, $6)) as arms, t.stop, {COST} as cost
+from states t join chosen using (query_id), prices {WHERE} and t.depth < $4
+"""
+LEAVES = f"""{FROM}
+select t.query_id, t.replica, [list_position($6, d) for d in t.decisions] as path,
+       map($9, $10)[q.dataset] as metric, s.value as quality, {COST} as cost
+from trajectories t join chosen c using (query_id) join queries q using (query_id)
+cross join prices
+left join scores s on s.trajectory_id = t.trajectory_id and s.extractor = c.extractor
+     and s.metric = map($9, $10)[q.dataset]
+{WHERE} and t.depth <= $4
+"""
+QUERIES = """
+select q.query_id, q.dataset, q.kind from splits s join queries q using (query_id)
+where s.experiment = $1 and s.split = $2 order by q.query_id
+"""
+POOL = """
+select a.name, a.arm_id from pools p join arms a using (arm_id)
+where p.experiment = $1 order by p.position
+"""
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    """Key of a tensor's shape and bytes, in the byte order of most machines."""
+    array = np.ascontiguousarray(tensor.cpu().numpy())
+    data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    return digest([list(array.shape), array.dtype.str[1:], hashlib.sha256(data).hexdigest()])
+
+
+def _features(store: Store, contexts: Sequence[str], encoder: Encoder) -> npt.NDArray[Any]:
+    """Vectors of the contexts; those never encoded before are encoded and kept."""
+    cache = FeatureStore(store.path, encoder)
+    missing = cache.missing(contexts)
+    if missing:
+        cache.add(_texts(store, missing))
+    return cache.rows(contexts)
+
+
+def _read_texts(db: Path, contexts: Sequence[str], roles: Sequence[str]) -> list[Sequence[str]]:
+    """The texts of states by context and role, from a database that need not be open."""
+    with Store(db) as store:
+        texts = _texts(store, sorted(set(contexts)))
+    return [to_read(texts[key], role) for key, role in zip(contexts, roles, strict=True)]
+
+
+def _texts(store: Store, contexts: list[str]) -> dict[str, list[str]]:
+    store.connection.register("contexts", pl.DataFrame({"context_id": contexts}))
+    try:
+        frame = store.sql(CONTEXTS)
+    finally:
+        store.connection.unregister("contexts")
+    return dict(frame.iter_rows())
+
+
+CONTEXTS = """
+with wanted as (
+    select distinct s.context_id, s.context from states s semi join contexts using (context_id)
+), parts as (
+    select context_id, unnest(context) as text_id, generate_subscripts(context, 1) as place
+    from wanted
+)
+select p.context_id, list(t.text order by p.place) from parts p join texts t using (text_id)
+group by p.context_id order by p.context_id
+"""

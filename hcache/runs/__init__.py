@@ -1,0 +1,1 @@
+"""Runs: what was trained, how, and how it is judged; a folder each."""

@@ -1,0 +1,117 @@
+"""All routers of an experiment, in several seeds: trained side by side, one process per core.
+
+Networks this small gain nothing from more threads, so runs are what is spread over the cores. A
+run that is finished is not trained again, one that was stopped goes on: the same command resumes.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from hcache.config.schema import ExperimentConfig
+from hcache.errors import ConfigError
+from hcache.experiment import Experiment
+from hcache.runs.folder import Run
+from hcache.runs.training import train
+from hcache.store import Store
+from hcache.trainers import TRAINERS
+
+CHAINS = ("sft+ppo",)
+"""Chains of trainers that stand beside the trainers themselves."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to train: an experiment's configuration with algorithm and seed, all else as said."""
+
+    config: ExperimentConfig
+    db: Path
+    source: Path
+
+    @property
+    def name(self) -> str:
+        """What it trains, for people."""
+        return f"{self.config.train.algo} seed {self.config.train.seed}"
+
+    @property
+    def key(self) -> str:
+        """What tells jobs apart."""
+        return f"{self.config.name}: {self.name}"
+
+
+def jobs(experiment: Experiment, algos: Sequence[str], seeds: int) -> list[Job]:
+    """A job for each algorithm and seed, each with the settings that the experiment has for it."""
+    own = experiment.config.train
+    return [
+        Job(
+            experiment.config.model_copy(
+                update={"train": own.of(algo).model_copy(update={"seed": own.seed + seed})}
+            ),
+            experiment.db,
+            experiment.source,
+        )
+        for algo in algos
+        for seed in range(seeds)
+    ]
+
+
+def algorithms(experiment: Experiment) -> dict[str, str]:
+    """Every trainer, and the chains, with the reason why it is not for this experiment, or ""."""
+    with Store(experiment.db) as store:
+        found = {name: _reason(store, experiment, name) for name in sorted(TRAINERS)}
+    return found | dict.fromkeys(CHAINS, "")
+
+
+def _reason(store: Store, experiment: Experiment, name: str) -> str:
+    trainer = TRAINERS[name]
+    if trainer.live:
+        return "runs the models in every step; ask for it by name"
+    given = experiment.config.train.of(name).settings
+    fields = trainer.Settings.model_fields.items()
+    missing = [key for key, field in fields if field.is_required() and key not in given]
+    if missing:
+        return f"needs train.settings.{missing[0]}"
+    try:
+        tree = trainer.load(store, experiment, "valid").tree
+    except ConfigError as error:
+        return error.message
+    return trainer.unfit(tree if experiment.config.train.stop else tree.without_stop())
+
+
+def run_all(jobs: Sequence[Job], on_done: Callable[[Job, Run], None]) -> None:
+    """Train all jobs, as many at a time as there are cores; chains after what they start from.
+
+    Raises:
+        HcacheError: the first that a job ended with; the others are stopped.
+    """
+    with ProcessPoolExecutor(
+        max_workers=min(len(jobs), os.cpu_count() or 1),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_ignore_interrupts,
+    ) as pool:
+        try:
+            for chained in (False, True):
+                stage = [job for job in jobs if ("+" in job.config.train.algo) == chained]
+                futures = {pool.submit(_train, job): job for job in stage}
+                for future in as_completed(futures):
+                    on_done(futures[future], Run(future.result()))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()  # a run that is stopped goes on from its checkpoint
+            raise
+
+
+def _ignore_interrupts() -> None:
+    """Ctrl-C is for the process that hands out the jobs."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _train(job: Job) -> Path:
+    return train(job.config, job.db, source=job.source).folder

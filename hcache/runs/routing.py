@@ -1,0 +1,132 @@
+"""Routing a question live, for people to read: what was decided, said and paid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hcache.config.schema import LowRankConfig, Server
+from hcache.data.queries import Query
+from hcache.engines import EngineFactory, Engines, make_engine
+from hcache.errors import RunError
+from hcache.experiment import Experiment
+from hcache.live import Episode, Live
+from hcache.policies import Policy, load_policy
+from hcache.replay.features import make_encoder
+from hcache.runs.folder import Run, find_run
+from hcache.workflows import Ask
+
+
+@dataclass
+class Step:
+    """One model call of a routed query."""
+
+    arm: str
+    messages: list[dict[str, str]]
+    reply: str
+    prompt_tokens: int
+    output_tokens: int
+    cost: float
+    role: str  # "" where the workflow has no roles
+
+
+@dataclass
+class Route:
+    """A query routed live: what was decided, what was said, what it cost."""
+
+    answer: str
+    sequence: str
+    cost: float
+    steps: list[Step]
+    choices: list[dict[str, float]]  # probability of each action
+    notes: list[str]  # what went amiss on the way
+
+
+class Router:
+    """A trained policy with all that playing takes, ready to be asked."""
+
+    def __init__(self, live: Live, policy: Policy) -> None:
+        self.live, self.policy = live, policy
+
+    def route(self, question: str, passages: Sequence[str] = ()) -> Route:
+        """Route one question, greedily; `passages` are what a tool may search.
+
+        Raises:
+            EngineError: a model failed.
+        """
+        query = Query(question, (), passages=tuple(passages))
+        (episode,) = self.live.play(self.policy, [query])
+        names = [option.name for option in self.live.options]
+        return Route(
+            episode.answer,
+            episode.sequence,
+            self.live.cost(episode, episode.asks),
+            [self._step(episode, ask) for ask in episode.asks],
+            [dict(zip(names, probs_A.tolist(), strict=True)) for probs_A in episode.probs],
+            list(episode.notes),
+        )
+
+    def _step(self, episode: Episode, ask: Ask) -> Step:
+        generation = episode.said[episode.request(ask).key]
+        return Step(
+            ask.arm.name,
+            [message._asdict() for message in ask.messages],
+            generation.text,
+            generation.prompt_tokens,
+            generation.output_tokens,
+            self.live.call_cost(episode, ask),
+            ask.role,
+        )
+
+
+def with_changes(
+    experiment: Experiment,
+    run: Run,
+    db: Path | None = None,
+    engine: Server = "transformers",
+) -> Experiment:
+    """The experiment with the ΔW of a run's policy on its models; `db` is the run's own otherwise.
+
+    Raises:
+        RunError: the run is not finished, or its policy makes no ΔW.
+    """
+    if not getattr(load_policy(run.policy_folder), "changes_replies", False):
+        raise RunError(
+            f"{run.name} makes no ΔW: what it routes to is said as it was.", "Name a joint run."
+        )
+    low_rank = LowRankConfig(
+        policy=str(run.policy_folder.resolve()), features=run.config.features, engine=engine
+    )
+    models = {
+        name: model.model_copy(update={"low_rank": low_rank}) if model.engine == "vllm" else model
+        for name, model in experiment.config.models.items()
+    }
+    config = experiment.config.model_copy(update={"models": models})
+    return Experiment(config, experiment.source, db or run.replies)
+
+
+@contextmanager
+def live_router(
+    name: str | Path,
+    experiment: Path | None = None,
+    factory: EngineFactory = make_engine,
+) -> Iterator[Router]:
+    """The router of a run with engines behind it; models are loaded when first asked.
+
+    Raises:
+        RunError: no such run.
+        ConfigError: the models are not where the experiment says.
+    """
+    run = find_run(name)
+    policy = load_policy(run.policy_folder)
+    loaded = Experiment(run.config, experiment or Path(run.manifest["source"]))
+    if getattr(policy, "changes_replies", False):
+        loaded = with_changes(loaded, run)
+    engines = Engines(factory)
+    encoder = make_encoder(run.config.features)
+    try:
+        yield Router(Live(loaded.config, loaded.workflow, loaded.pool, encoder, engines), policy)
+    finally:
+        engines.close()

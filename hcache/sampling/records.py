@@ -1,0 +1,44 @@
+"""Finished generations as records of the spool and as rows of tables."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from hcache.engines import Engine, Generation, Request
+from hcache.keys import canonical, digest
+
+
+def record_of(request: Request, generation: Generation, engine: Engine) -> dict[str, Any]:
+    """A finished generation as it stands in the spool."""
+    return {
+        "generation_id": generation.key,
+        "fingerprint": request.arm.fingerprint,
+        "messages_id": request.messages_key,
+        "messages": canonical([message._asdict() for message in request.messages]),
+        "sample": request.sample,
+        "text": generation.text,
+        "token_ids": generation.token_ids,
+        "prompt_tokens": generation.prompt_tokens,
+        "output_tokens": generation.output_tokens,
+        "cached_tokens": generation.cached_tokens,
+        "finish_reason": generation.finish_reason,
+        "logprobs": generation.logprobs,
+        "seconds": generation.seconds,
+        "provenance_id": digest(engine.provenance),
+        "provenance": canonical(engine.provenance),
+        "created": datetime.now(UTC).replace(tzinfo=None).isoformat(),
+    }
+
+
+def tables_of(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Records of the spool as rows of tables."""
+    generations = [
+        {name: value for name, value in record.items() if name not in ("messages", "provenance")}
+        | {"created": datetime.fromisoformat(record["created"])}
+        for record in records
+    ]
+    messages = [{"messages_id": r["messages_id"], "messages": r["messages"]} for r in records]
+    facts = {record["provenance_id"]: record["provenance"] for record in records}
+    provenance = [{"provenance_id": key, "facts": value} for key, value in facts.items()]
+    return {"generations": generations, "messages": messages, "provenance": provenance}

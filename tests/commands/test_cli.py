@@ -1,0 +1,293 @@
+"""The command line on a scripted experiment: what it prints, its exit codes, its errors."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers.experiments import load, settings, write_questions, write_scripts
+from helpers.paths import ROOT
+from helpers.shell import Shell
+
+from hcache.commands.app import app
+from hcache.store import Store
+
+QUICK = ["train.iterations=20", "train.patience=3"]
+
+
+@pytest.fixture
+def shell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Shell:
+    write_scripts(tmp_path, "ab")
+    for split, count in (("train", 12), ("valid", 6), ("test", 6)):
+        write_questions(tmp_path, split, count)
+    load(tmp_path, settings("ab", runs="runs"))  # writes experiment.yaml
+    return Shell(tmp_path, capsys, monkeypatch)
+
+
+@pytest.fixture
+def trained(shell: Shell) -> Shell:
+    shell("sample", "experiment.yaml")
+    shell("train", "experiment.yaml", "--algo", "sft", *shell.sets(*QUICK))
+    return shell
+
+
+def run_folder(shell: Shell, algo: str = "sft") -> str:
+    (folder,) = (shell.folder / "runs").glob(f"{algo}-*")
+    return str(folder.relative_to(shell.folder))
+
+
+def test_plan_counts_what_sample_then_does(shell: Shell) -> None:
+    planned = shell("plan", "experiment.yaml", "--show", "2")
+    assert "24 queries, at most 144 generations" in planned
+    assert "prompt 2" in planned and "user: train" in planned.replace("\n", " ")
+    assert "144 generations made" in shell("sample", "experiment.yaml")
+    assert "at most 0 generations" in shell("plan", "experiment.yaml")
+    assert "0 generations made (144 were there)" in shell("sample", "experiment.yaml")
+
+
+def test_sql_formats(trained: Shell) -> None:
+    query = "select sequence, f1 from sequences where split = 'test' order by sequence"
+    rows = json.loads(trained("sql", query, "--db", "small.duckdb", "--format", "json"))
+    assert [row["sequence"] for row in rows] == ["a", "a>a", "a>b", "b", "b>a", "b>b"]
+    text = trained("sql", query, "--db", "small.duckdb", "--format", "csv")
+    assert [row["sequence"] for row in csv.DictReader(text.splitlines())] == [
+        row["sequence"] for row in rows
+    ]
+    table = trained("sql", query, "--db", "small.duckdb")
+    assert all(row["sequence"] in table for row in rows)
+    assert "no rows" in trained("sql", f"{query} limit 0", "--db", "small.duckdb")
+
+
+def test_sql_cannot_write(trained: Shell) -> None:
+    before = (trained.folder / "small.duckdb").read_bytes()
+    message = trained("sql", "delete from generations", "--db", "small.duckdb", code=1)
+    assert "read-only" in message
+    assert (trained.folder / "small.duckdb").read_bytes() == before
+
+
+def test_show_tells_the_whole_trajectory(trained: Shell) -> None:
+    query = "select trajectory_id from outcomes where sequence = 'a>b' and split = 'test' limit 1"
+    (row,) = json.loads(trained("sql", query, "--db", "small.duckdb", "--format", "json"))
+    shown = trained("show", row["trajectory_id"][:12], "--db", "small.duckdb")
+    for part in ("question:", "1. a:", "2. b:", "tokens, cost", "reply:", "references:", "f1"):
+        assert part in shown
+    message = trained("show", "nothing", "--db", "small.duckdb", code=1)
+    assert "no trajectory 'nothing'" in message
+
+
+def test_eval_prints_table_json_and_csv(trained: Shell) -> None:
+    assert "oracle" in trained("eval", "experiment.yaml")
+    report = json.loads(trained("eval", "experiment.yaml", "--json", "--csv", "rows.csv"))
+    assert report["queries"] == 6
+    names = {row["name"] for row in report["rows"]}
+    assert {"a", "b", "random", "oracle", "sft"} <= names
+    rows = list(csv.DictReader((trained.folder / "rows.csv").read_text().splitlines()))
+    assert len(rows) == len(report["rows"])
+    looks = (trained.folder / run_folder(trained) / "looks.jsonl").read_text().splitlines()
+    assert [json.loads(look)["split"] for look in looks] == ["test", "test"]
+    one = json.loads(trained("eval", run_folder(trained), "--split", "valid", "--json"))
+    assert one["queries"] == 6 and "sft" in one["verdicts"]
+
+
+def test_train_finds_its_run_again_and_init_starts_from_another(trained: Shell) -> None:
+    first = run_folder(trained)
+    manifest = (trained.folder / first / "manifest.json").read_bytes()
+    trained("train", "experiment.yaml", "--algo", "sft", *trained.sets(*QUICK))
+    assert (trained.folder / first / "manifest.json").read_bytes() == manifest
+    trained("train", "experiment.yaml", "--init", first, *trained.sets(*QUICK))
+    names = {
+        row["name"] for row in json.loads(trained("eval", "experiment.yaml", "--json"))["rows"]
+    }
+    assert {"sft", "sft+ppo"} <= names
+
+
+def test_runs_and_rerun(trained: Shell) -> None:
+    folder = run_folder(trained)
+    (row,) = json.loads(trained("runs", "--json"))
+    assert row["run"] == folder and row["state"] == "finished"
+    assert "sft" in trained("runs")
+    shown = json.loads(trained("runs", "show", folder))
+    assert shown["outcome"]["weights"] and shown["packages"]["torch"] and shown["machine"]["cores"]
+    assert "identical" in trained("rerun", folder)
+
+
+def test_runs_are_compared_in_words(trained: Shell) -> None:
+    first = run_folder(trained)
+    for seed in ("1", "2"):
+        trained("train", "experiment.yaml", "--algo", "sft", "--seed", seed, *trained.sets(*QUICK))
+    second = str(next((trained.folder / "runs").glob("sft-s1-*")).relative_to(trained.folder))
+    same = trained("runs", "compare", first, first, "--split", "train")
+    assert "better than" in same and "+0.0000" in same and "12 queries of train" in same
+    forth, back = (
+        trained("runs", "compare", one, two) for one, two in ((first, second), (second, first))
+    )
+    found = [re.search(r"reward ([+-][\d.]+)", text) for text in (forth, back)]
+    forth_value, back_value = (float(match.group(1)) for match in found if match)
+    assert forth_value == -back_value
+    looks = (trained.folder / second / "looks.jsonl").read_text().splitlines()
+    assert [json.loads(look)["split"] for look in looks] == ["test", "test"]
+    other = ["--set", "train.alpha=0.9", *trained.sets(*QUICK)]
+    trained("train", "experiment.yaml", "--algo", "sft", "--seed", "7", *other)
+    third = str(next((trained.folder / "runs").glob("sft-s7-*")).relative_to(trained.folder))
+    assert "different rewards" in trained("runs", "compare", first, third, code=1)
+
+
+def test_rerun_says_the_first_difference(trained: Shell) -> None:
+    folder = trained.folder / run_folder(trained)
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    changed = json.loads(lines[3]) | {"loss": 1e9}
+    lines[3] = json.dumps(changed)
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    message = trained("rerun", run_folder(trained), code=1)
+    assert "line 4" in message and "1000000000" in message
+
+
+def test_route_asks_the_models_live(trained: Shell) -> None:
+    routed = json.loads(trained("route", run_folder(trained), "test0", "--json"))
+    assert routed["answer"] == routed["steps"][-1]["reply"]
+    assert routed["sequence"].split(">") == [step["arm"] for step in routed["steps"]]
+    assert "answer" in trained("route", run_folder(trained), "test0")
+
+
+def test_doctor_names_what_is_missing(shell: Shell) -> None:
+    findings = {row["part"]: row for row in json.loads(shell("doctor", "--json"))}
+    assert findings["duckdb"]["found"] and not findings["duckdb"]["advice"]
+    assert {"engine", "torch", "device for sampling"} <= findings.keys()
+    assert "engine" in shell("doctor")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "experiment.yaml"], "there is no database"),
+        (["eval", "experiment.yaml"], "there is no database"),
+        (["sql", "select 1", "--db", "none.duckdb"], "hcache sample"),
+        (["train", "nothing.yaml"], "nothing.yaml"),
+        (["train", "experiment.yaml", "--algo", "pppo"], "did you mean 'ppo'?"),
+        (["eval", "runs/nothing"], "there is no run"),
+        (["route", "runs/nothing", "q"], "there is no run"),
+        (["rerun", "runs/nothing"], "there is no run"),
+        (["eval", "experiment.yaml", "--split", "tset"], "test, train, valid"),
+        (["sample", "experiment.yaml", "--set", "arms.a.temprature=1"], "did you mean 'temp"),
+        (["sample", "experiment.yaml", "--db", "data-folder"], "not a DuckDB database"),
+    ],
+)
+def test_errors_are_one_line_with_the_fix(shell: Shell, arguments: list[str], words: str) -> None:
+    (shell.folder / "data-folder").mkdir()
+    message = shell(*arguments, code=1)
+    assert message.startswith("error: ") and words in message
+    assert message.count("\n") == 1 and "Traceback" not in message
+
+
+def test_train_before_sample_of_this_experiment(trained: Shell) -> None:
+    message = trained("train", "experiment.yaml", "--set", "name=other", code=1)
+    assert "no experiment 'other'" in message and "hcache sample" in message
+
+
+def test_wrong_usage_is_exit_code_2(shell: Shell) -> None:
+    for arguments in (
+        ["nothing"],
+        ["sql", "select 1"],
+        ["train"],
+        ["sample", "x", "--budget", "-1"],
+    ):
+        shell(*arguments, code=2)
+
+
+def test_every_command_has_an_example_in_its_help(shell: Shell) -> None:
+    names = [
+        command.name or getattr(command.callback, "__name__", "")
+        for command in app.registered_commands
+    ]
+    assert set(names) == {
+        "demo", "plan", "sample", "train", "bench", "eval", "report", "route", "show", "sql",
+        "export", "assignments", "rerun", "doctor",
+    }  # fmt: skip
+    for name in [*names, "runs"]:
+        assert "Example" in shell(name, "--help"), name
+
+
+def test_ctrl_c_is_exit_code_130_and_loses_nothing(shell: Shell) -> None:
+    slow = (
+        "import time, sys; sys.path.insert(0, sys.argv.pop(1))\n"
+        "import hcache.engines.scripted as s; step = s.ScriptedEngine.step\n"
+        "def slowly(self):\n    time.sleep(0.05); self.batch = 1; return step(self)\n"
+        "s.ScriptedEngine.step = slowly\n"
+        "from hcache.commands import main; main()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", slow, str(ROOT), "sample", "experiment.yaml"],
+        cwd=shell.folder,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    spool = shell.folder / "small.duckdb.spool"
+    while not spool.exists() or spool.stat().st_size == 0:
+        time.sleep(0.01)
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert "run the same command again" in errors and "Traceback" not in errors
+    with Store(shell.folder / "small.duckdb") as store:
+        kept = store.sql("select count(*) from generations").item()
+    assert 0 < kept < 144
+    assert f"{144 - kept} generations made" in shell("sample", "experiment.yaml")
+
+
+def test_a_full_disk_keeps_what_was_finished(shell: Shell) -> None:
+    """No file may grow past 20 kB: room for some replies, not for the database."""
+    limited = (
+        "import resource, signal, sys; sys.path.insert(0, sys.argv.pop(1))\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "from hcache.commands import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", limited, str(ROOT), "sample", "experiment.yaml"],
+        cwd=shell.folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "no room left" in done.stderr and "Traceback" not in done.stderr
+    assert "generations made" in shell("sample", "experiment.yaml")
+
+
+def test_train_on_a_device_that_is_not_there(trained: Shell) -> None:
+    message = trained("train", "experiment.yaml", "--device", "tpu", code=1)
+    assert "train.settings: device" in message and "'cuda'" in message
+
+
+def test_training_that_was_killed_goes_on_to_the_same_bits(shell: Shell) -> None:
+    shell("sample", "experiment.yaml")
+    sets = shell.sets("train.iterations=300", "train.patience=300", "train.evaluate_every=5")
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "cli.py"), "train", "experiment.yaml", *sets],
+        cwd=shell.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not list((shell.folder / "runs").glob("ppo-*/checkpoint.safetensors")):
+        time.sleep(0.01)
+        assert process.poll() is None, "it was over before it could be killed"
+    process.kill()
+    process.wait()
+    killed = shell.folder / run_folder(shell, "ppo")
+    assert "stopped" in shell("runs")
+    assert "not finished" in shell("eval", str(killed), code=1)
+    shell("train", "experiment.yaml", *sets)
+    shell("train", "experiment.yaml", *sets, "--set", "runs=elsewhere")
+    (whole,) = (shell.folder / "elsewhere").glob("ppo-*")
+    for part in ("metrics.jsonl", "policy/policy.safetensors"):
+        assert (killed / part).read_bytes() == (whole / part).read_bytes()

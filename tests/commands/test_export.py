@@ -1,0 +1,171 @@
+"""`hcache export`: every trajectory is there, and no question unless it is asked for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+from helpers.experiments import SPLITS, load, settings, table, write_script, write_scripts
+
+from hcache.commands import main
+from hcache.commands.export import QUESTIONS
+from hcache.experiment import Experiment
+from hcache.sampling import Sampler
+
+FILES = ("out.jsonl", "out.parquet")
+SECRET = "zebra{}quagga?"
+REFERENCE = "okapi{}"
+KEPT = "REPLYONE", "REPLYTWO"
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """An experiment of which no reply repeats its question or hits a reference."""
+    folder = tmp_path_factory.mktemp("quiet")
+    for name, reply in zip("ab", KEPT, strict=True):
+        write_script(folder, name, [["(?s)^.*$", reply]])
+    for place, split in enumerate(SPLITS):
+        row = {"question": SECRET.format(place), "answer": REFERENCE.format(place), "kind": "odd"}
+        (folder / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
+    experiment = load(folder, settings("ab"))
+    Sampler(experiment).run()
+    return experiment
+
+
+class Exports:
+    """Runs `hcache export` in a folder."""
+
+    def __init__(self, capture: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch) -> None:
+        self.capture = capture
+        self.patch = patch
+
+    def __call__(self, db: Path, *arguments: str, code: int = 0) -> str:
+        """What it prints, or its error."""
+        self.patch.setattr(sys, "argv", ["hcache", "export", "--db", str(db), *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        printed = self.capture.readouterr()
+        assert (end.value.code or 0) == code, printed.err
+        return printed.err if code else printed.out
+
+
+@pytest.fixture
+def export(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Exports:
+    monkeypatch.chdir(tmp_path)
+    return Exports(capsys, monkeypatch)
+
+
+def read_back(file: str) -> pl.DataFrame:
+    return pl.read_parquet(file) if file.endswith("parquet") else pl.read_ndjson(file)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_row_for_each_outcome_with_all_of_it_but_the_references(
+    sampled: Experiment, export: Exports, file: str
+) -> None:
+    outcomes = table(sampled.db, "outcomes", "trajectory_id")
+    said = export(sampled.db, file)
+    assert f"{len(outcomes)} trajectories of small in {file}" in said
+    frame = read_back(file).sort("trajectory_id")
+    assert set(outcomes.columns) - set(frame.columns) == {"references"}
+    assert set(frame.columns) - set(outcomes.columns) == {"steps"}
+    for column in set(outcomes.columns) - {"references"}:
+        assert frame[column].to_list() == outcomes[column].to_list(), column
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_steps_are_the_replies_in_their_order(
+    sampled: Experiment, export: Exports, file: str
+) -> None:
+    export(sampled.db, file)
+    replies = dict(table(sampled.db, "generations").select("text", "finish_reason").iter_rows())
+    for row in read_back(file).iter_rows(named=True):
+        assert ">".join(step["arm"] for step in row["steps"]) == row["sequence"]
+        assert row["steps"][-1]["reply"].strip() == row["answer"]
+        assert all(replies[step["reply"]] == step["finish_reason"] for step in row["steps"])
+        for tokens in ("prompt_tokens", "output_tokens"):
+            assert sum(step[tokens] for step in row["steps"]) == row[tokens]
+
+
+@pytest.mark.parametrize("questions", [False, True])
+@pytest.mark.parametrize("file", FILES)
+def test_questions_are_in_the_file_only_where_they_are_asked_for(
+    quiet: Experiment, export: Exports, file: str, questions: bool
+) -> None:
+    said = export(quiet.db, file, *(["--questions"] if questions else []))
+    assert "repeats" not in said
+    frame = read_back(file)
+    data = Path(file).read_bytes() + frame.write_json().encode()  # as it is, and decompressed
+    for place in range(len(SPLITS)):
+        for text in (SECRET, REFERENCE):
+            assert (text.format(place).encode() in data) is questions
+    assert all(reply.encode() in data for reply in KEPT)
+    assert (set(QUESTIONS) <= set(frame.columns)) is questions
+    assert frame["f1"].max() == 0
+
+
+def test_replies_that_repeat_their_question_are_counted(
+    sampled: Experiment, export: Exports, tmp_path: Path
+) -> None:
+    rows = len(table(sampled.db, "outcomes"))
+    assert f"in {rows} of them a reply repeats the question" in export(sampled.db, "out.jsonl")
+    assert "repeats" not in export(sampled.db, "all.jsonl", "--questions")
+    write_scripts(tmp_path, "a")
+    row = {"question": "Who?", "answer": "x", "context": "Somebody."}
+    for place, split in enumerate(SPLITS):
+        text = json.dumps(row | {"question": f"Who{place}?"})
+        (tmp_path / f"{split}.jsonl").write_text(text + "\n")
+    write_script(tmp_path, "a", [["(?s)^.*(Who.[?]).*$", r"You ask: \1"]])
+    experiment = load(tmp_path, settings("a", db="passages.duckdb"))
+    Sampler(experiment).run()
+    assert "in 6 of them a reply repeats the question" in export(experiment.db, "passages.jsonl")
+
+
+def test_an_experiment_is_chosen_where_there_are_several(
+    sampled: Experiment, export: Exports, tmp_path: Path
+) -> None:
+    db = tmp_path / "two.duckdb"
+    shutil.copy(sampled.db, db)
+    write_scripts(tmp_path, "c")
+    Sampler(load(tmp_path, settings("c", name="other", db=db.name))).run()
+    message = export(db, "out.jsonl", code=1)
+    assert "2 experiments" in message and "--experiment: other, small" in message
+    assert "did you mean 'other'?" in export(db, "out.jsonl", "--experiment", "othr", code=1)
+    export(db, "out.jsonl", "--experiment", "other")
+    assert set(read_back("out.jsonl")["sequence"]) == {"c", "c>c"}
+
+
+def test_a_file_that_is_there_is_replaced_only_by_force(
+    sampled: Experiment, export: Exports
+) -> None:
+    Path("out.jsonl").write_text("mine")
+    assert "--force" in export(sampled.db, "out.jsonl", code=1)
+    assert Path("out.jsonl").read_text() == "mine"
+    export(sampled.db, "out.jsonl", "--force")
+    first = Path("out.jsonl").read_bytes()
+    export(sampled.db, "out.jsonl", "--force")
+    assert Path("out.jsonl").read_bytes() == first != b"mine"
+
+
+def test_errors_are_one_line(sampled: Experiment, export: Exports, tmp_path: Path) -> None:
+    write_scripts(tmp_path, "a")
+    empty = load(tmp_path, settings("a", db="empty.duckdb"))
+    empty.record(1)
+    (tmp_path / "folder.jsonl").mkdir()
+    for db, arguments, words in (
+        (sampled.db, ["out.csv"], "unknown format '.csv'. Known: .jsonl, .parquet."),
+        (sampled.db, ["out"], "unknown format ''"),
+        (sampled.db, ["folder.jsonl", "--force"], "folder.jsonl"),
+        (Path("none.duckdb"), ["out.jsonl"], "there is no database"),
+        (empty.db, ["out.jsonl"], "no trajectories of small. Fill it with: hcache sample"),
+    ):
+        message = export(db, *arguments, code=1)
+        assert message.startswith("error: ") and words in message
+        assert message.count("\n") == 1 and "Traceback" not in message
+    assert not Path("out.jsonl").exists()

@@ -1,0 +1,1 @@
+"""What several tests use: experiments, trees, runs, checkpoints, a shell."""

@@ -1,0 +1,168 @@
+"""Every registered policy through the same paces, and what is particular to each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.forest import random_forest
+
+from hcache.errors import ConfigError, RunError
+from hcache.policies import POLICIES, Policy, load_policy, register
+from hcache.policies.fixed import RandomPolicy, SequencePolicy
+from hcache.policies.mlp import MASKED, MLPPolicy, MLPSettings
+from hcache.policies.rollout import greedy_leaves
+from hcache.replay.tree import Tree
+
+FOREST = random_forest(5, queries=6, arms=3)
+
+NAMES = sorted(
+    name
+    for name, cls in POLICIES.items()
+    if name in ("random", "sequence") or issubclass(cls, MLPPolicy)
+)
+"""Policies that can be made from a tree alone; the others are tested with their trainers."""
+
+
+def example(name: str, tree: Tree) -> Policy:
+    """A policy of a registered class; one that learns has `for_tree`, one that does not, arms."""
+    cls = POLICIES[name]
+    if hasattr(cls, "for_tree"):
+        return cls.for_tree(tree, seed=3)  # type: ignore[no-any-return]
+    extra = {"sequence": ([1, 0],)}.get(name, ())
+    return cls(tree.arms, *extra)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_policy_gives_probabilities_and_survives_saving(name: str, tmp_path: Path) -> None:
+    tree = FOREST.tree
+    policy = example(name, tree)
+    probs_NA = policy.probs(tree.states)
+    assert probs_NA.shape == tree.valid_NA.shape
+    assert bool((probs_NA[~tree.valid_NA] == 0).all())
+    assert bool((probs_NA >= 0).all())
+    assert torch.allclose(probs_NA.sum(dim=1).double(), torch.ones(len(probs_NA)).double())
+    policy.save(tmp_path / "p")
+    again = load_policy(tmp_path / "p")
+    assert type(again) is type(policy)
+    assert again.arms == policy.arms
+    assert torch.equal(again.probs(tree.states), probs_NA)
+    assert torch.equal(greedy_leaves(again, tree), greedy_leaves(policy, tree))
+    assert sorted(p.name for p in (tmp_path / "p").iterdir()) == [
+        "policy.json",
+        "policy.safetensors",
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_stop_no_policy_stops(name: str) -> None:
+    tree = random_forest(2, arms=3, ragged=False).tree.without_stop()
+    policy = example(name, tree)
+    assert bool((policy.probs(tree.states)[:, tree.stop] == 0).all())
+    leaf_T = greedy_leaves(policy, tree)
+    assert bool((tree.path_ML[leaf_T] >= 0).all())
+
+
+def test_a_sequence_is_followed_and_then_stopped() -> None:
+    tree = random_forest(2, arms=3, hops=3, ragged=False).tree
+    leaf_T = greedy_leaves(SequencePolicy(tree.arms, (2, 1)), tree)
+    assert tree.path_ML[leaf_T].tolist() == [[2, 1, -1]] * len(tree)
+
+
+def test_a_sequence_falls_back_to_chance_where_an_action_is_missing() -> None:
+    tree = random_forest(2, arms=3, ragged=False).tree
+    states = tree.without_stop().states[tree.levels[1].start + torch.arange(2)]
+    assert SequencePolicy(tree.arms, (0,)).probs(states).tolist() == [[1 / 3] * 3 + [0.0]] * 2
+
+
+@pytest.mark.parametrize("path", [[], [3], [-1]])
+def test_an_impossible_sequence_is_refused(path: list[int]) -> None:
+    with pytest.raises(ConfigError, match="no sequence"):
+        SequencePolicy(("a", "b", "c"), path)
+
+
+def test_mlp_is_the_same_for_the_same_seed_only() -> None:
+    tree = FOREST.tree
+    one, two, three = (MLPPolicy.for_tree(tree, seed=s).probs(tree.states) for s in (1, 1, 2))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, three)
+
+
+def test_mlp_logits_and_values() -> None:
+    tree = FOREST.tree
+    policy = MLPPolicy.for_tree(tree, MLPSettings(hidden=8, layers=1, embedding=2), seed=0)
+    logits_NA, values_N = policy.logits_and_values(tree.states)
+    assert torch.equal(logits_NA, policy.logits(tree.states))
+    assert torch.equal(values_N, policy.values(tree.states))
+    assert bool((logits_NA[~tree.valid_NA] == MASKED).all())
+    assert torch.allclose(logits_NA.softmax(dim=1).double(), policy.probs(tree.states), atol=1e-6)
+
+
+def test_mlp_scales_come_from_the_training_tree() -> None:
+    tree = FOREST.tree
+    policy = MLPPolicy.for_tree(tree, seed=0)
+    text = policy.inputs(tree.states)[:, : policy.features]
+    assert text.mean(dim=0).abs().max().item() < 1e-5
+    assert text.norm(dim=1).square().mean().sqrt().item() == pytest.approx(4.0, rel=1e-4)
+    assert policy.cost_scale.item() == pytest.approx(tree.cost_M.mean().item())
+
+
+def test_mlp_refuses_other_features_and_more_hops() -> None:
+    policy = MLPPolicy.for_tree(random_forest(1, features=4, hops=2).tree, seed=0)
+    with pytest.raises(RunError, match="5 text features"):
+        policy.probs(random_forest(1, features=5, hops=2).tree.states)
+    with pytest.raises(RunError, match="has 3 hops"):
+        policy.probs(random_forest(1, features=4, hops=3, ragged=False).tree.states)
+
+
+def saved(folder: Path) -> Path:
+    MLPPolicy.for_tree(FOREST.tree, seed=0).save(folder)
+    return folder
+
+
+def edit(folder: Path, **changes: object) -> None:
+    path = folder / "policy.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_loading_says_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="there is no policy"):
+        load_policy(tmp_path)
+    folder = saved(tmp_path / "p")
+    edit(folder, name="crystal ball")
+    with pytest.raises(RunError, match="unknown class 'crystal ball'"):
+        load_policy(folder)
+    edit(saved(folder), format=99)
+    with pytest.raises(RunError, match="format 99"):
+        load_policy(folder)
+    edit(saved(folder), name="sequence")
+    with pytest.raises(RunError, match="does not fit"):
+        load_policy(folder)
+    settings = json.loads((saved(folder) / "policy.json").read_text())["settings"]
+    edit(folder, settings={**settings, "hidden": 3})
+    with pytest.raises(RunError, match="does not fit"):
+        load_policy(folder)
+
+
+def test_damaged_files_are_noticed(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "p")
+    (folder / "policy.json").write_text("{")
+    with pytest.raises(RunError, match="cannot be read"):
+        load_policy(folder)
+    (folder / "policy.json").write_text("[]")
+    with pytest.raises(RunError, match="does not describe"):
+        load_policy(folder)
+    tensors = saved(folder) / "policy.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-4] + b"oops")
+    with pytest.raises(RunError, match="is damaged"):
+        load_policy(folder)
+    tensors.unlink()
+    with pytest.raises(RunError, match="is missing"):
+        load_policy(folder)
+
+
+def test_a_name_is_taken_once() -> None:
+    with pytest.raises(ConfigError, match="two policies"):
+        register("random")(RandomPolicy)

@@ -1,0 +1,270 @@
+"""The trainer of a policy that takes α as an input: one training, every α."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.forest import Forest, Leaf, Node, leaves_of, random_forest, synthetic_forest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hcache.policies import AnyAlpha, at_alpha, load_policy
+from hcache.policies.mlp import ConditionedPolicy
+from hcache.policies.rollout import greedy_leaves
+from hcache.replay.exact import oracle_leaves
+from hcache.replay.tree import Tree
+from hcache.trainers.front import GRID, MOST, Front, FrontSettings
+
+ALPHA = 0.1
+ALPHAS = (0.0, 0.01, 0.1, 1.0, 50.0)
+torch.set_num_threads(1)
+
+
+def loud(policy: ConditionedPolicy) -> ConditionedPolicy:
+    """Far from uniform, so that α makes a difference to what is most probable."""
+    with torch.no_grad():
+        list(policy.actor.parameters())[-2].mul_(100)
+    return policy
+
+
+def fresh(seed: int = 0, alpha: float = ALPHA) -> tuple[Forest, ConditionedPolicy]:
+    forest = random_forest(seed, queries=6, arms=3, hops=3, replicas=2)
+    policy = ConditionedPolicy.for_tree(forest.tree, seed=seed)
+    return forest, loud(policy.centred_at(alpha))
+
+
+def probs(policy: Any, tree: Tree) -> torch.Tensor:
+    found: torch.Tensor = policy.probs(tree.states)
+    return found
+
+
+def test_alpha_makes_a_difference() -> None:
+    forest, policy = fresh()
+    found = [probs(policy.at(alpha), forest.tree) for alpha in ALPHAS]
+    for one, two in pairwise(found):
+        assert (one - two).abs().max() > 1e-3
+    assert torch.equal(probs(policy, forest.tree), probs(policy.at(ALPHA), forest.tree))
+
+
+def test_a_view_shares_the_weights_and_keeps_its_alpha() -> None:
+    forest, policy = fresh()
+    view = policy.at(1.0)
+    assert isinstance(policy, AnyAlpha)
+    assert type(at_alpha(policy, 1.0)) is ConditionedPolicy
+    for name, value in policy.named_parameters():
+        assert dict(view.named_parameters())[name] is value
+    before = probs(view, forest.tree)
+    own = probs(policy, forest.tree)
+    policy.at(0.0), view.at(3.0)
+    assert torch.equal(probs(view, forest.tree), before)
+    assert torch.equal(probs(policy, forest.tree), own)
+    assert torch.equal(probs(view.at(ALPHA), forest.tree), own)
+    other = loud(ConditionedPolicy.for_tree(forest.tree, seed=9)).centred_at(2.0)
+    policy.load_state_dict(other.state_dict())
+    assert torch.equal(probs(view, forest.tree), probs(other.at(1.0), forest.tree))
+    assert not torch.equal(probs(view, forest.tree), before)
+
+
+def test_alpha_is_seen_as_its_share() -> None:
+    """u = α / (α + α₀), at the end of the inputs, from −2 to 2."""
+    forest, policy = fresh(alpha=0.5)
+    plain = policy.at(0.0).inputs(forest.tree.states)
+    for alpha in ALPHAS:
+        inputs = policy.at(alpha).inputs(forest.tree.states)
+        assert torch.equal(inputs[:, :-1], plain[:, :-1])
+        wanted = 4 * (alpha / (alpha + 0.5)) - 2
+        assert inputs[:, -1].tolist() == pytest.approx([wanted] * len(inputs), abs=1e-6)
+    assert policy.inputs(forest.tree.states)[0, -1] == 0  # u = ½ at α₀
+
+
+def test_an_alpha_for_each_state_equals_separate_calls() -> None:
+    forest, policy = fresh()
+    states = forest.tree.states
+    generator = torch.Generator().manual_seed(0)
+    place_N = torch.randint(len(ALPHAS), (len(states),), generator=generator)
+    alpha_N = torch.tensor(ALPHAS, dtype=torch.float64)[place_N]
+    together = policy.at(alpha_N).probs(states)
+    values = policy.at(alpha_N).values(states)
+    for place, alpha in enumerate(ALPHAS):
+        mine = place_N == place
+        assert mine.any()
+        alone = policy.at(alpha)
+        assert torch.allclose(together[mine], alone.probs(states)[mine], rtol=0, atol=1e-6)
+        assert torch.allclose(values[mine], alone.values(states)[mine], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.02, 3.0])
+def test_saving_keeps_the_centre(alpha: float, tmp_path: Path) -> None:
+    forest, policy = fresh(alpha=alpha)
+    assert float(policy.alpha_0) == (alpha if alpha > 0 else 1.0)
+    policy.save(tmp_path / "own")
+    policy.at(7.0).save(tmp_path / "view")
+    for name in ("own", "view"):  # what a view was asked about is not saved
+        again = load_policy(tmp_path / name)
+        assert isinstance(again, ConditionedPolicy)
+        assert again.alpha_0.dtype == torch.float64
+        assert float(again.alpha_0) == float(policy.alpha_0)
+        assert torch.equal(probs(again, forest.tree), probs(policy, forest.tree))
+        for at in ALPHAS:
+            assert torch.equal(probs(again.at(at), forest.tree), probs(policy.at(at), forest.tree))
+
+
+def test_the_centre_is_the_alpha_of_training_but_for_a_start() -> None:
+    tree = random_forest(0, arms=3).tree
+    assert float(Front(tree, alpha=0.3, seed=0).policy.alpha_0) == 0.3
+    assert float(Front(tree, alpha=0.0, seed=0).policy.alpha_0) == 1.0
+    start = Front(tree, alpha=0.3, seed=0).policy
+    assert float(Front(tree, alpha=0.7, seed=0, init=start).policy.alpha_0) == 0.3
+
+
+def greedy_leaf(node: Node, table: list[list[float]]) -> Leaf:
+    action = max(node.actions, key=lambda a: (table[node.index][a], -a))
+    child = node.actions[action]
+    return child if isinstance(child, Leaf) else greedy_leaf(child, table)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 0.1, 0.5]), st.booleans())
+def test_validation_is_the_plain_mean_over_its_grid(seed: int, alpha: float, centred: bool) -> None:
+    forest, start = fresh(seed, 0.25)
+    trainer = Front(forest.tree, alpha=alpha, seed=0, init=start if centred else None)
+    loud(trainer.policy)
+    centre = 0.25 if centred else alpha or 1.0
+    rewards = []
+    for u in (0.0, 0.25, 0.5, 0.75, 0.95):
+        at = centre * u / (1 - u)
+        table = probs(trainer.policy.at(at), forest.tree).tolist()
+        leaves = [greedy_leaf(root, table) for root in forest.roots]
+        rewards += [(1 - u) * (leaf.quality - at * leaf.cost) for leaf in leaves]
+    found = trainer.validate(forest.tree)
+    assert found["reward"] == pytest.approx(math.fsum(rewards) / len(rewards), abs=1e-9)
+    table = probs(trainer.policy.at(alpha), forest.tree).tolist()
+    leaves = [greedy_leaf(root, table) for root in forest.roots]
+    for name in ("quality", "cost"):
+        wanted = sum(getattr(leaf, name) for leaf in leaves) / len(leaves)
+        assert found[name] == pytest.approx(wanted)
+    assert found["hops"] == pytest.approx(sum(len(leaf.path) for leaf in leaves) / len(leaves))
+
+
+def expected(node: Node | Leaf, table: list[list[float]], alpha: float) -> float:
+    if isinstance(node, Leaf):
+        return node.quality - alpha * node.cost
+    return sum(
+        table[node.index][action] * expected(child, table, alpha)
+        for action, child in node.actions.items()
+    )
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_an_iteration_takes_so_many_alphas(count: int, seed: int) -> None:
+    forest, start = fresh(seed, 0.25)
+    trainer = Front(forest.tree, FrontSettings(alphas=count), alpha=0.25, seed=seed, init=start)
+    metrics = trainer.step()
+    alphas = sorted(set(trainer.alpha_N.tolist()))
+    assert len(trainer.alpha_N) == len(forest.tree.hop_N)
+    assert len(alphas) == count  # every one of them at some state
+    rewards = []
+    for alpha in alphas:
+        u = alpha / (alpha + 0.25)
+        assert 0 <= u <= MOST
+        table = probs(start.at(alpha), forest.tree).tolist()  # `start` stays as it was
+        each = [expected(root, table, alpha) for root in forest.roots]
+        rewards.append((1 - u) * sum(each) / len(each))
+    assert metrics["train_reward"] == pytest.approx(sum(rewards) / count, abs=1e-9)
+    again = Front(forest.tree, FrontSettings(alphas=count), alpha=0.25, seed=seed, init=start)
+    assert again.step() == metrics
+    assert torch.equal(again.alpha_N, trainer.alpha_N)
+
+
+def test_states_learn_at_their_own_alpha() -> None:
+    """The loss of a first minibatch of all draws is that of targets at the α of each state."""
+    forest, start = fresh(1, 0.25)
+    chosen = FrontSettings(alphas=3, batch_size=10**6, temperature=0.05)
+    states: list[int] = []
+
+    class Watched(Front):
+        def policy_for(self, state_B: torch.Tensor) -> ConditionedPolicy:
+            states.extend(state_B.tolist())
+            return super().policy_for(state_B)
+
+    trainer = Watched(forest.tree, chosen, alpha=0.25, seed=0, init=start)
+    metrics = trainer.step()
+    alpha_N = trainer.alpha_N.tolist()
+    table = {alpha: probs(start.at(alpha), forest.tree).tolist() for alpha in set(alpha_N)}
+    nodes = {node.index: node for root in forest.roots for node in all_nodes(root)}
+    losses = []
+    for state in states:
+        alpha, node = alpha_N[state], nodes[state]
+        share = 0.25 / (alpha + 0.25)  # 1 − u
+        q = {a: share * expected(c, table[alpha], alpha) for a, c in node.actions.items()}
+        powers = {a: math.exp((v - max(q.values())) / 0.05) for a, v in q.items()}
+        losses.append(
+            -sum(
+                power / sum(powers.values()) * math.log(table[alpha][state][a])
+                for a, power in powers.items()
+            )
+        )
+    assert len(states) == len(forest.roots) * forest.tree.hops
+    assert metrics["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+
+
+def all_nodes(root: Node) -> list[Node]:
+    below = [child for child in root.actions.values() if isinstance(child, Node)]
+    return [root, *(node for child in below for node in all_nodes(child))]
+
+
+def test_one_training_serves_quality_and_cost_and_what_is_between() -> None:
+    """Few queries, told apart by their text: at each α the policy comes near that α's oracle."""
+    alpha = 0.5
+    tree = synthetic_forest(32, seed=0, features=32, noise=0.2, hops=2)
+    trainer = Front(tree, alpha=alpha, seed=0)
+    rewards = [trainer.validate(tree)["reward"]]
+    for _ in range(80):
+        trainer.step()
+    rewards.append(trainer.validate(tree)["reward"])
+    assert rewards[1] > rewards[0]
+
+    def means(leaf_T: torch.Tensor) -> tuple[float, float]:
+        return float(tree.quality_M[leaf_T].mean()), float(tree.cost_M[leaf_T].mean())
+
+    large = alpha * MOST / (1 - MOST)
+    at_0, at_large = (means(greedy_leaves(trainer.policy.at(a), tree)) for a in (0.0, large))
+    best = means(oracle_leaves(tree, tree.quality_M))
+    cheapest = means(oracle_leaves(tree, -tree.cost_M))
+    assert at_0[0] >= best[0] - 0.04  # one query of 32
+    assert at_large[1] <= cheapest[1] + 0.05
+    assert best[0] > cheapest[0] + 0.5 and best[1] > cheapest[1] + 0.5  # these are far apart
+    assert at_0[1] > at_large[1] + 0.5
+    for u in GRID:
+        at = alpha * u / (1 - u)
+        reward_M = tree.reward_M(at)
+        mine = reward_M[greedy_leaves(trainer.policy.at(at), tree)].mean()
+        oracle = reward_M[oracle_leaves(tree, reward_M)].mean()
+        assert (1 - u) * float(oracle - mine) <= 0.05
+
+
+def test_more_weight_on_cost_never_costs_much_more() -> None:
+    tree = synthetic_forest(16, seed=1, features=32, noise=0.2, hops=2)
+    trainer = Front(tree, alpha=0.5, seed=0)
+    for _ in range(60):
+        trainer.step()
+    costs = []
+    for u in (0.0, 0.2, 0.4, 0.6, 0.8, MOST):
+        leaf_T = greedy_leaves(trainer.policy.at(0.5 * u / (1 - u)), tree)
+        costs.append(float(tree.cost_M[leaf_T].mean()))
+    assert all(later <= cost + 0.1 for cost, later in pairwise(costs))
+    assert costs[0] > costs[-1] + 0.5
+
+
+def test_the_forest_of_these_tests_ends_in_many_ways() -> None:
+    forest, policy = fresh()
+    table = probs(policy, forest.tree).tolist()
+    ends = {greedy_leaf(root, table).path for root in forest.roots}
+    assert len(ends) > 2
+    assert all(len(list(leaves_of(root))) > 1 for root in forest.roots)
