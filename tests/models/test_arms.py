@@ -12,7 +12,7 @@ import pytest
 from hcache.config.schema import ArmConfig, ModelConfig
 from hcache.errors import ConfigError, EngineError
 from hcache.keys import digest_file
-from hcache.models import arms
+from hcache.models import files
 from hcache.models.arms import Arm, build_pool
 from hcache.models.files import locate
 
@@ -263,7 +263,7 @@ def test_weights_are_read_once(
         read.append(path.name)
         return digest_file(path)
 
-    monkeypatch.setattr(arms, "digest_file", counting)
+    monkeypatch.setattr(files, "digest_file", counting)
     first = arm_of(tmp_path).fingerprint
     assert read.count("model.safetensors") == 1
     assert arm_of(tmp_path).fingerprint == first
