@@ -1,11 +1,11 @@
-"""How fast replay is, as ratios against a rival that runs in turn with it.
+"""How fast replay is, as ratios against a baseline that runs in turn with it.
 
     python benchmarks/replay.py          # after `hcache sample data/demo/experiment.yaml`
 
 - environment: episodes under random decisions, advanced together by gathers on the tree, against
   one episode at a time over the same tree as dictionaries (how a gym environment would step it)
 - features: vectors of all states from the memory-mapped cache, against encoding them again
-- judging: the return of a stochastic policy, exactly by one backward pass, against the mean of
+- evaluating: the return of a stochastic policy, exactly by one backward pass, against the mean of
   1,000 sampled episodes of each tree (which is an estimate besides)
 
 Each figure is the median over five rounds, in which the two take turns. One thread.
@@ -52,15 +52,15 @@ def main() -> None:
     probs_NA = tree.valid_NA / tree.valid_NA.sum(dim=1, keepdim=True)
     reward_M = tree.reward_M(0.5)
     compare(
-        "judging",
+        "evaluating",
         lambda: returns(tree, reward_M, probs_NA),
         lambda: [gather(tree, len(tree)) for _ in range(1000)],
     )
 
 
-def compare(name: str, ours: Callable[[], object], rival: Callable[[], object]) -> None:
+def compare(name: str, ours: Callable[[], object], baseline: Callable[[], object]) -> None:
     """Time both in turn, and print medians and the median of the ratios."""
-    pairs = [(seconds(ours), seconds(rival)) for _ in range(ROUNDS)]
+    pairs = [(seconds(ours), seconds(baseline)) for _ in range(ROUNDS)]
     one, two = (statistics.median(times) for times in zip(*pairs, strict=True))
     ratio = statistics.median(b / a for a, b in pairs)
     print(f"{name:12} {one * 1e3:9.2f} ms against {two * 1e3:9.2f} ms: {ratio:.1f} times as fast")

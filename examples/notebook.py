@@ -1,4 +1,4 @@
-"""What the command line does, from Python: open, look, train, judge, route.
+"""What the command line does, from Python: open, look, train, evaluate, route.
 
 Run it after `hcache sample data/demo/experiment.yaml` (or `make demo`), in the project's folder:
 
@@ -26,9 +26,9 @@ def main() -> None:
         f"{len(replay.tree)} trees, {len(replay.tree.hop_N)} states, {replay.incomplete} left out"
     )
 
-    # Train and judge a router: no model is loaded.
+    # Train and evaluate a router: no model is loaded.
     run = hcache.train(experiment.config, experiment.db, source=experiment.source)
-    report = hcache.judge(experiment.config, experiment.db, [run], "valid")
+    report = hcache.evaluate_runs(experiment.config, experiment.db, [run], "valid")
     print(report.verdicts)
 
     # Route one question live: now models are loaded.

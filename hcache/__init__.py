@@ -8,7 +8,7 @@ What the command line does, as functions; each name is imported when it is first
         frame = store.sequences("test")                       # polars
         tree = hcache.load_replay(store, experiment.config, "train").tree
     run = hcache.train(experiment.config, experiment.db)
-    report = hcache.judge(experiment.config, experiment.db, [run], "test")
+    report = hcache.evaluate_runs(experiment.config, experiment.db, [run], "test")
     with hcache.live_router(run.folder) as router:
         route = router.route("What is: 12 + 30")
 """
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from hcache.policies import load_policy
     from hcache.replay.loading import load_replay
     from hcache.replay.tree import Tree
+    from hcache.runs.evaluating import evaluate_runs
     from hcache.runs.folder import Run, find_run
-    from hcache.runs.judging import judge
     from hcache.runs.routing import live_router
     from hcache.runs.training import repeat, train
     from hcache.sampling import Sampler, make_plan
@@ -47,7 +47,7 @@ _HOME = {
     "Tree": "replay.tree",
     "evaluate": "evaluation.evaluator",
     "find_run": "runs.folder",
-    "judge": "runs.judging",
+    "evaluate_runs": "runs.evaluating",
     "live_router": "runs.routing",
     "load_policy": "policies",
     "load_replay": "replay.loading",
@@ -66,8 +66,8 @@ __all__ = [
     "Store",
     "Tree",
     "evaluate",
+    "evaluate_runs",
     "find_run",
-    "judge",
     "live_router",
     "load_policy",
     "load_replay",

@@ -55,7 +55,7 @@ class Episode:
     decisions: list[Decision] = field(default_factory=list)
     met: list[Met] = field(default_factory=list)
     probs: list[Tensor] = field(default_factory=list)  # of every action at each decision, [A]
-    said: dict[str, Generation] = field(default_factory=dict)
+    replies: dict[str, Generation] = field(default_factory=dict)
     asks: tuple[Ask, ...] = ()
     answer: str = ""
     notes: tuple[str, ...] = ()
@@ -73,7 +73,7 @@ class Episode:
 
     def reply(self, ask: Ask) -> Generation | None:
         """What was said to an Ask, if anything yet."""
-        return self.said.get(self.request(ask).key)
+        return self.replies.get(self.request(ask).key)
 
 
 class Live:
@@ -118,9 +118,9 @@ class Live:
 
     def call_cost(self, episode: Episode, ask: Ask) -> float:
         """What a call of an episode cost."""
-        said = episode.said[episode.request(ask).key]
+        replies = episode.replies[episode.request(ask).key]
         price = self.config.arms.get(ask.arm.name, ask.arm.config).price  # a tool has its own
-        return (price.input * said.prompt_tokens + price.output * said.output_tokens) / 1000
+        return (price.input * replies.prompt_tokens + price.output * replies.output_tokens) / 1000
 
     def quality(self, episode: Episode) -> float:
         """The quality of an episode's answer, by its data set's metric."""
@@ -165,8 +165,8 @@ class Live:
 
     def _outcome(self, episode: Episode) -> Pending | Undecided | Finished:
         def reply_to(ask: Ask) -> str | None:
-            said = episode.reply(ask)
-            return None if said is None else said.text
+            replies = episode.reply(ask)
+            return None if replies is None else replies.text
 
         return advance(self.workflow.run(episode.query, self.pool), episode.decisions, reply_to)
 
@@ -204,7 +204,7 @@ class Live:
             while asking:
                 for engine in engines:
                     for generation in engine.step():
-                        asking.pop(generation.key).said[generation.key] = generation
+                        asking.pop(generation.key).replies[generation.key] = generation
         except BaseException:  # as Ctrl-C: nothing may be left for whoever plays next
             for engine in engines:
                 engine.abort()

@@ -9,7 +9,7 @@ from helpers.paths import ROOT
 
 from hcache.config.file import parse_settings, read_config
 from hcache.experiment import Experiment
-from hcache.runs.judging import judge
+from hcache.runs.evaluating import evaluate_runs
 from hcache.runs.training import train
 from hcache.sampling import Sampler, make_plan
 from hcache.trainers import TRAINERS
@@ -77,6 +77,6 @@ def test_hierrouter_runs_with_small_models_put_in(tmp_path: Path) -> None:
     settings = experiment.config.train.model_copy(update={"algo": "ppo", "iterations": 2})
     trained = experiment.config.model_copy(update={"train": settings})
     run = train(trained, experiment.db, source=preset, folder=tmp_path)
-    report = judge(trained, experiment.db, [run], "test")
+    report = evaluate_runs(trained, experiment.db, [run], "test")
     assert {group.name for group in report.groups if group.by == "dataset"} == set(config.data)
     assert report.groups[0].queries == len(experiment.splits["test"])

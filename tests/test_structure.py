@@ -26,11 +26,11 @@ LAYERS = [
     {"sampling"},
     {"tree", "reading"},
     {"features", "policies", "statistics", "fronts"},
-    {"replay", "rivals", "live"},
+    {"replay", "baselines", "live"},
     {"lowrank"},
     {"trainers", "runs"},
     {"evaluation", "training", "routing"},
-    {"leaderboard", "judging", "benching"},
+    {"leaderboard", "evaluating", "benching"},
     {"reporting"},
     {"doctor"},
     {"commands"},
@@ -83,7 +83,7 @@ def test_only_its_workflow_and_its_trainers_know_haps() -> None:
     [
         ("hcache.commands", {"torch", "vllm", "sklearn", "transformers", "matplotlib", "jinja2"}),
         ("hcache.sampling", {"torch", "vllm", "sklearn", "transformers"}),
-        ("hcache.runs.training, hcache.runs.judging", {"vllm", "transformers"}),
+        ("hcache.runs.training, hcache.runs.evaluating", {"vllm", "transformers"}),
     ],
 )
 def test_heavy_imports_are_lazy(modules: str, heavy: set[str]) -> None:

@@ -25,7 +25,7 @@ INTERRUPTED = 130  # what typer exits with after Ctrl-C
 
 app = typer.Typer(
     name="hcache",
-    help="Sample every model sequence once, then train and judge routers by replay.",
+    help="Sample every model sequence once, then train and evaluate routers by replay.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",

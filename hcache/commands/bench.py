@@ -31,12 +31,12 @@ def bench(
         str | None, typer.Option(help="Algorithms, with commas; otherwise all that fit.")
     ] = None,
     beside: Beside = None,
-    split: Annotated[str, typer.Option(help="Where they are judged.")] = "test",
+    split: Annotated[str, typer.Option(help="Where they are evaluated.")] = "test",
     db: Database = None,
     set_: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train every router in several seeds, a process per core, and judge them all.
+    """Train every router in several seeds, a process per core, and evaluate them all.
 
     Of an experiment given by --with, the algorithm that its file names is trained. What is trained
     already is not trained again.
@@ -45,7 +45,7 @@ def bench(
     """
     from hcache.evaluation.leaderboard import table
     from hcache.runs.benching import algorithms, jobs
-    from hcache.runs.judging import judge
+    from hcache.runs.evaluating import evaluate_runs
 
     loaded = Experiment.load(experiment, set_ or (), db)
     others = [Experiment.load(file, set_ or (), db) for file in beside or ()]
@@ -53,7 +53,7 @@ def bench(
     own = jobs(loaded, chosen, seeds)
     theirs = [jobs(other, [other.config.train.algo], seeds) for other in others]
     runs = _train_all([*own, *(job for group in theirs for job in group)])
-    report = judge(
+    report = evaluate_runs(
         loaded.config,
         loaded.db,
         [runs[job.key] for job in own],

@@ -23,7 +23,7 @@ What to try next (`source .venv/bin/activate` makes .venv/bin/hcache plain `hcac
 
 
 def demo() -> None:
-    """Sample, train and judge the embedded demo, with real models.
+    """Sample, train and evaluate the embedded demo, with real models.
 
     A second run generates nothing.
 
@@ -37,6 +37,6 @@ def demo() -> None:
     sampling.sample(EXPERIMENT)
     console.rule("2. train: PPO on the stored trajectories")
     routers.train(EXPERIMENT)
-    console.rule("3. judge: on the test questions")
+    console.rule("3. evaluate: on the test questions")
     routers.evaluate(str(EXPERIMENT))
     console.print(NEXT, highlight=False, markup=False)

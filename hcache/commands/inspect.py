@@ -150,7 +150,7 @@ def compare_runs(
 
     Example: `hcache runs compare runs/demo/ppo-s0-1a2b3c4d runs/demo/sft-s0-5e6f7a8b`
     """
-    from hcache.runs.judging import compare
+    from hcache.runs.evaluating import compare
 
     first, second = find_run(one, folder), find_run(two, folder)
     said = compare(first, second, db or Path(first.manifest["db"]), split)

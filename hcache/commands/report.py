@@ -1,4 +1,4 @@
-"""`hcache report`: judged runs as a page to read."""
+"""`hcache report`: evaluated runs as a page to read."""
 
 from __future__ import annotations
 

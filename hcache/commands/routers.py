@@ -129,23 +129,23 @@ def evaluate(
     as_json: AsJson = False,
     csv: Annotated[Path | None, typer.Option(help="Also write the rows to this CSV file.")] = None,
 ) -> None:
-    """Judge routers against every single model, the best static sequence, random and the oracle.
+    """Evaluate routers against every single model, the best static sequence, random and the oracle.
 
     Intervals are bootstrapped over queries; runs of one algorithm with several seeds are averaged.
-    With --alpha, routers that serve any α are judged at that one; others that were trained for
+    With --alpha, routers that serve any α are evaluated at that one; others that were trained for
     another are left out.
 
     Example: `hcache eval data/demo/experiment.yaml --split test`
     """
     from hcache.evaluation.leaderboard import table
-    from hcache.runs.judging import judge
+    from hcache.runs.evaluating import evaluate_runs
 
     config, runs, database = target_of(target, set_ or (), db)
     if alpha is not None:
         settings = config.train.model_copy(update={"alpha": alpha})
         config = config.model_copy(update={"train": settings})
     others = [target_of(str(file), set_ or (), db) for file in beside or ()]
-    report = judge(config, database, runs, split, [(c, d, r) for c, r, d in others])
+    report = evaluate_runs(config, database, runs, split, [(c, d, r) for c, r, d in others])
     if csv is not None:
         _write_csv(csv, report.to_dict()["rows"])
     if as_json:

@@ -128,12 +128,12 @@ class SourceConfig(Section):
 
 
 class DatasetConfig(Section):
-    """A data set: where its rows are, how they are read, how answers are judged."""
+    """A data set: where its rows are, how they are read, how answers are evaluated."""
 
     reader: str = Field("jsonl", description="how the files are read")
     options: dict[str, JsonValue] = Field({}, description="of the reader")
     extract: str = Field("text", description="how an answer is taken out of a reply")
-    metrics: tuple[str, ...] = Field(("f1", "em"), description="what answers are judged by")
+    metrics: tuple[str, ...] = Field(("f1", "em"), description="what answers are evaluated by")
     quality: str | None = Field(None, description="the metric that is Q here, if another")
     sources: dict[str, SourceConfig] = Field(
         description="by split; 'valid/test' deals one file into equal parts by query hash"

@@ -1,4 +1,4 @@
-"""Who is judged, and what each comes to on every query: routers, static sequences, oracles, chance.
+"""Candidates: routers and what they are compared with, and what each comes to on every query.
 
 Whatever ends each tree in a leaf becomes a `Candidate`: its quality, cost, reward and hops per
 query, how it got there, and where it can serve any α, its front. Choices between static sequences
@@ -35,15 +35,15 @@ from hcache.replay.tree import NONE, Tree, path_name
 BEST_STATIC = "best static sequence"
 BEST_ON_TEST = "best static, chosen here (not attainable)"
 PER_KIND = "best static sequence per kind"
-CHEAPEST, DEAREST = "cheapest model", "dearest model"
+CHEAPEST, MOST_EXPENSIVE = "cheapest model", "most expensive model"
 RANDOM, ORACLE, STOP = "random", "oracle", "STOP"
 BEST_QUALITY = "oracle of quality, then cost"
 HALVES = "oracle, chosen on half of the replicas"
 
-CASTS = 16  # most that a table lists
+ASSIGNMENTS = 16  # most that a table lists
 
 GRID = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 10.0)
-"""Points of a front: multiples of the α that is judged (of 1 where that is 0)."""
+"""Points of a front: multiples of the α that is evaluated (of 1 where that is 0)."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class Candidate:
     front: Front | None = None
 
 
-class Judge:
-    """Turns whatever ends in leaves of the judged trees into a candidate.
+class Evaluator:
+    """Turns whatever ends in leaves of the evaluated trees into a candidate.
 
     `queries` gives the order of the queries, where the trees are those of another workflow.
     """
@@ -81,7 +81,7 @@ class Judge:
         self.tree = tree
         self.alpha = alpha
         self.reward_M = tree.reward_M(alpha)
-        self.order_Q = _places(tree.queries, tree.queries if queries is None else queries)
+        self.order_Q = _order(tree.queries, tree.queries if queries is None else queries)
         self.alphas = tuple(factor * (alpha or 1.0) for factor in GRID)
 
     def static(self, name: str, role: str, path: Path) -> Candidate:
@@ -236,7 +236,7 @@ class Judge:
 
 
 def in_seeds(candidates: Sequence[Candidate]) -> Candidate:
-    """Candidates of one router, judged on trees of their own, as one in several seeds."""
+    """Candidates of one router, evaluated on trees of their own, as one in several seeds."""
     first, *others = candidates
     if not others:
         return first
@@ -248,49 +248,53 @@ def in_seeds(candidates: Sequence[Candidate]) -> Candidate:
     return replace(first, **values, flow_QLA=np.mean(flows, axis=0), front=None)
 
 
-def singles(judge: Judge) -> Iterator[Candidate]:
+def singles(evaluator: Evaluator) -> Iterator[Candidate]:
     """One row per arm alone, where every tree has that outcome."""
-    for path in single_paths([judge.tree]):
-        yield judge.static(path_name(path, judge.tree.arms), "single", path)
+    for path in single_paths([evaluator.tree]):
+        yield evaluator.static(path_name(path, evaluator.tree.arms), "single", path)
 
 
-def casts(judge: Judge) -> Iterator[Candidate]:
+def role_assignments(evaluator: Evaluator) -> Iterator[Candidate]:
     """One row per cast of different arms, where all arms may have all roles, to the last hop.
 
     Nothing where there are more than CASTS of them, or where a trajectory may end before.
     """
-    tree = judge.tree
+    tree = evaluator.tree
     paths = common_paths([tree])
-    if tree.hops < 2 or len(paths) > CASTS or len(paths) != len(tree.arms) ** tree.hops:
+    if tree.hops < 2 or len(paths) > ASSIGNMENTS or len(paths) != len(tree.arms) ** tree.hops:
         return
     if any(len(path) < tree.hops for path in paths):
         return
     for path in paths:
         if len(set(path)) > 1:
-            yield replace(judge.static(path_name(path, tree.arms), "cast", path), sequence="")
+            yield replace(
+                evaluator.static(path_name(path, tree.arms), "role assignment", path), sequence=""
+            )
 
 
-def extremes(judge: Judge, selection: Sequence[Tree]) -> Iterator[Candidate]:
+def cheapest_and_most_expensive(
+    evaluator: Evaluator, selection: Sequence[Tree]
+) -> Iterator[Candidate]:
     """The arm that costs least alone on the selection trees, and the one that costs most."""
-    paths = single_paths([judge.tree, *selection])
+    paths = single_paths([evaluator.tree, *selection])
     if not paths:
         return
     costs = [static_mean([tree.cost_M for tree in selection], selection, path) for path in paths]
-    yield judge.static(CHEAPEST, "cheapest", paths[int(np.argmin(costs))])
-    yield judge.static(DEAREST, "dearest", paths[int(np.argmax(costs))])
+    yield evaluator.static(CHEAPEST, "cheapest", paths[int(np.argmin(costs))])
+    yield evaluator.static(MOST_EXPENSIVE, "most expensive", paths[int(np.argmax(costs))])
 
 
-def _places(own: Sequence[str], wanted: Sequence[str]) -> Tensor:
-    """Where each wanted query stands among the judge's own.
+def _order(own: Sequence[str], wanted: Sequence[str]) -> Tensor:
+    """Where each wanted query stands among the evaluate's own.
 
     Raises:
         DataError: if one is not there.
     """
-    place = {query: index for index, query in enumerate(own)}
-    missing = [query for query in wanted if query not in place]
+    index = {query: index for index, query in enumerate(own)}
+    missing = [query for query in wanted if query not in index]
     if missing:
         raise DataError(
-            f"{len(missing)} of the judged queries are not complete in another experiment.",
+            f"{len(missing)} of the evaluated queries are not complete in another experiment.",
             "Sample it to the end, on the same questions.",
         )
-    return torch.tensor([place[query] for query in wanted])
+    return torch.tensor([index[query] for query in wanted])

@@ -1,4 +1,4 @@
-"""Routers judged on stored trees, beside all that they have to beat; no model is loaded.
+"""Routers evaluated on stored trees, beside all that they have to beat; no model is loaded.
 
 What comes in: the test trees, the routers, and the trees that choices may be made on (train and
 validation). What goes out: a `Report` with one row per single model, static sequence, router,
@@ -9,8 +9,8 @@ A query's value is the mean over its replicas. Routers act greedily. Intervals a
 over queries, paired with the best static sequence (see `statistics`). The share of the gap
 closed is mean(R − R_static) / mean(R_oracle − R_static); regret is mean(R_oracle − R). AIQ is that
 of RouterBench (arXiv 2403.12031) over the points that a router has: several where it serves any α,
-else one; its reference cost is that of the dearest static sequence on the same queries, so that it
-does not depend on who else is judged.
+else one; its reference cost is that of the most expensive static sequence on the same queries, so
+that it does not depend on who else is evaluated.
 
 Axes in names: T trees, Q queries, S static sequences, L hops, A actions, F points of a front,
 B resamples, V quantities; leading `seeds` axis where a router comes in several seeds.
@@ -31,10 +31,10 @@ from hcache.evaluation.baselines import (
     BEST_STATIC,
     STOP,
     Candidate,
-    Judge,
-    casts,
-    extremes,
+    Evaluator,
+    cheapest_and_most_expensive,
     in_seeds,
+    role_assignments,
     singles,
 )
 from hcache.evaluation.fronts import TwoModels, aiq, aiq_draws, apgr_cpt, area, pareto
@@ -71,10 +71,10 @@ def evaluate(
     seed: int = 0,
     elsewhere: Sequence[tuple[Tree, Policies]] = (),
 ) -> Report:
-    """Judge routers on `test`; a router given as a list is one router in several seeds.
+    """Evaluate routers on `test`; a router given as a list is one router in several seeds.
 
     With `stop` False nobody may STOP: router, static sequences, chance and oracle all run to the
-    last hop. Single models are always judged after one hop, where the trees have that outcome.
+    last hop. Single models are always evaluated after one hop, where the trees have that outcome.
     Ties among static sequences go to the cheapest, then to the shortest. `elsewhere` holds routers
     of other trees of the same test queries, as of other workflows; one that stands there more than
     once, with trees of its own each time, is one router in several seeds.
@@ -86,26 +86,26 @@ def evaluate(
     """
     chosen_on = [selection] if isinstance(selection, Tree) else list(selection)
     _check(test, chosen_on, [policies, *(own for _, own in elsewhere)])
-    open_judge = Judge(test, alpha)
-    judge = open_judge if stop else Judge(test.without_stop(), alpha)
+    open_evaluator = Evaluator(test, alpha)
+    evaluator = open_evaluator if stop else Evaluator(test.without_stop(), alpha)
     allowed = chosen_on if stop else [tree.without_stop() for tree in chosen_on]
     static = best_static(allowed, alpha)
     candidates = [
-        *singles(open_judge),
-        *casts(open_judge),
-        *extremes(open_judge, chosen_on),
-        judge.static(BEST_STATIC, "static", static),
-        *judge.per_kind(allowed),
-        judge.static(BEST_ON_TEST, "static on test", best_static([judge.tree], alpha)),
-        judge.random(),
-        *(judge.router(name, _as_list(given)) for name, given in policies.items()),
+        *singles(open_evaluator),
+        *role_assignments(open_evaluator),
+        *cheapest_and_most_expensive(open_evaluator, chosen_on),
+        evaluator.static(BEST_STATIC, "static", static),
+        *evaluator.per_kind(allowed),
+        evaluator.static(BEST_ON_TEST, "static on test", best_static([evaluator.tree], alpha)),
+        evaluator.random(),
+        *(evaluator.router(name, _as_list(given)) for name, given in policies.items()),
         *_elsewhere(elsewhere, alpha, stop, test.queries),
-        *judge.halves(),
-        judge.best_quality(),
-        judge.oracle(),
+        *evaluator.halves(),
+        evaluator.best_quality(),
+        evaluator.oracle(),
     ]
-    paths = common_paths([judge.tree])
-    statics = judge.statics(paths)
+    paths = common_paths([evaluator.tree])
+    statics = evaluator.statics(paths)
     groups = tuple(
         _group(by, name, mask_Q, candidates, statics, resamples, seed)
         for by, name, mask_Q in _groups(test)
@@ -138,9 +138,9 @@ def _elsewhere(
 ) -> Iterator[Candidate]:
     found: dict[str, list[Candidate]] = {}
     for tree, policies in given:
-        judge = Judge(tree if stop else tree.without_stop(), alpha, queries)
+        evaluator = Evaluator(tree if stop else tree.without_stop(), alpha, queries)
         for name, own in policies.items():
-            found.setdefault(name, []).append(judge.router(name, _as_list(own)))
+            found.setdefault(name, []).append(evaluator.router(name, _as_list(own)))
     yield from (in_seeds(seeds) for seeds in found.values())
 
 
@@ -221,12 +221,12 @@ class _Draws:
 
     def __init__(self, means_BV: Array) -> None:
         self.means_BV = means_BV
-        self.place = 0
+        self.index = 0
 
     def take(self, columns: int) -> Array:
         """The next columns."""
-        self.place += columns
-        return self.means_BV[:, self.place - columns : self.place]
+        self.index += columns
+        return self.means_BV[:, self.index - columns : self.index]
 
 
 def _points(candidate: Candidate, mask_Q: NDArray[np.bool_]) -> tuple[Array, Array]:
@@ -300,14 +300,14 @@ def _two_models(test: Tree, selection: Sequence[Tree], policies: Policies) -> di
     paths = single_paths([test, *selection])
     if len(test.arms) != 2 or paths != [(0,), (1,)]:
         return {}
-    judge = Judge(test, 0.0)
+    evaluator = Evaluator(test, 0.0)
     strong = (best_single(selection, 0.0) or (1,))[0]
-    quality_QS, _ = judge.statics(paths)
+    quality_QS, _ = evaluator.statics(paths)
     roots = test.states[test.root_T]
     found = {}
     for name, given in policies.items():
         score_T = torch.stack([p.probs(roots)[:, strong] for p in _as_list(given)]).mean(dim=0)
-        score_Q = judge.by_query(score_T)
+        score_Q = evaluator.by_query(score_T)
         found[name] = apgr_cpt(score_Q, quality_QS[:, 1 - strong], quality_QS[:, strong])
     return found
 
@@ -330,10 +330,10 @@ def _notes(test: Tree, candidates: Sequence[Candidate]) -> tuple[str, ...]:
         notes.append(
             "The oracle and its gap are per replica, so part of them is luck in the samples."
         )
-    judged = {
+    evaluated = {
         candidate.name.split(">")[0] for candidate in candidates if candidate.role == "single"
     }
-    missing = [arm for arm in test.arms if arm not in judged]
+    missing = [arm for arm in test.arms if arm not in evaluated]
     if missing:
         notes.append(f"No row for {', '.join(missing)} alone: the trees lack that outcome.")
     return tuple(notes)

@@ -1,7 +1,7 @@
 """Bootstrap intervals over queries, and what they say about a router.
 
 Queries are resampled with replacement; quantities that are compared are resampled together
-(paired), since a router and a static sequence are judged on the same queries. A resample is a
+(paired), since a router and a static sequence are evaluated on the same queries. A resample is a
 vector of counts, one per query, so that every mean of every resample is one matrix product
 (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 6, 13 and 16).
 

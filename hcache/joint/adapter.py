@@ -46,13 +46,13 @@ class Adapter:
             EngineError: it was made for another model.
         """
         arm, arms = requests[0].arm, self.policy.arms
-        place = arms.index(arm.name) if arm.name in arms else None
-        if place is None or self.policy.low.shapes.get(place) != shape:
+        index = arms.index(arm.name) if arm.name in arms else None
+        if index is None or self.policy.low.shapes.get(index) != shape:
             raise EngineError(
                 f"models.{arm.model}: the ΔW for the arm {arm.name} was made for another model.",
                 "Give the models that the policy was trained on.",
             )
-        return self.of(place, [request.question for request in requests])
+        return self.of(index, [request.question for request in requests])
 
 
 def load_adapter(arm: Arm, device: torch.device) -> Adapter:

@@ -77,7 +77,7 @@ class Checkpoint:
 
     @cached_property
     def end_ids(self) -> set[int]:
-        """Tokens that end a turn."""
+        """Tokens that end a call."""
         ends = self.model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
         return {end for end in (*ends, self.tokenizer.eos_token_id) if end is not None}
@@ -92,7 +92,7 @@ class Checkpoint:
         return text
 
     def has_ended(self, ids: Sequence[int], stops: Sequence[str]) -> bool:
-        """Whether an output has come to its end: a turn's, or a text of `stops`."""
+        """Whether an output has come to its end: a call's, or a text of `stops`."""
         if ids[-1] in self.end_ids:
             return True
         return bool(stops) and any(stop in self.decode(ids) for stop in stops)
@@ -123,14 +123,14 @@ class Checkpoints:
     def __init__(self, arms: Sequence[Arm | None], device: torch.device) -> None:
         loaded: dict[str, Checkpoint] = {}
         self.by_arm: dict[int, Checkpoint] = {}
-        for place, arm in enumerate(arms):
+        for index, arm in enumerate(arms):
             if arm is None:
                 continue
             if arm.engine_key not in loaded:
                 loaded[arm.engine_key] = Checkpoint(arm, device)
-            self.by_arm[place] = loaded[arm.engine_key]
+            self.by_arm[index] = loaded[arm.engine_key]
 
     @property
     def shapes(self) -> dict[int, Shape]:
         """(O, I) of each arm's o_proj."""
-        return {place: checkpoint.shape for place, checkpoint in self.by_arm.items()}
+        return {index: checkpoint.shape for index, checkpoint in self.by_arm.items()}

@@ -49,9 +49,9 @@ class LowRankEngine:
 
     def step(self) -> list[Generation]:
         """See `Engine`: a batch of requests of one arm, as large as memory should allow."""
-        said, self.refused = self.refused, []
+        done, self.refused = self.refused, []
         taken = self._take()
-        return said + self._answer(taken) if taken else said
+        return done + self._answer(taken) if taken else done
 
     def abort(self) -> None:
         """See `Engine`."""
@@ -124,7 +124,7 @@ def sample(
 ) -> tuple[list[list[int]], list[list[float]]]:
     """Outputs of prompts, and their tokens' log-probabilities; padded at the left meanwhile.
 
-    An output ends with a token that ends a turn, with a text of `stops`, or at its limit. `past`
+    An output ends with a token that ends a call, with a text of `stops`, or at its limit. `past`
     holds keys and values of the tokens that stand before every prompt, as many as `before` says.
     """
     device, longest = checkpoint.device, max(map(len, prompts))
@@ -189,9 +189,9 @@ def _draw(logprob_BV: Tensor, uniform_B: Tensor) -> Tensor:
 def before_stop(text: str, stops: Sequence[str]) -> str:
     """A text up to the one that ends it: that is complete first, and of equals the first named."""
     found = [
-        (text.find(stop) + len(stop), place) for place, stop in enumerate(stops) if stop in text
+        (text.find(stop) + len(stop), index) for index, stop in enumerate(stops) if stop in text
     ]
     if not found:
         return text
-    end, place = min(found)
-    return text[: end - len(stops[place])]
+    end, index = min(found)
+    return text[: end - len(stops[index])]

@@ -5,18 +5,18 @@ chosen arms a ΔW made for the query (`hcache.joint`). Both climb the expected r
 of what the cache holds: trajectories of every assignment, said by the behaviour b, the models as
 they are.
 
-Low level, per turn u (a call of an arm), with the ratio ρ_u = π_θ(u) / b(u) of whole outputs:
+Low level, per call u (a call of an arm), with the ratio ρ_u = π_θ(u) / b(u) of whole outputs:
     Σ_M p_M · Σ_{u in M} min(ρ_u·A_Mu, clip(ρ_u, 1/c, c)·A_Mu)      (arXiv 1707.06347)
 where p_M is the probability that the high-level router ends in leaf M. A cache never moves along
 with the policy, so c is wider than PPO's 1.2, and the effective sample size decides when the cache
-is used up: below `min_ess` of the turns of a query, on average, no further step is taken, and
+is used up: below `min_ess` of the calls of a query, on average, no further step is taken, and
 `halted` is 1. Then sample anew. A_Mu = R_M − b_Mu, a mean reward over other leaves of the query,
-none of which has the turn u, so that it biases nothing. They are, the first of these that there
+none of which has the call u, so that it biases nothing. They are, the first of these that there
 are:
     those of the same assignment in which the arm drew another reply to the same prompt
     those of any assignment in which it did
-    those that share no turn with M: other assignments and samples
-The last alone would not do: after a bad first turn all second turns would be worse than it, and a
+    those that share no call with M: other assignments and samples
+The last alone would not do: after a bad first call all second calls would be worse than it, and a
 fixed cache, which never shows what comes instead, would have them all unlearned.
 
 High level: every assignment of a query is in the cache, so the expectation over assignments is
@@ -26,7 +26,7 @@ times its ratio. Ratios of trajectories are cut off at TRUST and not normalised:
 come to say what the cache lacks, ratios of what it has sum up to less than their number, and what
 is lacking counts as a failure. Normalised, it would count as what is there, which is too good.
 
-Where a tree carries no turns (scripted arms), this is the exact policy gradient of the high level.
+Where a tree carries no calls (scripted arms), this is the exact policy gradient of the high level.
 On validation, R is the same estimate for the greedy choice; `covered`, the mean ratio, is how much
 of what would be said is in the cache. The true figure comes from sampling with ΔW, as
 `hcache sample --policy` does. What is said then is a cache like any other: training may go on from
@@ -46,9 +46,9 @@ from torch import Tensor
 
 from hcache.experiment import Experiment
 from hcache.joint.adapter import Adapter, load_adapter
+from hcache.joint.calls import Calls, calls_of, speakers_of, with_calls
 from hcache.joint.pair import PairSettings, PairTrainer
-from hcache.joint.scoring import TurnScorer
-from hcache.joint.turns import Turns, speakers_of, turns_of, with_turns
+from hcache.joint.scoring import CallScorer
 from hcache.policies.rollout import greedy_leaves
 from hcache.replay.exact import backward, hops_of, reach, returns
 from hcache.replay.loading import Replay, load_replay
@@ -62,16 +62,16 @@ TRUST = 10.0  # largest ratio of a trajectory (truncated importance sampling, Io
 class JointSettings(PairSettings):
     """Settings of joint training."""
 
-    clip_ratio: float = Field(3.0, gt=1, description="c: a turn's ratio counts within [1/c, c]")
+    clip_ratio: float = Field(3.0, gt=1, description="c: a call's ratio counts within [1/c, c]")
     min_ess: float = Field(
-        0.5, ge=0, le=1, description="effective share of the turns below which it halts"
+        0.5, ge=0, le=1, description="effective share of the calls below which it halts"
     )
     batch_queries: int = Field(32, ge=1, description="queries of an update")
 
 
 @register("joint")
 class Joint(PairTrainer):
-    """High-level and low-level router together, from stored turns."""
+    """High-level and low-level router together, from stored calls."""
 
     Settings = JointSettings
     settings: JointSettings
@@ -79,21 +79,21 @@ class Joint(PairTrainer):
     def prepare(self, train: Tree) -> None:
         """See `Trainer`."""
         super().prepare(train)
-        quality_M = self.worth_of(self.tree.quality_M)
+        quality_M = self.value_of(self.tree.quality_M)
         self.reward_M = replace(self.tree, quality_M=quality_M).reward_M(self.alpha)
-        self.said: dict[int, Said] = {}
+        self.stored: dict[int, StoredCalls] = {}
         self.cache = self._said(train)
-        baseline_E = baselines(self.tree, self.cache.turns, self.reward_M)
-        self.advantage_E = self.reward_M[self.cache.turns.leaf_E] - baseline_E
+        baseline_E = baselines(self.tree, self.cache.calls, self.reward_M)
+        self.advantage_E = self.reward_M[self.cache.calls.leaf_E] - baseline_E
         self.log_ratio_U = torch.zeros(
-            len(self.cache.turns), dtype=torch.float64, device=self.device
+            len(self.cache.calls), dtype=torch.float64, device=self.device
         )  # as last scored; those of an update are fresh
 
     @classmethod
     def load(cls, store: Store, experiment: Experiment, split: str) -> Replay:
-        """A split with its stored turns."""
+        """A split with its stored calls."""
         loaded = load_replay(store, experiment.config, split)
-        return replace(loaded, tree=with_turns(store, experiment.config, loaded.tree))
+        return replace(loaded, tree=with_calls(store, experiment.config, loaded.tree))
 
     def step(self) -> dict[str, float]:
         """One pass over the training queries; none once the cache is used up."""
@@ -147,38 +147,38 @@ class Joint(PairTrainer):
         super().load_state(state)
         self.log_ratio_U = state["log_ratio_U"].to(self.device, copy=True)
 
-    def _said(self, tree: Tree) -> Said:
-        """The turns of a tree with their scorer, made when it is first seen."""
-        if id(tree) not in self.said:
+    def _said(self, tree: Tree) -> StoredCalls:
+        """The calls of a tree with their scorer, made when it is first seen."""
+        if id(tree) not in self.stored:
             layers = self.policy.low.settings.adapted_layers
-            scorer = TurnScorer(
-                turns_of(tree),
+            scorer = CallScorer(
+                calls_of(tree),
                 self.checkpoints,
                 layers,
                 self.settings.batch_turns,
                 self._sampled_with(tree),
             )
-            self.said[id(tree)] = Said(tree, scorer)
-        return self.said[id(tree)]
+            self.stored[id(tree)] = StoredCalls(tree, scorer)
+        return self.stored[id(tree)]
 
     def _sampled_with(self, tree: Tree) -> dict[int, Adapter]:
         """The ΔW of each arm that was sampled with one."""
         return {
-            place: load_adapter(arm, self.device)
-            for place, arm in enumerate(speakers_of(tree))
+            index: load_adapter(arm, self.device)
+            for index, arm in enumerate(speakers_of(tree))
             if arm is not None and arm.by_question
         }
 
     def _climb_low(self, query_B: Tensor, probs_NA: Tensor, ratios: Ratios) -> None:
-        """The clipped surrogate of the turns of some queries, a part of them at a time."""
-        turns, clip = self.cache.turns, self.settings.clip_ratio
+        """The clipped surrogate of the calls of some queries, a part of them at a time."""
+        calls, clip = self.cache.calls, self.settings.clip_ratio
         leaf_M = leaf_probs(self.tree, probs_NA)
-        chance_E = leaf_M[turns.leaf_E]
-        gain_U = turn_sums(turns, chance_E * self.advantage_E.clamp(min=0))
-        loss_U = turn_sums(turns, chance_E * self.advantage_E.clamp(max=0))
-        chance_U = turn_sums(turns, chance_E)
+        chance_E = leaf_M[calls.leaf_E]
+        gain_U = call_sums(calls, chance_E * self.advantage_E.clamp(min=0))
+        loss_U = call_sums(calls, chance_E * self.advantage_E.clamp(max=0))
+        chance_U = call_sums(calls, chance_E)
         trees = int(torch.isin(self.tree.query_T, query_B).sum())
-        index = torch.isin(turns.query_U, query_B.cpu()).nonzero()[:, 0]
+        index = torch.isin(calls.query_U, query_B.cpu()).nonzero()[:, 0]
         for arm, part in self.cache.scorer.chunks(index):
             log_ratio_B = self._log_ratio(self.cache, arm, part)
             ratio_B = log_ratio_B.exp()
@@ -186,7 +186,7 @@ class Joint(PairTrainer):
             lost = loss_U[part] @ ratio_B.clamp(min=1 / clip)
             (-(gained + lost) / trees).backward()
             self.log_ratio_U[part] = log_ratio_B.detach()
-            ratios.add(turns.query_U[part], ratio_B.detach(), chance_U[part])
+            ratios.add(calls.query_U[part], ratio_B.detach(), chance_U[part])
 
     def _climb_high(self, taken_T: Tensor, probs_NA: Tensor) -> None:
         """The exact expected reward of the high-level router, by the policy gradient theorem.
@@ -201,38 +201,38 @@ class Joint(PairTrainer):
         (-(pi_NA * gain_NA[at_N]).sum() / taken_T.sum()).backward()
 
     def expected_reward(self) -> float:
-        """Mean reward of the router under ΔW as it was when each turn was last scored."""
+        """Mean reward of the router under ΔW as it was when each call was last scored."""
         probs_NA = self.policy.probs(self.tree.states)
         return float(returns(self.tree, self._worth(), probs_NA).mean())
 
-    def _log_ratio(self, said: Said, arm: int, part: Tensor) -> Tensor:
-        """log π_θ(u) / b(u) of turns of one arm, float64 [B]."""
-        low = self.policy.delta(arm, said.features_QD[said.turns.query_U[part]])
-        logprob_B = said.scorer.logprobs(arm, part, low)
-        return logprob_B.double() - said.scorer.behaviour_U[part].to(self.device)
+    def _log_ratio(self, stored: StoredCalls, arm: int, part: Tensor) -> Tensor:
+        """log π_θ(u) / b(u) of calls of one arm, float64 [B]."""
+        low = self.policy.delta(arm, stored.features_QD[stored.calls.query_U[part]])
+        logprob_B = stored.scorer.logprobs(arm, part, low)
+        return logprob_B.double() - stored.scorer.behaviour_U[part].to(self.device)
 
     def _worth(self) -> Tensor:
         """What each leaf is worth under ΔW; what the cache lacks counts as a failure, [M]."""
-        ratio_M = leaf_sums(self.cache.turns, self.log_ratio_U, self.tree).exp().clamp(max=TRUST)
-        failure, quality_M = self.settings.failure, self.worth_of(self.tree.quality_M)
+        ratio_M = leaf_sums(self.cache.calls, self.log_ratio_U, self.tree).exp().clamp(max=TRUST)
+        failure, quality_M = self.settings.failure, self.value_of(self.tree.quality_M)
         return failure + ratio_M * (quality_M - failure) - self.alpha * self.tree.cost_M
 
     @torch.no_grad()
-    def _log_ratios(self, said: Said, leaf_T: Tensor) -> Tensor:
+    def _log_ratios(self, stored: StoredCalls, leaf_T: Tensor) -> Tensor:
         """log π_θ / b of whole trajectories, float64 [M]; right at the given leaves only."""
-        turns = said.turns
-        at = torch.isin(turns.leaf_E, leaf_T.cpu())
-        log_ratio_U = torch.zeros(len(turns), dtype=torch.float64, device=self.device)
-        for arm, part in said.scorer.chunks(turns.turn_E[at].unique()):
-            log_ratio_U[part] = self._log_ratio(said, arm, part)
-        return leaf_sums(turns, log_ratio_U, said.tree)
+        calls = stored.calls
+        at = torch.isin(calls.leaf_E, leaf_T.cpu())
+        log_ratio_U = torch.zeros(len(calls), dtype=torch.float64, device=self.device)
+        for arm, part in stored.scorer.chunks(calls.call_E[at].unique()):
+            log_ratio_U[part] = self._log_ratio(stored, arm, part)
+        return leaf_sums(calls, log_ratio_U, stored.tree)
 
 
-class Said:
-    """The turns of a tree with what training needs besides."""
+class StoredCalls:
+    """The calls of a tree with what training needs besides."""
 
-    def __init__(self, tree: Tree, scorer: TurnScorer) -> None:
-        self.tree, self.scorer, self.turns = tree, scorer, scorer.turns
+    def __init__(self, tree: Tree, scorer: CallScorer) -> None:
+        self.tree, self.scorer, self.calls = tree, scorer, scorer.calls
         first_Q = torch.zeros(len(tree.queries), dtype=torch.int64)
         first_Q[tree.query_T.cpu()] = tree.root_T.cpu()
         self.features_QD = tree.features_ND.cpu()[first_Q]
@@ -246,13 +246,13 @@ class Ratios:
         self.largest = 0.0
 
     def add(self, query_B: Tensor, ratio_B: Tensor, chance_B: Tensor) -> None:
-        """Take turns in, each as often as the high-level router comes by it."""
+        """Take calls in, each as often as the high-level router comes by it."""
         powers_3B = chance_B * torch.stack([torch.ones_like(ratio_B), ratio_B, ratio_B.square()])
         self.sums_3Q.index_add_(1, query_B, powers_3B.cpu())
         self.largest = max(self.largest, float(ratio_B.max()))
 
     def effective_share(self) -> float:
-        """Effective sample size over the number of turns, (Σρ)² / (n·Σρ²); 1 where none are.
+        """Effective sample size over the number of calls, (Σρ)² / (n·Σρ²); 1 where none are.
 
         The mean over queries, as what is estimated is estimated query by query: a single wild ratio
         then tells of its own query only.
@@ -271,16 +271,16 @@ def leaf_probs(tree: Tree, probs_NA: Tensor) -> Tensor:
     return leaf_M.index_add_(0, tree.leaf_NA[has_NA], flow_NA[has_NA])
 
 
-def turn_sums(turns: Turns, value_E: Tensor) -> Tensor:
-    """Sums over the leaves of each turn, [U]."""
-    sum_U = torch.zeros(len(turns), dtype=value_E.dtype, device=value_E.device)
-    return sum_U.index_add_(0, turns.turn_E.to(value_E.device), value_E)
+def call_sums(calls: Calls, value_E: Tensor) -> Tensor:
+    """Sums over the leaves of each call, [U]."""
+    sum_U = torch.zeros(len(calls), dtype=value_E.dtype, device=value_E.device)
+    return sum_U.index_add_(0, calls.call_E.to(value_E.device), value_E)
 
 
-def leaf_sums(turns: Turns, value_U: Tensor, tree: Tree) -> Tensor:
-    """Sums over the turns of each leaf, [M]."""
+def leaf_sums(calls: Calls, value_U: Tensor, tree: Tree) -> Tensor:
+    """Sums over the calls of each leaf, [M]."""
     sum_M = torch.zeros(len(tree.quality_M), dtype=value_U.dtype, device=value_U.device)
-    return sum_M.index_add_(0, turns.leaf_E.to(value_U.device), value_U[turns.turn_E])
+    return sum_M.index_add_(0, calls.leaf_E.to(value_U.device), value_U[calls.call_E])
 
 
 def query_of_leaf(tree: Tree) -> Tensor:
@@ -298,41 +298,41 @@ def assignments(tree: Tree) -> Tensor:
     return number_M
 
 
-def baselines(tree: Tree, turns: Turns, reward_M: Tensor) -> Tensor:
-    """The baseline of each turn on each of its leaves, [E]; 0 where there is no other leaf.
+def baselines(tree: Tree, calls: Calls, reward_M: Tensor) -> Tensor:
+    """The baseline of each call on each of its leaves, [E]; 0 where there is no other leaf.
 
     Axes besides: m leaves and e pairs of one query.
     """
     query_M, path_M = query_of_leaf(tree).cpu(), assignments(tree)
-    query_E = turns.query_U[turns.turn_E]
-    baseline_E = torch.zeros(len(turns.leaf_E), dtype=reward_M.dtype)
+    query_E = calls.query_U[calls.call_E]
+    baseline_E = torch.zeros(len(calls.leaf_E), dtype=reward_M.dtype)
     for query in range(len(tree.queries)):
         pair_e = (query_E == query).nonzero()[:, 0]
         leaf_m = (query_M == query).nonzero()[:, 0]
         if len(pair_e):
-            widening = _others(turns, pair_e, leaf_m, path_M)
+            widening = _others(calls, pair_e, leaf_m, path_M)
             baseline_E[pair_e] = _first_mean(widening, reward_M.cpu()[leaf_m])
     return baseline_E.to(reward_M.device)
 
 
-def _others(turns: Turns, pair_e: Tensor, leaf_m: Tensor, path_M: Tensor) -> list[Tensor]:
+def _others(calls: Calls, pair_e: Tensor, leaf_m: Tensor, path_M: Tensor) -> list[Tensor]:
     """Which leaves each pair is compared with, the narrowest choice first, each bool [e, m]."""
-    leaf_e, turn_e = turns.leaf_E[pair_e], turns.turn_E[pair_e]
-    place_e = torch.searchsorted(leaf_m, leaf_e)
-    has_eu, has_mu = _incidence(turn_e, place_e, len(leaf_m))
-    asks_ep, asks_mp = _incidence(turns.prompt_U[turn_e], place_e, len(leaf_m))
+    leaf_e, call_e = calls.leaf_E[pair_e], calls.call_E[pair_e]
+    index_e = torch.searchsorted(leaf_m, leaf_e)
+    has_eu, has_mu = _incidence(call_e, index_e, len(leaf_m))
+    asks_ep, asks_mp = _incidence(calls.prompt_U[call_e], index_e, len(leaf_m))
     lacks_em = has_eu @ has_mu.T == 0
     redrawn_em = lacks_em & (asks_ep @ asks_mp.T > 0)
     same_em = path_M[leaf_e][:, None] == path_M[leaf_m]
-    apart_em = (has_mu @ has_mu.T == 0)[place_e] & (leaf_e[:, None] != leaf_m)
+    apart_em = (has_mu @ has_mu.T == 0)[index_e] & (leaf_e[:, None] != leaf_m)
     return [redrawn_em & same_em, redrawn_em, apart_em]
 
 
-def _incidence(number_e: Tensor, place_e: Tensor, leaves: int) -> tuple[Tensor, Tensor]:
+def _incidence(number_e: Tensor, index_e: Tensor, leaves: int) -> tuple[Tensor, Tensor]:
     """One-hot rows of numbers, [e, k], and which of them each leaf has, [m, k]."""
     number_e = number_e.unique(return_inverse=True)[1]
     one_ek = torch.nn.functional.one_hot(number_e).float()
-    has_mk = torch.zeros(leaves, one_ek.shape[1]).index_add_(0, place_e, one_ek)
+    has_mk = torch.zeros(leaves, one_ek.shape[1]).index_add_(0, index_e, one_ek)
     return one_ek, has_mk.clamp(max=1.0)
 
 

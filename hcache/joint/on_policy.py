@@ -1,4 +1,4 @@
-"""Joint training of both routers on-policy, as HAPS has it (arXiv 2601.05903): a rival of replay.
+"""Joint training of both routers on-policy, as in HAPS (arXiv 2601.05903): a baseline.
 
 In every step some questions are played with ΔW as it is: the high-level router draws the arms, the
 arms draw their replies. The loss is REINFORCE's, over all that was drawn:
@@ -26,12 +26,12 @@ from torch import Tensor
 from hcache.data.queries import Query
 from hcache.engines import Engine, Engines, Request, make_engine
 from hcache.experiment import Experiment
+from hcache.joint.calls import CallTree, calls_of
 from hcache.joint.engine import LowRankEngine
 from hcache.joint.from_cache import Joint
 from hcache.joint.generator import LowRank
 from hcache.joint.pair import PairSettings, PairTrainer
 from hcache.joint.scoring import Tokens, full_logprobs
-from hcache.joint.turns import TurnTree, turns_of
 from hcache.live import Episode, Live
 from hcache.models.arms import Arm
 from hcache.replay.features import QuestionFeatures, make_encoder
@@ -53,14 +53,14 @@ class JointLiveSettings(PairSettings):
 
 
 @dataclass(frozen=True)
-class LiveTree(TurnTree):
+class LiveTree(CallTree):
     """A tree with the experiment that it was sampled from, to go on sampling."""
 
     experiment: Experiment
 
 
 @dataclass(frozen=True)
-class Said:
+class DrawnCall:
     """A reply that was drawn, with what it was drawn for."""
 
     arm: int
@@ -82,7 +82,7 @@ class JointLive(PairTrainer):
         super().prepare(train)
         assert isinstance(train, LiveTree)
         self.experiment = experiment = train.experiment
-        self.place = {arm.id: place for place, arm in enumerate(experiment.pool)}
+        self.index = {arm.id: index for index, arm in enumerate(experiment.pool)}
         encoder = make_encoder(experiment.config.features)
         self.features = QuestionFeatures(encoder)
         self.player = Live(
@@ -93,7 +93,7 @@ class JointLive(PairTrainer):
             Engines(self._engine),
         )
         self.questions = {query.id: query for query in experiment.queries()}
-        stored = {turn.generation: len(turn.output_ids) for turn in turns_of(train).said}
+        stored = {call.generation: len(call.output_ids) for call in calls_of(train).records}
         self.budget = self.settings.tokens or sum(stored.values())
         self.drawn = 0  # tokens so far
         self.queue = self.permutation(0)  # training queries that come next
@@ -101,7 +101,7 @@ class JointLive(PairTrainer):
 
     @classmethod
     def load(cls, store: Store, experiment: Experiment, split: str) -> Replay:
-        """A split with its turns and the experiment."""
+        """A split with its calls and the experiment."""
         loaded = Joint.load(store, experiment, split)
         parts = {name: getattr(loaded.tree, name) for name in loaded.tree.__dataclass_fields__}
         tree = LiveTree(**parts, experiment=experiment)
@@ -139,15 +139,15 @@ class JointLive(PairTrainer):
     def rewards(self, episodes: Sequence[Episode]) -> Tensor:
         """R = Q − α·C of episodes, a failure counted as settings say, float64 [B]."""
         quality_B, cost_B = self._outcomes(episodes)
-        return self.worth_of(quality_B) - self.alpha * cost_B
+        return self.value_of(quality_B) - self.alpha * cost_B
 
     def climb(self, episodes: Sequence[Episode], reward_B: Tensor) -> int:
         """Add the gradients of REINFORCE's loss, the mean over episodes; the tokens drawn."""
         advantage_B = reward_B - others_mean(episodes, reward_B)
-        said = self._said(episodes, advantage_B)
+        drawn = self._drawn_calls(episodes, advantage_B)
         self._climb_high(episodes, advantage_B)
-        self._climb_low(said, len(episodes))
-        return sum(len(one.tokens.output) for one in said)
+        self._climb_low(drawn, len(episodes))
+        return sum(len(one.tokens.output) for one in drawn)
 
     def validate(self, valid: Tree) -> dict[str, float]:
         """Means over greedy episodes of the validation questions."""
@@ -186,7 +186,7 @@ class JointLive(PairTrainer):
             again = torch.isin(coming, self.queue)
             self.queue = torch.cat([self.queue, coming[~again], coming[again]])
         part, self.queue = self.queue[:count], self.queue[count:]
-        return [self.questions[self.tree.queries[place]] for place in part.tolist()]
+        return [self.questions[self.tree.queries[index]] for index in part.tolist()]
 
     def _outcomes(self, episodes: Sequence[Episode]) -> tuple[Tensor, Tensor]:
         """Quality and cost of episodes, float64 [B] each."""
@@ -194,23 +194,23 @@ class JointLive(PairTrainer):
         cost = [self.player.cost(episode, episode.asks) for episode in episodes]
         return torch.tensor(quality).double(), torch.tensor(cost).double()
 
-    def _said(self, episodes: Sequence[Episode], advantage_B: Tensor) -> list[Said]:
+    def _drawn_calls(self, episodes: Sequence[Episode], advantage_B: Tensor) -> list[DrawnCall]:
         """The replies of arms that have weights, each once, with its episode's advantage."""
         return [
-            Said(
-                place,
+            DrawnCall(
+                index,
                 episode.query.question,
                 Tokens(
-                    tuple(self.checkpoints.by_arm[place].render(ask.messages)),
-                    episode.said[key].token_ids,
+                    tuple(self.checkpoints.by_arm[index].render(ask.messages)),
+                    episode.replies[key].token_ids,
                 ),
                 advantage,
             )
             for episode, advantage in zip(episodes, advantage_B.tolist(), strict=True)
             for key, ask in {episode.request(ask).key: ask for ask in episode.asks}.items()
-            if (place := self.place.get(ask.arm.id)) in self.checkpoints.by_arm
-            and place is not None
-            and episode.said[key].token_ids
+            if (index := self.index.get(ask.arm.id)) in self.checkpoints.by_arm
+            and index is not None
+            and episode.replies[key].token_ids
         ]
 
     def _climb_high(self, episodes: Sequence[Episode], advantage_B: Tensor) -> None:
@@ -228,36 +228,36 @@ class JointLive(PairTrainer):
         picked_n = logprob_nA.gather(1, action_n[:, None])[:, 0]
         (-(advantage_n * picked_n).sum() / len(episodes)).backward()
 
-    def _climb_low(self, said: Sequence[Said], episodes: int) -> None:
+    def _climb_low(self, drawn: Sequence[DrawnCall], episodes: int) -> None:
         """The replies' part of the loss, some of one arm at a time."""
-        for place, checkpoint in self.checkpoints.by_arm.items():
-            mine = [one for one in said if one.arm == place]
+        for index, checkpoint in self.checkpoints.by_arm.items():
+            mine = [one for one in drawn if one.arm == index]
             mine.sort(key=lambda one: len(one.tokens))
             for start in range(0, len(mine), self.settings.batch_turns):
                 part = mine[start : start + self.settings.batch_turns]
-                low = self._delta(place, [one.question for one in part])
+                low = self._delta(index, [one.question for one in part])
                 batch = [one.tokens for one in part]
                 layers = self.policy.low.settings.adapted_layers
                 logprob_B = full_logprobs(checkpoint, batch, low, layers).sum(dim=1)
                 advantage_B = torch.tensor([one.advantage for one in part]).to(logprob_B)
                 (-(advantage_B * logprob_B).sum() / episodes).backward()
 
-    def _delta(self, place: int, questions: Sequence[str]) -> LowRank:
+    def _delta(self, index: int, questions: Sequence[str]) -> LowRank:
         """ΔW of an arm, as it is now, for some questions."""
-        return self.policy.delta(place, self.features(questions))
+        return self.policy.delta(index, self.features(questions))
 
     def _engine(self, arm: Arm, logprobs: bool) -> Engine:
         """An arm with weights under ΔW; others as ever."""
-        place = self.place.get(arm.id)
-        if place is None or place not in self.checkpoints.by_arm:
+        index = self.index.get(arm.id)
+        if index is None or index not in self.checkpoints.by_arm:
             return make_engine(arm, logprobs)
 
         def adapt(requests: Sequence[Request]) -> LowRank:
-            own = self.place[requests[0].arm.id]
+            own = self.index[requests[0].arm.id]
             return self._delta(own, [request.question for request in requests])
 
         layers = self.policy.low.settings.adapted_layers
-        return LowRankEngine(self.checkpoints.by_arm[place], layers, adapt)
+        return LowRankEngine(self.checkpoints.by_arm[index], layers, adapt)
 
 
 def others_mean(episodes: Sequence[Episode], reward_B: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Tensor
 
 from hcache.errors import RunError
+from hcache.joint.calls import speakers_of
 from hcache.joint.checkpoint import Checkpoints
 from hcache.joint.generator import Generator, LowRankSettings
 from hcache.joint.policy import JointPolicy
-from hcache.joint.turns import speakers_of
 from hcache.policies import Policy
 from hcache.policies.mlp import MLPPolicy
 from hcache.replay.tree import Tree
@@ -31,7 +31,7 @@ class PairSettings(NetworkSettings, LowRankSettings):
     failure: float = Field(
         0.0, ge=-1, le=0, description="Q of a trajectory without any quality; published: -1"
     )
-    batch_turns: int = Field(256, ge=1, description="turns that are scored at once")
+    batch_turns: int = Field(256, ge=1, description="calls that are scored at once")
 
 
 class PairTrainer(NetworkTrainer):
@@ -70,7 +70,7 @@ class PairTrainer(NetworkTrainer):
         policy.low = Generator.fresh(policy.features, self.checkpoints.shapes, low, self.seed)
         return policy
 
-    def worth_of(self, quality: Tensor) -> Tensor:
+    def value_of(self, quality: Tensor) -> Tensor:
         """Q with what a failure counts in place of 0."""
         return torch.where(quality > 0, quality, self.settings.failure)
 

@@ -51,7 +51,7 @@ def prefix_cache(checkpoint: Checkpoint, prompts: Sequence[Ids], length: int) ->
 def _common(rows: Sequence[Ids]) -> int:
     """Length of the common beginning of rows: that of the least and the greatest."""
     ordered = sorted(map(tuple, rows))
-    for place, (one, two) in enumerate(zip(ordered[0], ordered[-1], strict=False)):
+    for index, (one, two) in enumerate(zip(ordered[0], ordered[-1], strict=False)):
         if one != two:
-            return place
+            return index
     return min(map(len, ordered))

@@ -1,4 +1,4 @@
-"""Log-probabilities of stored turns under W + ΔW, a ΔW for each sample, batched.
+"""Log-probabilities of stored calls under W + ΔW, a ΔW for each sample, batched.
 
 Teacher-forced: prompt and output tokens go through the model at once, padded at the right, where
 causal attention never looks. With one adapted layer, the last, nothing before its o_proj depends
@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from hcache.joint.adapter import Adapter
+from hcache.joint.calls import Calls
 from hcache.joint.checkpoint import Checkpoint, Checkpoints
 from hcache.joint.generator import LowRank
 from hcache.joint.prefix import begins_otherwise, prefix_cache, shared_prefix
-from hcache.joint.turns import Turns
 
 TOLERANCE = {torch.float32: 1e-4}  # of a token, between the kept part and the full forward
 ROUGH = 0.1  # the same in half precision
@@ -139,8 +139,8 @@ def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
     return pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
 
 
-class TurnScorer:
-    """The turns of a tree, ready to be scored under any ΔW.
+class CallScorer:
+    """The calls of a tree, ready to be scored under any ΔW.
 
     The behaviour log-probabilities are computed here once, so that ratios are between numbers of
     one stack: those under W, or under W and the ΔW that an arm was sampled with.
@@ -149,85 +149,85 @@ class TurnScorer:
 
     def __init__(
         self,
-        turns: Turns,
+        calls: Calls,
         checkpoints: Checkpoints,
         layers: int,
         batch: int,
         sampled_with: Mapping[int, Adapter] | None = None,
     ) -> None:
         """`sampled_with` is by arm, of those that were sampled with a ΔW."""
-        self.turns, self.checkpoints, self.layers, self.batch = turns, checkpoints, layers, batch
+        self.calls, self.checkpoints, self.layers, self.batch = calls, checkpoints, layers, batch
         self.sampled_with = sampled_with or {}
-        arms = turns.arm_U.tolist()
+        arms = calls.arm_U.tolist()
         self.tokens = [
-            Tokens(tuple(checkpoints.by_arm[arm].render(turn.messages)), turn.output_ids)
-            for arm, turn in zip(arms, turns.said, strict=True)
+            Tokens(tuple(checkpoints.by_arm[arm].render(call.messages)), call.output_ids)
+            for arm, call in zip(arms, calls.records, strict=True)
         ]
-        self.behaviour_U = torch.zeros(len(turns))
+        self.behaviour_U = torch.zeros(len(calls))
         self.engine_difference = 0.0  # largest, of a token; 0 where the engine's were not stored
         self.kept: dict[int, Kept] = {}
-        for arm, index in self.chunks(torch.arange(len(turns))):
+        for arm, index in self.chunks(torch.arange(len(calls))):
             self._measure(arm, index)
 
     def chunks(self, index_B: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """The turns of an index by arm, `batch` at a time: of like length, or with like prompts."""
-        arm_B = self.turns.arm_U[index_B]
+        """The calls of an index by arm, `batch` at a time: of like length, or with like prompts."""
+        arm_B = self.calls.arm_U[index_B]
         for arm in arm_B.unique().tolist():
             mine = index_B[arm_B == arm].tolist()
             if mine[0] in self.kept:
-                mine.sort(key=lambda turn: len(self.tokens[turn].output))
+                mine.sort(key=lambda call: len(self.tokens[call].output))
                 parts = torch.tensor(mine).split(self.batch)
             else:
-                mine.sort(key=lambda turn: self.tokens[turn].prompt)
+                mine.sort(key=lambda call: self.tokens[call].prompt)
                 parts = tuple(map(torch.tensor, self._alike(mine)))
             for part in parts:
                 yield arm, part
 
-    def _alike(self, turns: Sequence[int]) -> Iterator[list[int]]:
-        """Turns in the order of their prompts, cut where prompts come to begin otherwise."""
+    def _alike(self, calls: Sequence[int]) -> Iterator[list[int]]:
+        """Calls in the order of their prompts, cut where prompts come to begin otherwise."""
         part: list[int] = []
-        for turn in turns:
+        for call in calls:
             ends = [self.tokens[one].prompt for one in (*part[:1], *part[1:][-1:])]
-            if len(part) == self.batch or begins_otherwise(self.tokens[turn].prompt, ends):
+            if len(part) == self.batch or begins_otherwise(self.tokens[call].prompt, ends):
                 yield part
                 part = []
-            part.append(turn)
+            part.append(call)
         if part:
             yield part
 
     def logprobs(self, arm: int, index_B: Tensor, low: LowRank | None) -> Tensor:
-        """Σ log π over the tokens of each turn, float32 [B]; all turns are of one arm."""
-        checkpoint, turns = self.checkpoints.by_arm[arm], index_B.tolist()
-        batch = [self.tokens[turn] for turn in turns]
-        if turns[0] in self.kept:
-            kept = [self.kept[turn] for turn in turns]
+        """Σ log π over the tokens of each call, float32 [B]; all calls are of one arm."""
+        checkpoint, calls = self.checkpoints.by_arm[arm], index_B.tolist()
+        batch = [self.tokens[call] for call in calls]
+        if calls[0] in self.kept:
+            kept = [self.kept[call] for call in calls]
             return kept_logprobs(checkpoint, batch, kept, low).sum(dim=1)
         return full_logprobs(checkpoint, batch, low, self.layers).sum(dim=1)
 
     @torch.no_grad()
     def _measure(self, arm: int, index_B: Tensor) -> None:
-        """Behaviour log-probabilities of turns, and what can be kept of them."""
-        checkpoint, turns = self.checkpoints.by_arm[arm], index_B.tolist()
-        batch = [self.tokens[turn] for turn in turns]
+        """Behaviour log-probabilities of calls, and what can be kept of them."""
+        checkpoint, calls = self.checkpoints.by_arm[arm], index_B.tolist()
+        batch = [self.tokens[call] for call in calls]
         with _watched(checkpoint) as seen:
             plain_BG = full_logprobs(checkpoint, batch, None, self.layers)
-        logprob_BG = self._behaviour(arm, turns) if arm in self.sampled_with else plain_BG
+        logprob_BG = self._behaviour(arm, calls) if arm in self.sampled_with else plain_BG
         self.behaviour_U[index_B] = logprob_BG.sum(dim=1).cpu()
-        for turn, logprob_G in zip(turns, logprob_BG.cpu(), strict=True):
-            engine = self.turns.said[turn].logprobs
+        for call, logprob_G in zip(calls, logprob_BG.cpu(), strict=True):
+            engine = self.calls.records[call].logprobs
             if engine is not None:
                 difference = logprob_G[: len(engine)] - torch.tensor(engine)
                 self.engine_difference = max(self.engine_difference, float(difference.abs().max()))
         if self.layers == 1:
             kept = _keep(seen, batch)
             if _agree(kept_logprobs(checkpoint, batch, kept, None), plain_BG, checkpoint):
-                self.kept |= dict(zip(turns, kept, strict=True))
+                self.kept |= dict(zip(calls, kept, strict=True))
 
-    def _behaviour(self, arm: int, turns: Sequence[int]) -> Tensor:
-        """log π of every output token under the ΔW that turns were sampled with, [B, G]."""
+    def _behaviour(self, arm: int, calls: Sequence[int]) -> Tensor:
+        """log π of every output token under the ΔW that calls were sampled with, [B, G]."""
         adapter = self.sampled_with[arm]
-        low = adapter.of(arm, [self.turns.said[turn].question for turn in turns])
-        batch = [self.tokens[turn] for turn in turns]
+        low = adapter.of(arm, [self.calls.records[call].question for call in calls])
+        batch = [self.tokens[call] for call in calls]
         return full_logprobs(self.checkpoints.by_arm[arm], batch, low, adapter.layers)
 
 

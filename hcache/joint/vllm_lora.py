@@ -50,7 +50,7 @@ class VllmLowRankEngine(VllmEngine):
 
         self.named = LoRARequest
         self.adapter = adapter
-        self.shape, self.depth = self._places(arm)
+        self.shape, self.depth = self._order(arm)
         self.folder = TemporaryDirectory(prefix="hcache-")
         self.numbers: dict[Key, int] = {}  # of every adapter there ever was: vLLM goes by them
         self.written: OrderedDict[Key, Path] = OrderedDict()  # those on disk, by when last named
@@ -89,12 +89,12 @@ class VllmLowRankEngine(VllmEngine):
             if key not in used:
                 rmtree(self.written.pop(key))
 
-    def _places(self, arm: Arm) -> tuple[Shape, int]:
+    def _order(self, arm: Arm) -> tuple[Shape, int]:
         """(O, I) of o_proj, and how many layers have one where an adapter of ours names it."""
         found: dict[str, Shape] = {}
         for part in self.llm.apply_model(_projections):  # of each process that holds some layers
             found |= part
-        layers = [int(place[1]) for name in found if (place := MODULE.fullmatch(name))]
+        layers = [int(index[1]) for name in found if (index := MODULE.fullmatch(name))]
         if len(set(found.values())) != 1 or sorted(layers) != list(range(len(found))):
             super().close()
             raise EngineError(

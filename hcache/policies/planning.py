@@ -58,7 +58,7 @@ def _of_level(tree: Tree, level: slice, below: Sequence[Continuations]) -> Conti
         for later in below:
             leaf_NS = later.leaf_NS[row_N].masked_fill(child_N[:, None] == NONE, NONE)
             columns |= {
-                (action, *path): leaf_NS[:, place] for place, path in enumerate(later.paths)
+                (action, *path): leaf_NS[:, index] for index, path in enumerate(later.paths)
             }
     paths = tuple(
         sorted(

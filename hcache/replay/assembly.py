@@ -80,9 +80,9 @@ class Assembly:
         parent, action, found = self._parents(self.code_N[state_of], order)
         self.child_NA[parent[found], action[found]] = state_of[found]
         self.leaf_NA[self.child_NA >= 0] = NONE
-        place, found = _find(self.code_M, np.arange(len(self.code_M)), self.code_N)
+        index, found = _find(self.code_M, np.arange(len(self.code_M)), self.code_N)
         stops = found & self.states["stop"].to_numpy()
-        self.leaf_NA[stops, self.arms] = place[stops]
+        self.leaf_NA[stops, self.arms] = index[stops]
 
     def _parents(self, codes: Ints, order: Ints) -> tuple[Ints, Ints, Bools]:
         tree, path = codes // self.span, codes % self.span
@@ -146,8 +146,8 @@ def _find(values: Ints, numbers: Ints, wanted: Ints) -> tuple[Ints, Bools]:
     """Where `wanted` stands among sorted `values`, as `numbers`, and whether it is there."""
     if not len(values):
         return np.zeros(len(wanted), dtype=np.int64), np.zeros(len(wanted), dtype=bool)
-    place = np.searchsorted(values, wanted).clip(max=len(values) - 1)
-    return numbers[place], values[place] == wanted
+    index = np.searchsorted(values, wanted).clip(max=len(values) - 1)
+    return numbers[index], values[index] == wanted
 
 
 def _renumber(keep: Bools) -> Ints:

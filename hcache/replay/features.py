@@ -269,9 +269,9 @@ class FeatureStore:
         out = np.empty((len(ids), self.encoder.dim), dtype=np.float16)
         found = np.zeros(len(ids), dtype=bool)
         for shard_ids, vectors in self._shards:
-            place = np.searchsorted(shard_ids, wanted).clip(max=len(shard_ids) - 1)
-            here = shard_ids[place] == wanted
-            out[here] = vectors[place[here]]
+            index = np.searchsorted(shard_ids, wanted).clip(max=len(shard_ids) - 1)
+            here = shard_ids[index] == wanted
+            out[here] = vectors[index[here]]
             found |= here
         if not found.all():
             raise KeyError(ids[int(np.argmin(found))])

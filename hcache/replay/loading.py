@@ -107,7 +107,7 @@ def _sampled_pool(store: Store, config: ExperimentConfig, workflow: str, hops: i
     changes = [
         f"arms.{name}"
         for name in config.arms
-        if name not in arms or _differ(_said(asked, name), _said(sampled, name))
+        if name not in arms or _differ(_reply_settings(asked, name), _reply_settings(sampled, name))
     ]
     changes += ["workflow"] if found["workflow"][0] != workflow else []
     changes += ["workflow.hops"] if found["hops"][0] < hops else []
@@ -128,7 +128,7 @@ def _differ(one: Any, two: Any) -> bool:
     return any(_differ(one[key], two[key]) for key in one.keys() & two.keys())
 
 
-def _said(config: dict[str, Any], name: str) -> dict[str, Any]:
+def _reply_settings(config: dict[str, Any], name: str) -> dict[str, Any]:
     """The settings of an arm that change what it says; where its files lie is no matter."""
     arm = config["arms"][name]
     files = {"path", "chat_template", "adapter", "low_rank", "engine_args"}
@@ -137,7 +137,7 @@ def _said(config: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _data(config: dict[str, Any]) -> dict[str, Any]:
-    """The data of an experiment, without where the files lie and how answers are judged."""
+    """The data of an experiment, without where the files lie and how answers are evaluated."""
     return {
         "names": sorted(config["data"]),
         **{

@@ -1,4 +1,4 @@
-"""Reports: judged runs as a folder that anybody can read, without this program.
+"""Reports: evaluated runs as a folder that anybody can read, without this program.
 
 index.html      everything on one page: no script, no network
 report.md       the same in Markdown
@@ -17,12 +17,12 @@ from hcache.evaluation.report import Report
 from hcache.files import replace_file
 from hcache.replay.loading import load_replay
 from hcache.replay.tree import Tree
+from hcache.reporting.examples import Examples, leaves_of_sequence, tell
 from hcache.reporting.figures import Picture, pictures
 from hcache.reporting.methods import best_method, methods
 from hcache.reporting.page import Content, html, markdown
-from hcache.reporting.stories import Stories, leaves_of_sequence, tell
+from hcache.runs.evaluating import Beside, comparable_runs, evaluate_runs
 from hcache.runs.folder import Run, now
-from hcache.runs.judging import Beside, comparable_runs, judge
 from hcache.store import Store
 
 __all__ = ["write_report"]
@@ -37,18 +37,18 @@ def write_report(
     command: Sequence[str] = (),
     beside: Sequence[Beside] = (),
 ) -> Report:
-    """Judge runs on a split and write what was found into the folder `out`.
+    """Evaluate runs on a split and write what was found into the folder `out`.
 
-    Experiments `beside` are judged as `judge` does; what is told of training and of single
-    queries is of `runs` alone.
+    Experiments `beside` are evaluated as `evaluate_runs` does; what is told of training and of
+    single queries is of `runs` alone.
 
     Raises:
         ConfigError: no such split.
         StoreError: the experiment was not sampled, or the split has no queries.
     """
-    report = judge(config, db, runs, split, beside)
-    judged = comparable_runs(runs, config)
-    drawn = pictures(report, methods(judged))
+    report = evaluate_runs(config, db, runs, split, beside)
+    evaluated = comparable_runs(runs, config)
+    drawn = pictures(report, methods(evaluated))
     content = Content(
         config=config,
         db=db,
@@ -57,7 +57,7 @@ def write_report(
         created=now(),
         report=report,
         pictures=tuple(drawn),
-        stories=_stories(config, db, split, report, judged),
+        examples=_examples(config, db, split, report, evaluated),
     )
     _write(out, content, drawn)
     return report
@@ -76,9 +76,9 @@ def _write(out: Path, content: Content, drawn: Sequence[Picture]) -> None:
         replace_file(out / name, text.encode())
 
 
-def _stories(
+def _examples(
     config: ExperimentConfig, db: Path, split: str, report: Report, runs: Sequence[Run]
-) -> Stories | None:
+) -> Examples | None:
     """Of the router that is best on validation, in its first seed; None without a router."""
     if not runs:
         return None

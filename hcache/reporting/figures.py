@@ -21,10 +21,10 @@ from matplotlib.ticker import MaxNLocator
 
 from hcache.evaluation.baselines import STOP
 from hcache.evaluation.report import Group, Report, Row
-from hcache.reporting.looks import ARMS, GREY, INK, MARKS, STYLE, colours, error_bar
 from hcache.reporting.methods import Curve, Method
 from hcache.reporting.numbers import number, short
 from hcache.reporting.plane import draw_plane
+from hcache.reporting.style import ARMS, GREY, INK, MARKS, STYLE, colours, error_bar
 
 WIDTH, HEIGHT = 4.6, 3.4  # inches
 PANELS = 12  # of one figure, at most
@@ -288,10 +288,10 @@ def _draw_flows(figure: Figure, rows: Sequence[Row]) -> None:
         math.ceil(len(rows) / columns), columns, sharex=True, sharey=True, squeeze=False
     ).ravel()
     actions = _actions(rows)
-    looks = {name: ARMS[i % len(ARMS)] for i, name in enumerate(actions)} | {STOP: "#555555"}
+    style = {name: ARMS[i % len(ARMS)] for i, name in enumerate(actions)} | {STOP: "#555555"}
     for axes, row in zip(every, rows, strict=False):
         for hop, share in enumerate(row.flow):
-            _stack(axes, hop, share, looks)
+            _stack(axes, hop, share, style)
         axes.set_title(short(row.name))
         axes.set_yticks(range(_hops(rows)), [f"hop {hop + 1}" for hop in range(_hops(rows))])
         axes.tick_params(length=0)
@@ -301,23 +301,23 @@ def _draw_flows(figure: Figure, rows: Sequence[Row]) -> None:
     every[0].set_xticks([])
     for axes in every[len(rows) :]:
         axes.remove()
-    _legend(figure, {short(name, 18): shade for name, shade in looks.items()})
+    _legend(figure, {short(name, 18): shade for name, shade in style.items()})
 
 
-def _stack(axes: Axes, hop: int, share: Mapping[str, float], looks: Mapping[str, str]) -> None:
+def _stack(axes: Axes, hop: int, share: Mapping[str, float], style: Mapping[str, str]) -> None:
     left = 0.0
     for name, part in share.items():
-        axes.barh(hop, part, left=left, height=0.8, color=looks[name], linewidth=0)
+        axes.barh(hop, part, left=left, height=0.8, color=style[name], linewidth=0)
         if part >= 0.1:
             middle = left + part / 2
-            ink = _ink(looks[name])
+            ink = _ink(style[name])
             axes.text(middle, hop, f"{part:.0%}", ha="center", va="center", color=ink, fontsize=7)
         left += part
     axes.barh(hop, 1 - left, left=left, height=0.8, color="#eeeeee", linewidth=0)
 
 
-def _legend(figure: Figure, looks: Mapping[str, str]) -> None:
-    shown = {**looks, "ended": "#eeeeee"}
+def _legend(figure: Figure, style: Mapping[str, str]) -> None:
+    shown = {**style, "ended": "#eeeeee"}
     handles: list[Artist] = [Patch(color=shade) for shade in shown.values()]
     legend = figure.legend(
         handles,

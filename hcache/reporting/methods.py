@@ -16,8 +16,8 @@ from hcache.policies import AnyAlpha, Policy, at_alpha, load_policy
 from hcache.policies.rollout import greedy_leaves
 from hcache.replay.exact import mean_by_query
 from hcache.replay.tree import Tree
+from hcache.runs.evaluating import labelled
 from hcache.runs.folder import Run
-from hcache.runs.judging import labelled
 
 Curve = tuple[tuple[float, float, float, float], ...]  # iteration, mean, lowest, highest
 

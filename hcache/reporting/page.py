@@ -22,9 +22,9 @@ from hcache.config.schema import ExperimentConfig
 from hcache.evaluation.leaderboard import HEADER, label, title
 from hcache.evaluation.report import Group, Report, Row
 from hcache.evaluation.statistics import Interval
+from hcache.reporting.examples import Examples
 from hcache.reporting.figures import Picture
 from hcache.reporting.numbers import DASH, number, printable, reason, signed, spans
-from hcache.reporting.stories import Stories
 
 CUT = 320  # a longer text is shown by its beginning and its end, and can be opened
 SVG = "http://www.w3.org/2000/svg"
@@ -51,11 +51,11 @@ class Content:
     created: str
     report: Report
     pictures: tuple[Picture, ...]
-    stories: Stories | None
+    examples: Examples | None
 
     @property
     def facts(self) -> Iterator[tuple[str, str]]:
-        """What was judged, and how."""
+        """What was evaluated, and how."""
         report = self.report
         replicas = f", {report.replicas} replicas" if report.replicas > 1 else ""
         yield "experiment", self.config.name
@@ -86,7 +86,7 @@ class Content:
         rows = self.report.groups[0].rows
         static = next(row for row in rows if row.role == "static")
         yield "best static sequence", number(static.reward.estimate), static.sequence
-        best = self._row(self.stories.router) if self.stories else None
+        best = self._row(self.examples.router) if self.examples else None
         if best is not None:
             yield "best router by validation", number(best.reward.estimate), best.name
             yield "gap closed by it", number(best.gap_closed.estimate), "0: static, 1: oracle"

@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from hcache.evaluation.fronts import pareto
 from hcache.evaluation.report import Point, Report, Row
 from hcache.reporting.labels import Label, place
-from hcache.reporting.looks import GREY, INK, MARKS, PALE, colours, error_bar
 from hcache.reporting.numbers import short
+from hcache.reporting.style import GREY, INK, MARKS, PALE, colours, error_bar
 
 Floats = NDArray[np.float64]
 
@@ -38,14 +38,14 @@ def draw_plane(axes: Axes, report: Report) -> None:
     axes.scatter(cost, quality, s=9, color=PALE, zorder=1)
     ends = (np.append(cost[kept], cost.max()), np.append(quality[kept], quality[kept[-1]]))
     axes.step(*ends, where="post", color=GREY, linewidth=1, zorder=1)
-    judged = [*_routers(axes, report), _oracle(axes, rows)]
+    evaluated = [*_routers(axes, report), _oracle(axes, rows)]
     landmarks = [*_landmarks(axes, rows)]
     _scale(axes, cost)
     fronts = [_line(row.front) for row in rows if row.front]
     lines = [_along(x, y) for x, y in [*fronts, *_bars(rows)]]
     drawn = np.vstack([np.column_stack([cost, quality]), _along(*_corners(*ends)), *lines])
-    covered = _enlarged(axes, report, judged, drawn)
-    labels = landmarks if covered else [*judged, *landmarks]
+    covered = _enlarged(axes, report, evaluated, drawn)
+    labels = landmarks if covered else [*evaluated, *landmarks]
     place(axes, labels, drawn, covered)
 
 
@@ -63,17 +63,17 @@ def _scale(axes: Axes, cost: Floats) -> None:
     axes.margins(0.09, 0.11)
 
 
-def _enlarged(axes: Axes, report: Report, judged: Sequence[Label], drawn: Floats) -> list[Bbox]:
+def _enlarged(axes: Axes, report: Report, evaluated: Sequence[Label], drawn: Floats) -> list[Bbox]:
     """Show routers and oracle again, enlarged, where they crowd and there is room; what it covers.
 
     Nothing where they do not, or with less than three routers.
     """
     figure = axes.get_figure(root=True)
-    if figure is None or len(judged) < CROWD:
+    if figure is None or len(evaluated) < CROWD:
         return []
     figure.draw_without_rendering()  # settles where the axes stand
     to_axes = axes.transData + axes.transAxes.inverted()
-    places = to_axes.transform([(label.x, label.y) for label in judged])
+    places = to_axes.transform([(label.x, label.y) for label in evaluated])
     low, high = places.min(axis=0), places.max(axis=0)
     room = _room(to_axes.transform(drawn))
     if room is None or max(high - low) > CROWDED:
@@ -83,7 +83,7 @@ def _enlarged(axes: Axes, report: Report, judged: Sequence[Label], drawn: Floats
     inset = axes.inset_axes((room.x0 + TICKS[0], room.y0 + TICKS[1], *ZOOM))
     _draw_inset(inset, report, axes.get_xscale(), limits)
     axes.indicate_inset_zoom(inset, edgecolor=GREY, alpha=0.6)
-    place(inset, judged, drawn)
+    place(inset, evaluated, drawn)
     return [room.transformed(axes.transAxes)]
 
 
@@ -125,9 +125,9 @@ def _corners(x: Floats, y: Floats) -> tuple[Floats, Floats]:
 def _along(x: ArrayLike, y: ArrayLike) -> Floats:
     """Points all along a line, [n, 2]: labels are not to cover it."""
     x_K, y_K = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    place_K = np.arange(len(x_K))
+    index_K = np.arange(len(x_K))
     at = np.linspace(0, len(x_K) - 1, 30 * (len(x_K) - 1) + 1)
-    return np.column_stack([np.interp(at, place_K, own) for own in (x_K, y_K)])
+    return np.column_stack([np.interp(at, index_K, own) for own in (x_K, y_K)])
 
 
 def _routers(axes: Axes, report: Report) -> list[Label]:

@@ -1,1 +1,1 @@
-"""Runs: what was trained, how, and how it is judged; a folder each."""
+"""Runs: what was trained, how, and how it is evaluated; a folder each."""

@@ -69,7 +69,7 @@ class Router:
         )
 
     def _step(self, episode: Episode, ask: Ask) -> Step:
-        generation = episode.said[episode.request(ask).key]
+        generation = episode.replies[episode.request(ask).key]
         return Step(
             ask.arm.name,
             [message._asdict() for message in ask.messages],

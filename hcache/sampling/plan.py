@@ -83,7 +83,7 @@ def make_plan(experiment: Experiment, show: int = 0) -> Plan:
     for line in lines.values():
         rate = rates.get(line.arm)
         line.seconds = None if rate is None else rate * (line.generations - line.cached)
-    order = {arm.name: place for place, arm in enumerate(experiment.all_arms)}
+    order = {arm.name: index for index, arm in enumerate(experiment.all_arms)}
     ordered = sorted(lines.values(), key=lambda line: (line.hop, order[line.arm]))
     return Plan(ordered, prompts)
 

@@ -40,7 +40,7 @@ class Sweep:
     ) -> None:
         """`keys` without those of `tools`; `keep` unloads every engine but those of some keys."""
         self.keys, self.tools, self.busy, self.keep = keys, tools, busy, keep
-        self.place = 0
+        self.index = 0
         self.direction = 1
 
     def next(self) -> str | None:
@@ -48,7 +48,7 @@ class Sweep:
         if tool := next(filter(self.busy, self.tools), None):
             return tool
         for _ in range(2 * len(self.keys)):
-            key = self.keys[self.place]
+            key = self.keys[self.index]
             if self.busy(key):
                 self.keep({key, *self.tools})
                 return key
@@ -56,6 +56,6 @@ class Sweep:
         return None
 
     def _move(self) -> None:
-        if not 0 <= self.place + self.direction < len(self.keys):
+        if not 0 <= self.index + self.direction < len(self.keys):
             self.direction = -self.direction
-        self.place = max(0, min(len(self.keys) - 1, self.place + self.direction))
+        self.index = max(0, min(len(self.keys) - 1, self.index + self.direction))

@@ -1,6 +1,6 @@
 """The loop that all trainers share.
 
-`fit` steps a trainer, has it judge its policy exactly on the validation trees, keeps the best
+`fit` steps a trainer, has it evaluate its policy exactly on the validation trees, keeps the best
 weights by validation only, and writes checkpoints, so that a run that was killed goes on and ends
 with the same bits.
 """
@@ -60,11 +60,11 @@ def fit(
 ) -> Fitted:
     """Train until `iterations`, or until `patience` evaluations in a row brought nothing better.
 
-    The greedy policy is judged before the first iteration, after every `evaluate_every`, and
+    The greedy policy is evaluated before the first iteration, after every `evaluate_every`, and
     after the last. `patience` 0 never stops early. `on_metrics` gets one dict per iteration; after
     a resume those since the checkpoint come again, with equal values. With `checkpoint`, each
     evaluation writes one, atomically. With `resume`, training goes on from it if it exists. The
-    trainer's policy is left with the best weights. A trainer in closed form is judged, no more.
+    trainer's policy is left with the best weights. A trainer in closed form is evaluated, no more.
 
     Raises:
         ConfigError: if a count is out of range.
@@ -77,7 +77,7 @@ def fit(
         progress, best = _load_checkpoint(checkpoint, trainer, identity)
     else:
         progress = _Progress()
-        best, metrics = _judge(trainer, valid, progress, {})
+        best, metrics = _evaluate(trainer, valid, progress, {})
         on_metrics({"iteration": 0.0, **metrics})
     while progress.iteration < iterations and not _ended(trainer, progress, patience):
         metrics = trainer.step()
@@ -86,8 +86,8 @@ def fit(
         last = progress.iteration == iterations or trainer.halted
         due = last or progress.iteration % evaluate_every == 0
         if due:
-            best, judged = _judge(trainer, valid, progress, best)
-            metrics = {**metrics, **judged}
+            best, evaluated = _evaluate(trainer, valid, progress, best)
+            metrics = {**metrics, **evaluated}
         on_metrics({"iteration": float(progress.iteration), **metrics})
         if due and checkpoint is not None:
             _save_checkpoint(checkpoint, trainer, progress, best, identity)
@@ -122,10 +122,10 @@ def _ended(trainer: Trainer, progress: _Progress, patience: int) -> bool:
     return trainer.halted or 0 < patience <= progress.stale
 
 
-def _judge(
+def _evaluate(
     trainer: Trainer, valid: Tree, progress: _Progress, best: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Judge the policy on validation; the best weights so far, and the metrics."""
+    """Evaluate the policy on validation; the best weights so far, and the metrics."""
     metrics = trainer.validate(valid)
     if metrics["reward"] > progress.best_reward:
         progress.best_reward, progress.best_iteration = metrics["reward"], progress.iteration

@@ -1,4 +1,4 @@
-"""A dialogue of a student and a teacher, as in HAPS (arXiv 2601.05903): the router casts the roles.
+"""A dialogue of student and teacher, as in HAPS (arXiv 2601.05903); the router assigns the roles.
 
 First the router chooses an arm for each role, in the order of `roles`; each choice sees the
 question and the roles given so far. Then the dialogue runs by itself. In each turn the student

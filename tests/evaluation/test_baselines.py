@@ -1,4 +1,4 @@
-"""Who is judged, against walks over nested nodes, and what the report makes of it."""
+"""Who is evaluated, against walks over nested nodes, and what the report makes of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hcache.errors import DataError
-from hcache.evaluation.baselines import GRID, HALVES, Candidate, Judge, extremes
+from hcache.evaluation.baselines import (
+    GRID,
+    HALVES,
+    Candidate,
+    Evaluator,
+    cheapest_and_most_expensive,
+)
 from hcache.evaluation.evaluator import evaluate
 from hcache.evaluation.fronts import aiq
 from hcache.evaluation.report import Report, Row
@@ -132,7 +138,7 @@ def test_flow_equals_a_walk(seed: int, ragged: bool, replicas: int, routers: int
     forest = made(seed, ragged=ragged, replicas=replicas, arms=3)
     tree = forest.tree
     policies = [Plain(tree, seed + i) for i in range(routers)]
-    found = Judge(tree, ALPHA).router("r", policies)
+    found = Evaluator(tree, ALPHA).router("r", policies)
     assert found.flow_QLA is not None
     wanted = np.zeros((4, tree.path_ML.shape[1], tree.actions))
     for q, roots in enumerate(groups_of(forest)):
@@ -150,7 +156,7 @@ def test_flow_by_hand() -> None:
     roots = [Node([0.0], 0.0, 0, {0: node}) for node in rest]
     roots += [Node([0.0], 0.0, 0, {1: Leaf(1.0, 1.0, (1,))}) for _ in range(2)]
     test = lay_out(roots, "ab", hops=3).tree  # of three hops that the workflow has, two are used
-    found = Judge(test, 0.0).oracle()
+    found = Evaluator(test, 0.0).oracle()
     assert found.flow_QLA is not None
     assert found.flow_QLA.mean(axis=0).tolist() == [
         [0.5, 0.5, 0.0],
@@ -223,7 +229,7 @@ def line(report: Report, role: str, name: str = "") -> Row:
 def test_router_fronts_equal_each_alpha_alone(seed: int, alpha: float, ragged: bool) -> None:
     forest = made(seed, ragged=ragged)
     tree, policies = forest.tree, [Priced(forest.tree, seed), Priced(forest.tree, seed + 1)]
-    found = Judge(tree, alpha).router("r", policies)
+    found = Evaluator(tree, alpha).router("r", policies)
     assert found.front is not None
     assert found.front.alphas == tuple(factor * (alpha if alpha > 0 else 1.0) for factor in GRID)
     for field in ("quality", "cost"):
@@ -248,7 +254,7 @@ def values_at(forest: Forest, policy: Priced, alpha: float, field: str) -> list[
 
 def test_the_knob_of_the_twin_turns() -> None:
     forest = made(0, queries=8)
-    front = Judge(forest.tree, 0.1).router("r", [Priced(forest.tree, 0)]).front
+    front = Evaluator(forest.tree, 0.1).router("r", [Priced(forest.tree, 0)]).front
     assert front is not None
     assert len(set(front.cost_QF.mean(axis=0).tolist())) > 2
 
@@ -256,9 +262,9 @@ def test_the_knob_of_the_twin_turns() -> None:
 def test_a_front_takes_seeds_that_all_serve_any_alpha() -> None:
     tree = made(0).tree
     assert isinstance(Priced(tree, 0), AnyAlpha) and not isinstance(Plain(tree, 0), AnyAlpha)
-    judge = Judge(tree, ALPHA)
-    assert judge.router("r", [Plain(tree, 0)]).front is None
-    assert judge.router("r", [Priced(tree, 0), Plain(tree, 0)]).front is None
+    evaluator = Evaluator(tree, ALPHA)
+    assert evaluator.router("r", [Plain(tree, 0)]).front is None
+    assert evaluator.router("r", [Priced(tree, 0), Plain(tree, 0)]).front is None
 
 
 def best_leaf(root: Node, alpha: float) -> Leaf:
@@ -273,7 +279,7 @@ def best_leaf(root: Node, alpha: float) -> Leaf:
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 0.05, 0.2]))
 def test_the_oracle_and_its_front_equal_plain_loops(seed: int, alpha: float) -> None:
     forest = made(seed)
-    found = Judge(forest.tree, alpha).oracle()
+    found = Evaluator(forest.tree, alpha).oracle()
     assert found.front is not None
     for place, at in enumerate(found.front.alphas):
         quality = by_query(forest, lambda root, a=at: best_leaf(root, a).quality)  # type: ignore[misc]
@@ -290,7 +296,7 @@ def test_the_oracle_and_its_front_equal_plain_loops(seed: int, alpha: float) -> 
 @given(st.integers(0, 10**6), st.integers(1, 3))
 def test_best_quality_equals_a_plain_loop(seed: int, replicas: int) -> None:
     forest = made(seed, replicas=replicas)
-    found = Judge(forest.tree, 0.3).best_quality()
+    found = Evaluator(forest.tree, 0.3).best_quality()
 
     def best(root: Node) -> Leaf:
         top = max(leaf.quality for leaf in leaves_of(root))
@@ -360,7 +366,7 @@ def picked(leaves: Sequence[Leaf | None], places: Sequence[int]) -> list[Leaf]:
 )
 def test_halves_equal_the_plain_loop(seed: int, replicas: int, alpha: float, gaps: float) -> None:
     forest = noisy_forest(seed, queries=4, replicas=replicas, gaps=gaps)
-    (found,) = Judge(forest.tree, alpha).halves()
+    (found,) = Evaluator(forest.tree, alpha).halves()
     assert (found.name, found.role) == (HALVES, "oracle of halves")
     leaves = halves_twin(forest, alpha)
     assert found.quality[0].tolist() == pytest.approx(
@@ -375,14 +381,14 @@ def test_halves_by_hand() -> None:
     """Arm a is best on even replicas and b on odd ones: what is chosen loses both ways."""
     gains = [(1.0, 0.0), (0.0, 0.5), (1.0, 0.25), (0.0, 0.5)]
     roots = [Node([0.0], 0.0, 0, {a: Leaf(g[a], 1.0, (a,)) for a in (0, 1)}) for g in gains]
-    (found,) = Judge(lay_out(roots, "ab", hops=1, replicas=4).tree, 0.0).halves()
+    (found,) = Evaluator(lay_out(roots, "ab", hops=1, replicas=4).tree, 0.0).halves()
     assert found.quality.tolist() == [[(0.0 + 0.0 + 0.0 + 0.25) / 4]]
-    (found,) = Judge(lay_out(roots, "ab", hops=1, replicas=2).tree, 0.0).halves()
+    (found,) = Evaluator(lay_out(roots, "ab", hops=1, replicas=2).tree, 0.0).halves()
     assert found.quality.tolist() == [[0.0, 0.125]]
 
 
 def test_one_replica_has_no_halves() -> None:
-    assert list(Judge(made(0, replicas=1).tree, ALPHA).halves()) == []
+    assert list(Evaluator(made(0, replicas=1).tree, ALPHA).halves()) == []
 
 
 def test_halves_of_pure_noise_gain_nothing() -> None:
@@ -393,11 +399,11 @@ def test_halves_of_pure_noise_gain_nothing() -> None:
         Node([0.0], 0.0, 0, {a: Leaf(float(v), 1.0, (a,)) for a, v in enumerate(row)})
         for row in noise
     ]
-    judge = Judge(lay_out(roots, arms, hops=1, replicas=replicas).tree, 0.0)
-    (halves,) = judge.halves()
+    evaluator = Evaluator(lay_out(roots, arms, hops=1, replicas=replicas).tree, 0.0)
+    (halves,) = evaluator.halves()
     bound = 4 / math.sqrt(queries * replicas)  # four standard errors, were all leaves independent
     assert abs(halves.reward.mean() - noise.mean()) < bound
-    assert judge.oracle().reward.mean() > noise.mean() + 1.5  # 1.77 in expectation
+    assert evaluator.oracle().reward.mean() > noise.mean() + 1.5  # 1.77 in expectation
     per_query = noise.reshape(queries, replicas, -1).mean(axis=1).max(axis=1).mean()
     assert per_query > noise.mean() + 0.7  # what choosing on the scored samples would bring
 
@@ -410,7 +416,7 @@ def test_halves_find_what_is_truly_there() -> None:
             values = row + 0.1 * rng.normal(size=4)
             leaves = {a: Leaf(float(v), 1.0, (a,)) for a, v in enumerate(values)}
             roots.append(Node([0.0], 0.0, 0, dict(leaves)))
-    (found,) = Judge(lay_out(roots, "abcd", hops=1, replicas=2).tree, 0.0).halves()
+    (found,) = Evaluator(lay_out(roots, "abcd", hops=1, replicas=2).tree, 0.0).halves()
     assert found.reward.mean() == pytest.approx(truth.max(axis=1).mean(), abs=0.05)
 
 
@@ -420,9 +426,9 @@ def test_halves_count_an_early_end_for_every_longer_sequence() -> None:
     first = [Node([0.0], 0.0, 0, {0: child}) for child in (Leaf(1.0, 1.0, (0,)), rest)]
     other = [Node([0.0], 0.0, 0, {0: Leaf(7.0, 9.0, (0,))}) for _ in range(2)]
     tree = lay_out(first + other, "a", hops=2, replicas=2).tree
-    judge = Judge(tree, 0.0)
-    assert judge.statics([(0, 0)])[0].tolist() == [[1.0], [7.0]]  # the only sequence there is
-    (found,) = judge.halves()
+    evaluator = Evaluator(tree, 0.0)
+    assert evaluator.statics([(0, 0)])[0].tolist() == [[1.0], [7.0]]  # the only sequence there is
+    (found,) = evaluator.halves()
     assert found.quality.tolist() == [[1.0, 7.0]]
     assert found.cost.tolist() == [[1.5, 9.0]]
 
@@ -442,19 +448,27 @@ def one_hop(costs: Sequence[Sequence[float]], prefix: str, **options: Any) -> Fo
 def test_extremes_are_chosen_on_selection() -> None:
     test = one_hop([[9.0, 5.0, 1.0], [8.0, 5.0, 1.0]], "t")
     chosen_on = [one_hop([[1.0, 2.0, 3.0]], "s"), one_hop([[1.0, 9.0, 3.0]] * 2, "v")]
-    cheapest, dearest = extremes(Judge(test.tree, 0.1), [f.tree for f in chosen_on])
+    cheapest, costliest = cheapest_and_most_expensive(
+        Evaluator(test.tree, 0.1), [f.tree for f in chosen_on]
+    )
     assert (cheapest.name, cheapest.role, cheapest.sequence) == ("cheapest model", "cheapest", "a")
-    assert (dearest.name, dearest.role, dearest.sequence) == ("dearest model", "dearest", "b")
+    assert (costliest.name, costliest.role, costliest.sequence) == (
+        "most expensive model",
+        "most expensive",
+        "b",
+    )
     assert cheapest.cost.tolist() == [[9.0, 8.0]]
-    assert dearest.cost.tolist() == [[5.0, 5.0]]
-    assert dearest.reward.tolist() == [[0.5, 0.5]]
+    assert costliest.cost.tolist() == [[5.0, 5.0]]
+    assert costliest.reward.tolist() == [[0.5, 0.5]]
 
 
 @quick
 @given(st.integers(0, 10**6))
 def test_extremes_equal_a_plain_loop(seed: int) -> None:
     forests = [made(seed + i, ragged=False, arms=3, prefix=p) for i, p in enumerate("tsv")]
-    cheapest, dearest = extremes(Judge(forests[0].tree, ALPHA), [f.tree for f in forests[1:]])
+    cheapest, costliest = cheapest_and_most_expensive(
+        Evaluator(forests[0].tree, ALPHA), [f.tree for f in forests[1:]]
+    )
 
     def cost(arm: int) -> float:
         costs = []
@@ -469,7 +483,7 @@ def test_extremes_equal_a_plain_loop(seed: int) -> None:
 
     costs = [cost(arm) for arm in range(3)]
     assert cheapest.sequence == "abc"[costs.index(min(costs))]
-    assert dearest.sequence == "abc"[costs.index(max(costs))]
+    assert costliest.sequence == "abc"[costs.index(max(costs))]
     assert cheapest.cost[0].tolist() == by_query(
         forests[0], lambda root: cost_of(root, costs.index(min(costs)))
     )
@@ -477,7 +491,7 @@ def test_extremes_equal_a_plain_loop(seed: int) -> None:
 
 def test_no_extremes_without_a_model_alone() -> None:
     test, train = (relay(lambda arm: 1 - arm, prefix=p) for p in "ts")
-    assert list(extremes(Judge(test.tree, ALPHA), [train.tree])) == []
+    assert list(cheapest_and_most_expensive(Evaluator(test.tree, ALPHA), [train.tree])) == []
 
 
 def relay(second: Callable[[int], int], prefix: str = "q", stop: Sequence[int] = ()) -> Forest:
@@ -518,7 +532,7 @@ def test_statics_equal_a_walk(seed: int, ragged: bool, replicas: int) -> None:
     forest = made(seed, ragged=ragged, replicas=replicas, queries=3)
     paths = common_paths([forest.tree])
     assert paths == all_static_paths([forest])
-    for place, values_QS in enumerate(Judge(forest.tree, ALPHA).statics(paths)):
+    for place, values_QS in enumerate(Evaluator(forest.tree, ALPHA).statics(paths)):
         assert values_QS.shape == (3, len(paths))
         for s, path in enumerate(paths):
 
@@ -537,9 +551,13 @@ def test_queries_give_the_order() -> None:
     forest = made(3, queries=5)
     tree = forest.tree
     wanted = ("q3", "q0", "q4")
-    own, other = Judge(tree, ALPHA), Judge(tree, ALPHA, wanted)
+    own, other = Evaluator(tree, ALPHA), Evaluator(tree, ALPHA, wanted)
     router = Priced(tree, 0)
-    for make in (Judge.oracle, Judge.random, lambda judge: judge.router("r", [router])):
+    for make in (
+        Evaluator.oracle,
+        Evaluator.random,
+        lambda evaluator: evaluator.router("r", [router]),
+    ):
         before, after = make(own), make(other)
         for field in ("quality", "cost", "reward", "hops"):
             assert getattr(after, field).tolist() == getattr(before, field)[:, [3, 0, 4]].tolist()
@@ -553,8 +571,8 @@ def test_queries_give_the_order() -> None:
 
 def test_a_missing_query_is_an_error() -> None:
     tree = made(3).tree
-    with pytest.raises(DataError, match="2 of the judged queries are not complete"):
-        Judge(tree, ALPHA, ["q0", "x", "q1", "y"])
+    with pytest.raises(DataError, match="2 of the evaluated queries are not complete"):
+        Evaluator(tree, ALPHA, ["q0", "x", "q1", "y"])
 
 
 def mixed(forest: Forest, queries: Sequence[str]) -> Forest:
@@ -612,7 +630,7 @@ def draws_twin(queries: int, resamples: int) -> list[list[int]]:
 def test_a_router_elsewhere_needs_every_query() -> None:
     test, train = made(0, ragged=False), made(1, ragged=False, prefix="t")
     other = mixed(made(2), ("q0", "q1", "q2", "x")).tree
-    with pytest.raises(DataError, match="1 of the judged queries are not complete"):
+    with pytest.raises(DataError, match="1 of the evaluated queries are not complete"):
         report_of(test, train, {}, elsewhere=[(other, {"r": Plain(other, 0)})])
 
 
@@ -654,18 +672,18 @@ def test_regret_and_aiq_equal_plain_loops(seed: int) -> None:
     test, train = made(seed, ragged=False), made(seed + 1, ragged=False, prefix="t")
     knobs, point = [Priced(test.tree, 0), Priced(test.tree, 1)], Plain(test.tree, 2)
     report = report_of(test, train, {"knob": knobs, "point": point})
-    judge = Judge(test.tree, ALPHA)
+    evaluator = Evaluator(test.tree, ALPHA)
     candidates = {
-        "knob": judge.router("knob", knobs),
-        "point": judge.router("point", [point]),
-        "oracle": judge.oracle(),
+        "knob": evaluator.router("knob", knobs),
+        "point": evaluator.router("point", [point]),
+        "oracle": evaluator.oracle(),
     }
     reference = max(cost for cost, _ in mean_costs(test).values())
     best = by_query(test, lambda root: max(x.quality - ALPHA * x.cost for x in leaves_of(root)))
     assert report.groups[0].reference_cost == pytest.approx(reference)
     for row in report.groups[0].rows:
         assert row.regret.estimate == pytest.approx(mean(best) - row.reward.estimate, abs=1e-9)
-        if row.role not in ("single", "cheapest", "dearest"):
+        if row.role not in ("single", "cheapest", "most expensive"):
             assert row.regret.estimate >= -1e-9
         points = [(p.cost, p.quality) for p in row.front]
         assert len(points) == (len(GRID) if row.name in ("knob", "oracle") else 0)

@@ -39,7 +39,7 @@ def three(seed: int, **options: Any) -> tuple[Forest, Forest, Forest]:
     return made[0], made[1], made[2]
 
 
-def judged(seed: int, alpha: float = 0.1, stop: bool = True, **options: Any) -> Report:
+def evaluated(seed: int, alpha: float = 0.1, stop: bool = True, **options: Any) -> Report:
     train, valid, test = three(seed, ragged=False, queries=6, **options)
     policies: dict[str, Policy | list[Policy]] = {
         "mlp": [MLPPolicy.for_tree(train.tree, seed=s) for s in range(2)],
@@ -117,7 +117,7 @@ def test_best_static_per_kind_equals_plain_loops(seed: int, alpha: float, stop: 
 @quick
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 0.1, 1.0]), st.booleans())
 def test_rows_keep_their_order(seed: int, alpha: float, stop: bool) -> None:
-    report = judged(seed, alpha, stop)
+    report = evaluated(seed, alpha, stop)
     oracle, static = row(report, "oracle").reward.estimate, row(report, "static").reward.estimate
     on_test = row(report, "static on test").reward.estimate
     assert oracle >= on_test - 1e-12 >= static - 2e-12
@@ -126,7 +126,7 @@ def test_rows_keep_their_order(seed: int, alpha: float, stop: bool) -> None:
             line.quality.estimate - alpha * line.cost.estimate, abs=1e-9
         )
         assert line.difference.estimate == pytest.approx(line.reward.estimate - static, abs=1e-12)
-        if line.role not in ("single", "cheapest", "dearest"):  # these may end after one hop
+        if line.role not in ("single", "cheapest", "most expensive"):  # these may end after one hop
             assert oracle >= line.reward.estimate - 1e-12
     assert row(report, "static").difference.estimate == 0
     assert row(report, "static").difference.low == 0
@@ -182,7 +182,7 @@ def test_seeds_are_averaged() -> None:
 
 
 def test_single_models_are_rows_by_arm() -> None:
-    report = judged(5)
+    report = evaluated(5)
     names = [line.name for line in report.groups[0].rows if line.role == "single"]
     assert names == ["a", "b"]
     assert all(row(report, "single", name).hops == 1 for name in names)
@@ -191,7 +191,7 @@ def test_single_models_are_rows_by_arm() -> None:
 
 
 def test_without_stop_singles_stay_and_the_rest_runs_on() -> None:
-    report = judged(5, stop=False)
+    report = evaluated(5, stop=False)
     assert row(report, "single", "a").hops == 1
     for role in ("static", "static on test", "random", "oracle", "router"):
         assert row(report, role).hops == 3
@@ -212,12 +212,16 @@ def test_every_cast_of_roles_has_its_row() -> None:
     report = evaluate(test.tree, {}, alpha=0.1, selection=train.tree, resamples=50)
     arms, hops = test.tree.arms, test.tree.hops
     wanted = [">".join(cast) for cast in product(arms, repeat=hops) if len(set(cast)) > 1]
-    found = {r.name: r.reward.estimate for r in report.groups[0].rows if r.role == "cast"}
+    found = {
+        r.name: r.reward.estimate for r in report.groups[0].rows if r.role == "role assignment"
+    }
     assert list(found) == wanted
     assert max(*found.values(), *singles_of(report)) == pytest.approx(
         row(report, "static on test").reward.estimate
     )
-    assert not [r for r in judged(5).groups[0].rows if r.role == "cast"]  # these end early
+    assert not [
+        r for r in evaluated(5).groups[0].rows if r.role == "role assignment"
+    ]  # these end early
 
 
 def singles_of(report: Report) -> list[float]:
@@ -240,7 +244,7 @@ def test_trees_without_a_model_alone_say_so() -> None:
 
 
 def test_groups_are_the_report_of_their_queries() -> None:
-    report = judged(9)
+    report = evaluated(9)
     assert [(g.by, g.name, g.queries) for g in report.groups] == [
         ("all", "all", 6),
         ("dataset", "x", 3),
@@ -257,7 +261,7 @@ def test_groups_are_the_report_of_their_queries() -> None:
 
 
 def test_few_queries_decide_nothing() -> None:
-    report = judged(9)
+    report = evaluated(9)
     assert {line.verdict for line in report.groups[0].rows if line.role == "router"} == {
         "cannot tell"
     }
@@ -292,7 +296,7 @@ def test_ragged_trees_end_where_they_end() -> None:
 
 
 def test_the_report_can_be_written_as_json_csv_and_table() -> None:
-    report = judged(6)
+    report = evaluated(6)
     plain = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     for key in ("queries", "trees", "seeds", "alpha", "resamples", "level", "verdicts", "rows"):
         assert key in plain
@@ -311,7 +315,7 @@ def test_the_report_can_be_written_as_json_csv_and_table() -> None:
 
 
 def test_equal_calls_give_equal_reports() -> None:
-    assert judged(7).to_dict() == judged(7).to_dict()
+    assert evaluated(7).to_dict() == evaluated(7).to_dict()
 
 
 def test_test_queries_do_not_change_what_is_chosen() -> None:

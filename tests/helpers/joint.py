@@ -96,7 +96,7 @@ def merged(checkpoint: Checkpoint, low: LowRank, row: int, layers: int) -> Any:
 
 
 def slow_logprob(model: Any, tokens: Tokens) -> torch.Tensor:
-    """Σ log π of one turn, alone and unpadded."""
+    """Σ log π of one call, alone and unpadded."""
     ids = torch.tensor([[*tokens.prompt, *tokens.output]])
     logprob_TV = model(input_ids=ids).logits[0].log_softmax(dim=1)
     places = range(len(tokens.prompt) - 1, len(tokens) - 1)

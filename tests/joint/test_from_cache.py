@@ -14,13 +14,13 @@ from helpers.joint import ROLES, raw, serve, slow_logprob, write_checkpoint
 
 from hcache.errors import RunError
 from hcache.experiment import Experiment
+from hcache.joint.calls import CallTree
 from hcache.joint.from_cache import Joint, JointSettings, Ratios, baselines, leaf_probs
 from hcache.joint.policy import JointPolicy
-from hcache.joint.turns import TurnTree
 from hcache.policies import load_policy
 from hcache.policies.mlp import MLPPolicy
 from hcache.replay.tree import NONE, Tree, tree_of_leaf
-from hcache.runs.judging import judge
+from hcache.runs.evaluating import evaluate_runs
 from hcache.runs.routing import with_changes
 from hcache.runs.training import train
 from hcache.sampling import Sampler
@@ -43,23 +43,23 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     return experiment
 
 
-def rewarded(experiment: Experiment, split: str = "train") -> TurnTree:
+def rewarded(experiment: Experiment, split: str = "train") -> CallTree:
     """A split whose qualities are numbers from a seed: untrained models are never right."""
     with Store(experiment.db) as store:
         tree = Joint.load(store, experiment, split).tree
-    assert isinstance(tree, TurnTree)
+    assert isinstance(tree, CallTree)
     generator = torch.Generator().manual_seed(0)
     quality_M = torch.rand(len(tree.quality_M), generator=generator, dtype=torch.float64)
     return replace(tree, quality_M=quality_M)
 
 
-def trainer_at_ratio_one(tree: TurnTree, **settings: Any) -> Joint:
+def trainer_at_ratio_one(tree: CallTree, **settings: Any) -> Joint:
     """A trainer with ΔW ≠ 0 that takes the policy as it stands for the behaviour."""
     trainer = Joint(tree, JointSettings(init="xavier", **settings), alpha=ALPHA, seed=0)
-    scorer, turns = trainer.cache.scorer, trainer.cache.turns
+    scorer, calls = trainer.cache.scorer, trainer.cache.calls
     with torch.no_grad():
-        for arm, part in scorer.chunks(torch.arange(len(turns))):
-            low = trainer.policy.delta(arm, trainer.cache.features_QD[turns.query_U[part]])
+        for arm, part in scorer.chunks(torch.arange(len(calls))):
+            low = trainer.policy.delta(arm, trainer.cache.features_QD[calls.query_U[part]])
             scorer.behaviour_U[part] = scorer.logprobs(arm, part, low)
     return trainer
 
@@ -74,7 +74,7 @@ def test_at_ratio_one_the_gradient_is_that_of_reinforce(spoken: Experiment, laye
     """Trajectory by trajectory: −(R − b)·∇(log π_high + Σ log π_low), with merged weights.
 
     The sample is every assignment, as often as the router chooses it. Within a query the high
-    level's baseline is one for all; the low level's comes from trajectories without the turn.
+    level's baseline is one for all; the low level's comes from trajectories without the call.
     """
     tree = rewarded(spoken)
     trainer = trainer_at_ratio_one(tree, adapted_layers=layers)
@@ -92,11 +92,11 @@ def test_at_ratio_one_the_gradient_is_that_of_reinforce(spoken: Experiment, laye
         torch.testing.assert_close(found[name], value, atol=2e-4 * scale, rtol=2e-3, msg=name)
 
 
-def reinforce_loss(trainer: Joint, tree: TurnTree, layers: int) -> torch.Tensor:
+def reinforce_loss(trainer: Joint, tree: CallTree, layers: int) -> torch.Tensor:
     """The mean over trees of −Σ_M p_M·(R_M − b)·log π(M), one trajectory after the other."""
     policy, reward_M = trainer.policy, tree.reward_M(ALPHA)
     chance_M = leaf_probs(tree, policy.probs(tree.states))
-    baseline_E = baselines(tree, tree.turns, reward_M)
+    baseline_E = baselines(tree, tree.calls, reward_M)
     logprob_NA = policy.logits(tree.states).double().log_softmax(dim=1)
     tree_M = tree_of_leaf(tree)
     loss = torch.zeros((), dtype=torch.float64)
@@ -105,8 +105,8 @@ def reinforce_loss(trainer: Joint, tree: TurnTree, layers: int) -> torch.Tensor:
         common = float(reward_M[tree.query_T[tree_M] == tree.query_T[tree_M[leaf]]].mean())
         high = log_choices(tree, logprob_NA, leaf)
         loss = loss - weight * (float(reward_M[leaf]) - common) * high
-        for pair in (tree.turns.leaf_E == leaf).nonzero()[:, 0]:
-            low = log_said(trainer, tree, int(tree.turns.turn_E[pair]), layers)
+        for pair in (tree.calls.leaf_E == leaf).nonzero()[:, 0]:
+            low = log_said(trainer, tree, int(tree.calls.call_E[pair]), layers)
             loss = loss - weight * float(reward_M[leaf] - baseline_E[pair]) * low
     return loss
 
@@ -121,42 +121,42 @@ def log_choices(tree: Tree, logprob_NA: torch.Tensor, leaf: int) -> torch.Tensor
     return total
 
 
-def log_said(trainer: Joint, tree: TurnTree, turn: int, layers: int) -> torch.Tensor:
-    """Σ log π of a turn by itself, its weights merged by a functional call."""
-    turns, cache = tree.turns, trainer.cache
-    arm = int(turns.arm_U[turn])
-    low = trainer.policy.delta(arm, cache.features_QD[turns.query_U[turn]][None])
+def log_said(trainer: Joint, tree: CallTree, call: int, layers: int) -> torch.Tensor:
+    """Σ log π of a call by itself, its weights merged by a functional call."""
+    calls, cache = tree.calls, trainer.cache
+    arm = int(calls.arm_U[call])
+    low = trainer.policy.delta(arm, cache.features_QD[calls.query_U[call]][None])
     checkpoint = trainer.checkpoints.by_arm[arm]
     weights = dict(checkpoint.model.named_parameters())
     for layer in range(len(checkpoint.layers))[-layers:]:
         name = f"model.layers.{layer}.self_attn.o_proj.weight"
         weights[name] = weights[name] + low.scale * low.a_BOR[0] @ low.b_BRI[0]
 
-    def call(**inputs: Any) -> Any:
+    def forward(**inputs: Any) -> Any:
         return torch.func.functional_call(checkpoint.model, weights, kwargs=inputs)
 
-    return slow_logprob(call, cache.scorer.tokens[turn])
+    return slow_logprob(forward, cache.scorer.tokens[call])
 
 
 def test_baselines_are_of_the_nearest_leaves_without_the_turn(spoken: Experiment) -> None:
     tree = rewarded(spoken)
-    turns, reward_M = tree.turns, tree.reward_M(ALPHA)
+    calls, reward_M = tree.calls, tree.reward_M(ALPHA)
     query_M = tree.query_T[tree_of_leaf(tree)].tolist()
-    said = [turns.turn_E[turns.leaf_E == leaf].tolist() for leaf in range(len(reward_M))]
-    asked = [[turns.said[turn].messages for turn in own] for own in said]
-    arms = [[int(turns.arm_U[turn]) for turn in own] for own in said]
+    records = [calls.call_E[calls.leaf_E == leaf].tolist() for leaf in range(len(reward_M))]
+    asked = [[calls.records[call].messages for call in own] for own in records]
+    arms = [[int(calls.arm_U[call]) for call in own] for own in records]
     kinds = set()
-    found_E = baselines(tree, turns, reward_M)
-    for pair, (leaf, turn) in enumerate(
-        zip(turns.leaf_E.tolist(), turns.turn_E.tolist(), strict=True)
+    found_E = baselines(tree, calls, reward_M)
+    for pair, (leaf, call) in enumerate(
+        zip(calls.leaf_E.tolist(), calls.call_E.tolist(), strict=True)
     ):
-        prompt = int(turns.arm_U[turn]), turns.said[turn].messages
+        prompt = int(calls.arm_U[call]), calls.records[call].messages
         others = [
-            o for o in range(len(said)) if query_M[o] == query_M[leaf] and turn not in said[o]
+            o for o in range(len(records)) if query_M[o] == query_M[leaf] and call not in records[o]
         ]
         redrawn = [o for o in others if prompt in zip(arms[o], asked[o], strict=True)]
         same = [o for o in redrawn if torch.equal(tree.path_ML[o], tree.path_ML[leaf])]
-        apart = [o for o in others if not {*said[o]} & {*said[leaf]}]
+        apart = [o for o in others if not {*records[o]} & {*records[leaf]}]
         kind = next(place for place, some in enumerate((same, redrawn, apart)) if some)
         kinds.add(kind)
         wanted = [float(reward_M[o]) for o in (same, redrawn, apart)[kind]]
@@ -269,7 +269,7 @@ def test_it_learns_from_the_cache_what_helps_live(tmp_path: Path) -> None:
     Sampler(experiment, serve).run()
     run = train(experiment.config, experiment.db, source=experiment.source, folder=tmp_path)
     Sampler(with_changes(experiment, run), splits=["test"]).run()
-    report = judge(experiment.config, experiment.db, [run])
+    report = evaluate_runs(experiment.config, experiment.db, [run])
     (changed,) = (row for row in report.groups[0].rows if row.name == "joint with ΔW")
     assert changed.difference.low > 0
     assert changed.quality.estimate > changed.reward.estimate > 0

@@ -126,9 +126,9 @@ def slow_reward(trainer: JointLive, episode: Episode) -> float:
     quality = 2 * common / (len(answer) + len(words))
     arms, cost = trainer.experiment.config.arms, 0.0
     for ask in episode.asks:
-        said = episode.said[episode.request(ask).key]
+        records = episode.replies[episode.request(ask).key]
         price = arms[ask.arm.name].price.input if ask.arm.name in arms else 0  # of tools
-        cost += price * (said.prompt_tokens + len(said.token_ids)) / 1000
+        cost += price * (records.prompt_tokens + len(records.token_ids)) / 1000
     return quality - trainer.alpha * cost
 
 
@@ -175,10 +175,10 @@ def decided_at(
         yield context, cost, hop > 0
         if episode.decisions[hop] is not STOP:
             ask = episode.asks[hop]
-            said = episode.said[episode.request(ask).key]
-            context = (*context, said.text)
+            records = episode.replies[episode.request(ask).key]
+            context = (*context, records.text)
             price = trainer.experiment.config.arms[ask.arm.name].price.input
-            cost += price * (said.prompt_tokens + said.output_tokens) / 1000
+            cost += price * (records.prompt_tokens + records.output_tokens) / 1000
 
 
 def log_replies(trainer: JointLive, episode: Episode) -> Iterable[torch.Tensor]:
@@ -188,14 +188,14 @@ def log_replies(trainer: JointLive, episode: Episode) -> Iterable[torch.Tensor]:
     features = torch.from_numpy(encoder.encode([(episode.query.question,)])).float()
     names = [name for name in trainer.experiment.config.arms if name != "script"]
     for key, ask in {episode.request(ask).key: ask for ask in episode.asks}.items():
-        if ask.arm.name not in names or not episode.said[key].token_ids:
+        if ask.arm.name not in names or not episode.replies[key].token_ids:
             continue  # a tool, a script, or a prompt that was too long
         place = names.index(ask.arm.name)
         low = trainer.policy.delta(place, features)
         checkpoint = trainer.checkpoints.by_arm[place]
         prompt = tuple(checkpoint.render(ask.messages))
         call = with_merged(checkpoint, low, layers)
-        yield slow_logprob(call, Tokens(prompt, episode.said[key].token_ids))
+        yield slow_logprob(call, Tokens(prompt, episode.replies[key].token_ids))
 
 
 def with_merged(checkpoint: Checkpoint, low: LowRank, layers: int) -> Any:
@@ -234,8 +234,8 @@ def test_the_gradient_is_that_of_reinforce(
         assert len({episode.sequence for episode in episodes}) > 1
     for episode in episodes:  # which are said under ΔW as it is
         own = [one.item() for one in log_replies(trainer, episode)]
-        said = [sum(one.logprobs or ()) for one in episode.said.values()]
-        assert said == pytest.approx(own, abs=1e-4)
+        records = [sum(one.logprobs or ()) for one in episode.replies.values()]
+        assert records == pytest.approx(own, abs=1e-4)
     found = climbed(trainer, episodes)
     assert {name.split(".")[0] for name in found} == {"actor", "embedding", "low"}
     assert_equal(found, reinforced(trainer, episodes))
@@ -277,9 +277,9 @@ def test_a_reply_that_is_asked_for_twice_is_drawn_once(spoken: Experiment) -> No
     episodes = silent_at_first(trainer)
     for episode in episodes:
         asked = [episode.request(ask).key for ask in episode.asks]
-        assert len(asked) == 2 and len({*asked}) == len(episode.said) == 1
-    said = trainer._said(episodes, torch.ones(len(episodes)))
-    assert len(said) == len(episodes)
+        assert len(asked) == 2 and len({*asked}) == len(episode.replies) == 1
+    records = trainer._drawn_calls(episodes, torch.ones(len(episodes)))
+    assert len(records) == len(episodes)
     mixed = [*episodes, *drawn(trainer, 1)]
     assert_equal(climbed(trainer, mixed), reinforced(trainer, mixed))
 
@@ -295,13 +295,13 @@ def test_arms_with_weights_of_their_own_never_share_a_reply(spoken: Experiment) 
 
 
 def silent_at_first(trainer: JointLive) -> list[Episode]:
-    """Two episodes in which an arm that is chosen twice ends its turn at once."""
+    """Two episodes in which an arm that is chosen twice ends its call at once."""
     policy = SequencePolicy(trainer.policy.arms, [0, 0])
     found: list[Episode] = []
     for first in range(0, 2000, 100):
         queries = trainer.experiment.splits["train"]
         played = trainer.player.play(policy, queries, samples=range(first, first + 100))
-        found += [one for one in played if not one.said[one.request(one.asks[0]).key].text]
+        found += [one for one in played if not one.replies[one.request(one.asks[0]).key].text]
         if len(found) > 1:
             return found[:2]
     raise AssertionError("no empty reply was drawn")
@@ -373,12 +373,12 @@ def test_tools_and_scripts_carry_no_gradient(dialogue: Experiment) -> None:
     speakers = {(ask.arm.name, ask.role) for episode in episodes for ask in episode.asks}
     assert {name for name, _ in speakers} == {"a", "b", "script", "search"}
     assert ("a", "student") in speakers and ("script", "teacher") in speakers
-    said = trainer._said(episodes, torch.ones(len(episodes)))
+    records = trainer._drawn_calls(episodes, torch.ones(len(episodes)))
     spoken = [
         ask for episode in episodes for ask in episode.asks
-        if ask.arm.name in ("a", "b") and episode.said[episode.request(ask).key].token_ids
+        if ask.arm.name in ("a", "b") and episode.replies[episode.request(ask).key].token_ids
     ]  # fmt: skip
-    assert len(said) == len(spoken) and {one.arm for one in said} == {0, 1}
+    assert len(records) == len(spoken) and {one.arm for one in records} == {0, 1}
     few = episodes[:9]
     assert {ask.arm.name for episode in few for ask in episode.asks} >= {"a", "script", "search"}
     found = climbed(trainer, few)
@@ -420,7 +420,7 @@ def watched(trainer: JointLive) -> list[list[Episode]]:
 def slow_tokens(episodes: Iterable[Episode]) -> int:
     """Tokens of all replies of models with weights."""
     return sum(
-        len(episode.said[key].token_ids)
+        len(episode.replies[key].token_ids)
         for episode in episodes
         for key in {
             episode.request(ask).key for ask in episode.asks if ask.arm.name in ("a", "b", "c")
@@ -569,11 +569,11 @@ def test_many_at_once_are_played_as_one_at_a_time(spoken: Experiment) -> None:
         (alone,) = trainer.player.play(trainer.policy, [episode.query], samples=[episode.sample])
         assert (alone.answer, alone.sequence) == (episode.answer, episode.sequence)
         assert alone.decisions == episode.decisions and alone.asks == episode.asks
-        assert alone.said.keys() == episode.said.keys()
-        for key, said in alone.said.items():
-            assert said.token_ids == episode.said[key].token_ids
-            assert said.text == episode.said[key].text
-    keys = [key for episode in together for key in episode.said]
+        assert alone.replies.keys() == episode.replies.keys()
+        for key, records in alone.replies.items():
+            assert records.token_ids == episode.replies[key].token_ids
+            assert records.text == episode.replies[key].text
+    keys = [key for episode in together for key in episode.replies]
     assert len({*keys}) == len(keys) and len({one.answer for one in together}) > 20
 
 

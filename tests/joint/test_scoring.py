@@ -1,4 +1,4 @@
-"""ΔW on real checkpoints, tiny and untrained: scoring, sampling, stored turns, checked slowly."""
+"""ΔW on real checkpoints, tiny and untrained: scoring, sampling, stored calls, checked slowly."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from helpers.joint import CPU, merged, random_low, raw, serve, slow_logprob, wri
 from hcache.engines import request_for
 from hcache.errors import ConfigError, EngineError, StoreError
 from hcache.experiment import Experiment
+from hcache.joint.calls import CallTree, calls_of, speakers_of, with_calls
 from hcache.joint.checkpoint import Checkpoint, Checkpoints
 from hcache.joint.engine import LowRankEngine
 from hcache.joint.generator import Generator, LowRank, LowRankSettings
 from hcache.joint.prefix import shared_prefix
-from hcache.joint.scoring import Tokens, TurnScorer, full_logprobs
-from hcache.joint.turns import TurnTree, speakers_of, turns_of, with_turns
+from hcache.joint.scoring import CallScorer, Tokens, full_logprobs
 from hcache.replay.loading import load_replay
 from hcache.replay.tree import tree_of_leaf
 from hcache.sampling import Sampler
@@ -39,40 +39,40 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 
 @pytest.fixture(scope="module")
-def tree(spoken: Experiment) -> TurnTree:
+def tree(spoken: Experiment) -> CallTree:
     return read(spoken)
 
 
-def read(experiment: Experiment) -> TurnTree:
+def read(experiment: Experiment) -> CallTree:
     with Store(experiment.db) as store:
         loaded = load_replay(store, experiment.config, "train").tree
-        return with_turns(store, experiment.config, loaded)
+        return with_calls(store, experiment.config, loaded)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
-def test_scoring_is_that_of_merged_weights(tree: TurnTree, layers: int) -> None:
-    scorer = TurnScorer(tree.turns, Checkpoints(tree.speakers, CPU), layers, batch=7)
+def test_scoring_is_that_of_merged_weights(tree: CallTree, layers: int) -> None:
+    scorer = CallScorer(tree.calls, Checkpoints(tree.speakers, CPU), layers, batch=7)
     assert bool(scorer.kept) == (layers == 1)
     with torch.no_grad():
-        for arm, part in scorer.chunks(torch.arange(len(tree.turns))):
+        for arm, part in scorer.chunks(torch.arange(len(tree.calls))):
             checkpoint = scorer.checkpoints.by_arm[arm]
             low = random_low(checkpoint, len(part))
             found = scorer.logprobs(arm, part, low)
-            for row, turn in enumerate(part.tolist()):
+            for row, call in enumerate(part.tolist()):
                 model = merged(checkpoint, low, row, layers)
-                wanted = slow_logprob(model, scorer.tokens[turn])
+                wanted = slow_logprob(model, scorer.tokens[call])
                 assert float(found[row]) == pytest.approx(float(wanted), abs=1e-4)
 
 
-def test_the_kept_part_equals_the_full_forward(tree: TurnTree) -> None:
-    scorer = TurnScorer(tree.turns, Checkpoints(tree.speakers, CPU), 1, batch=16)
-    assert len(scorer.kept) == len(tree.turns)
-    for arm, part in scorer.chunks(torch.arange(len(tree.turns))):
+def test_the_kept_part_equals_the_full_forward(tree: CallTree) -> None:
+    scorer = CallScorer(tree.calls, Checkpoints(tree.speakers, CPU), 1, batch=16)
+    assert len(scorer.kept) == len(tree.calls)
+    for arm, part in scorer.chunks(torch.arange(len(tree.calls))):
         checkpoint = scorer.checkpoints.by_arm[arm]
         low = random_low(checkpoint, len(part))
         low.a_BOR.requires_grad_()
         quick = scorer.logprobs(arm, part, low)
-        batch = [scorer.tokens[turn] for turn in part.tolist()]
+        batch = [scorer.tokens[call] for call in part.tolist()]
         full = full_logprobs(checkpoint, batch, low, 1).sum(dim=1)
         torch.testing.assert_close(quick, full, atol=1e-5, rtol=1e-5)
         gradients = [torch.autograd.grad(value.sum(), low.a_BOR)[0] for value in (quick, full)]
@@ -90,7 +90,7 @@ def test_a_common_beginning_is_computed_once_and_changes_nothing(
         return tuple(torch.randint(3, 60, (count,), generator=generator).tolist())
 
     beginning, sizes = draw(20), ((3, 2), (1, 5), (9, 1))
-    batch = [Tokens((*beginning, *draw(rest)), draw(said)) for rest, said in sizes]
+    batch = [Tokens((*beginning, *draw(rest)), draw(records)) for rest, records in sizes]
     prompts = [tokens.prompt for tokens in batch]
     assert [shared_prefix(prompts, layers) for layers in (1, 2)] == [20, 0]
     assert shared_prefix(prompts[:1], 1) == 0
@@ -113,24 +113,24 @@ def test_a_common_beginning_is_computed_once_and_changes_nothing(
     torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
 
 
-def test_prompts_that_begin_alike_are_scored_together(tree: TurnTree) -> None:
-    scorer = TurnScorer(tree.turns, Checkpoints(tree.speakers, CPU), 2, batch=5)
+def test_prompts_that_begin_alike_are_scored_together(tree: CallTree) -> None:
+    scorer = CallScorer(tree.calls, Checkpoints(tree.speakers, CPU), 2, batch=5)
     one, two = tuple(range(3, 33)), tuple(range(40, 70))
-    for turn in range(len(scorer.tokens)):
-        scorer.tokens[turn] = Tokens(((one, two)[turn % 2]) + (turn % 7, turn % 11), (5,))
-    parts = [part.tolist() for _, part in scorer.chunks(torch.arange(len(tree.turns)))]
-    assert sorted(turn for part in parts for turn in part) == list(range(len(tree.turns)))
+    for call in range(len(scorer.tokens)):
+        scorer.tokens[call] = Tokens(((one, two)[call % 2]) + (call % 7, call % 11), (5,))
+    parts = [part.tolist() for _, part in scorer.chunks(torch.arange(len(tree.calls)))]
+    assert sorted(call for part in parts for call in part) == list(range(len(tree.calls)))
     assert all(
-        len({turn % 2 for turn in part}) == 1 and len(part) <= 5 for part in parts if part[2:]
+        len({call % 2 for call in part}) == 1 and len(part) <= 5 for part in parts if part[2:]
     )
     assert max(map(len, parts)) == 5
 
 
-def test_without_delta_it_is_the_behaviour_and_the_engines_own_figures(tree: TurnTree) -> None:
-    scorer = TurnScorer(tree.turns, Checkpoints(tree.speakers, CPU), 1, batch=16)
+def test_without_delta_it_is_the_behaviour_and_the_engines_own_figures(tree: CallTree) -> None:
+    scorer = CallScorer(tree.calls, Checkpoints(tree.speakers, CPU), 1, batch=16)
     assert 0 < scorer.engine_difference < 1e-4
     generator = Generator.fresh(16, scorer.checkpoints.shapes, LowRankSettings(), seed=0)
-    for arm, part in scorer.chunks(torch.arange(len(tree.turns))):
+    for arm, part in scorer.chunks(torch.arange(len(tree.calls))):
         low = generator.arm(arm)(torch.randn(len(part), 16))
         scored = scorer.logprobs(arm, part, low)
         torch.testing.assert_close(scored, scorer.behaviour_U[part], atol=1e-5, rtol=0)
@@ -197,31 +197,33 @@ def test_it_samples_what_the_model_says() -> None:
     assert shares[1] == 0
 
 
-def test_turns_are_those_of_the_store(spoken: Experiment, tree: TurnTree) -> None:
-    turns = tree.turns
+def test_turns_are_those_of_the_store(spoken: Experiment, tree: CallTree) -> None:
+    calls = tree.calls
     tree_M = tree_of_leaf(tree)
-    assert bool((turns.query_U[turns.turn_E] == tree.query_T[tree_M[turns.leaf_E]]).all())
+    assert bool((calls.query_U[calls.call_E] == tree.query_T[tree_M[calls.leaf_E]]).all())
     with Store(spoken.db) as store:
         asked = store.sql(
-            "select len(list_distinct([a.generation for a in asks])) as turns from trajectories "
+            "select len(list_distinct([a.generation for a in asks])) as calls from trajectories "
             "semi join (select query_id from splits where split = 'train') using (query_id)"
         )
-    # Every call is a turn; one that was asked twice in a trajectory, as after silence, is one.
-    assert sorted(asked["turns"]) == sorted(turns.leaf_E.bincount()[turns.leaf_E.unique()].tolist())
+    # Every call is a call; one that was asked twice in a trajectory, as after silence, is one.
+    assert sorted(asked["calls"]) == sorted(calls.leaf_E.bincount()[calls.leaf_E.unique()].tolist())
     with Store(spoken.db) as store:
         stored = store.sql(
             "select count(distinct (query_id, generation)) from (select query_id, "
             "unnest(asks).generation as generation from trajectories "
             "semi join (select query_id from splits where split = 'train') using (query_id))"
         ).item()
-    assert len(turns) == stored
-    assert all(turn.logprobs and len(turn.logprobs) == len(turn.output_ids) for turn in turns.said)
+    assert len(calls) == stored
+    assert all(
+        call.logprobs and len(call.logprobs) == len(call.output_ids) for call in calls.records
+    )
 
 
 def test_a_tree_without_turns_has_none(spoken: Experiment) -> None:
     with Store(spoken.db) as store:
         plain = load_replay(store, spoken.config, "train").tree
-    assert len(turns_of(plain)) == 0 and speakers_of(plain) == (None, None)
+    assert len(calls_of(plain)) == 0 and speakers_of(plain) == (None, None)
 
 
 def test_greedy_arms_are_refused(spoken: Experiment) -> None:
@@ -230,7 +232,7 @@ def test_greedy_arms_are_refused(spoken: Experiment) -> None:
     with Store(spoken.db) as store:
         loaded = load_replay(store, spoken.config, "train").tree
         with pytest.raises(ConfigError, match=r"arms\.a: was sampled at temperature 1, top_p 0.9"):
-            with_turns(store, config, loaded)
+            with_calls(store, config, loaded)
 
 
 def test_another_checkpoint_than_the_one_sampled_is_refused(tmp_path: Path) -> None:

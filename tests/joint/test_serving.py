@@ -1,4 +1,4 @@
-"""An arm with a policy's ΔW, made for each question: sampled, stored, judged, trained on, served.
+"""An arm with a policy's ΔW, made for each question: sampled, stored, evaluated, served.
 
 What the models should have said is computed slowly, with ΔW merged into the weights.
 """
@@ -27,18 +27,18 @@ from helpers.shell import Shell
 from hcache.engines import TOO_LONG, Engine, Generation, Request, make_engine, request_for
 from hcache.experiment import Experiment
 from hcache.joint import engine as lowrank_engine
+from hcache.joint.calls import CallTree
 from hcache.joint.checkpoint import Checkpoint
 from hcache.joint.engine import LowRankEngine
 from hcache.joint.from_cache import Joint, JointSettings
 from hcache.joint.generator import LowRank
-from hcache.joint.turns import TurnTree
 from hcache.keys import digest, digest_file
 from hcache.models.arms import Arm
 from hcache.models.files import TEXTS, WEIGHTS
 from hcache.replay.loading import load_replay
 from hcache.replay.tree import NONE
+from hcache.runs.evaluating import compare, evaluate_runs
 from hcache.runs.folder import Run
-from hcache.runs.judging import compare, judge
 from hcache.runs.routing import live_router, with_changes
 from hcache.sampling import Sampler
 from hcache.store import Store
@@ -75,14 +75,14 @@ def test_every_reply_is_said_under_the_delta_of_its_arm_and_question(
     assert {row["arm"] for row in rows} == {"a", "b", "c"} and len(questions) == 3
     wrong: dict[str, list[float]] = {"arm": [], "question": [], "none": []}
     for row in rows:
-        said, found = (row["messages"], row["token_ids"]), sum(row["logprobs"])
-        assert found == pytest.approx(slow.logprob(row["arm"], row["question"], *said), abs=NEAR)
+        records, found = (row["messages"], row["token_ids"]), sum(row["logprobs"])
+        assert found == pytest.approx(slow.logprob(row["arm"], row["question"], *records), abs=NEAR)
         other = questions[questions.index(row["question"]) - 1]
-        wrong["question"].append(abs(found - slow.logprob(row["arm"], other, *said)))
-        wrong["none"].append(abs(found - slow.plain(row["arm"], *said)))
+        wrong["question"].append(abs(found - slow.logprob(row["arm"], other, *records)))
+        wrong["none"].append(abs(found - slow.plain(row["arm"], *records)))
         if row["arm"] != "b":  # the other arm of the same model
             arm = {"a": "c", "c": "a"}[row["arm"]]
-            wrong["arm"].append(abs(found - slow.logprob(arm, row["question"], *said)))
+            wrong["arm"].append(abs(found - slow.logprob(arm, row["question"], *records)))
     for kind, differences in wrong.items():
         assert sum(difference > 100 * NEAR for difference in differences) > 20, kind
 
@@ -210,11 +210,11 @@ def test_fingerprints_of_plain_arms_are_as_before_there_were_deltas(spoken: Expe
         assert arm.id == digest([wanted, "", "", arm.name])[:12]
 
 
-# Judging
+# Evaluating
 
 
 def test_a_router_is_judged_with_what_it_makes_of_the_models(spoken: Experiment, run: Run) -> None:
-    report = judge(spoken.config, spoken.db, [run])
+    report = evaluate_runs(spoken.config, spoken.db, [run])
     rows = {row.name: row for row in report.groups[0].rows}
     assert rows["joint"].quality.estimate == pytest.approx(slow_quality(spoken, run, spoken.db))
     changed = rows["joint with ΔW"]
@@ -227,15 +227,17 @@ def test_a_router_is_judged_with_what_it_makes_of_the_models(spoken: Experiment,
 
 def test_seeds_are_one_row_once_all_are_sampled(spoken: Experiment, run: Run) -> None:
     other = trained(spoken, seed=2)
-    before = judge(spoken.config, spoken.db, [run, other])
+    before = evaluate_runs(spoken.config, spoken.db, [run, other])
     assert "joint with ΔW" not in [row.name for row in before.groups[0].rows]
     command = f"hcache sample EXPERIMENT.yaml --policy {other.name} --split test"
     assert sum(command in note for note in before.notes) == 1
     changed = with_changes(spoken, other)
     Sampler(changed, splits=["test"], budget=50).run()
-    assert judge(spoken.config, spoken.db, [run, other]).notes == before.notes  # not to the end
+    assert (
+        evaluate_runs(spoken.config, spoken.db, [run, other]).notes == before.notes
+    )  # not to the end
     Sampler(changed, splits=["test"]).run()
-    report = judge(spoken.config, spoken.db, [run, other])
+    report = evaluate_runs(spoken.config, spoken.db, [run, other])
     assert not any(command in note for note in report.notes)
     (row,) = (row for row in report.groups[0].rows if row.name == "joint with ΔW")
     qualities = [slow_quality(spoken, found, found.replies) for found in (run, other)]
@@ -247,7 +249,7 @@ def test_runs_are_compared_by_what_was_sampled_with_their_delta(
     spoken: Experiment, run: Run
 ) -> None:
     plain = trained(spoken, algo="sft", settings={})
-    report = judge(spoken.config, spoken.db, [run, plain])
+    report = evaluate_runs(spoken.config, spoken.db, [run, plain])
     rewards = {row.name: row.reward.estimate for row in report.groups[0].rows}
     assert rewards["joint with ΔW"] != rewards["joint"]
     difference = f"difference in reward {rewards['joint with ΔW'] - rewards['sft']:+.4f}"
@@ -283,10 +285,10 @@ def slow_quality(experiment: Experiment, run: Run, db: Path) -> float:
 # Training on replies that were sampled with ΔW
 
 
-def read(experiment: Experiment, db: Path, split: str = "train") -> TurnTree:
+def read(experiment: Experiment, db: Path, split: str = "train") -> CallTree:
     with Store(db) as store:
         tree = Joint.load(store, experiment, split).tree
-    assert isinstance(tree, TurnTree)
+    assert isinstance(tree, CallTree)
     return tree
 
 
@@ -306,11 +308,11 @@ def test_behaviour_is_that_of_merged_weights(spoken: Experiment, run: Run) -> No
     tree = read(spoken, run.replies)
     trainer = Joint(tree, JointSettings(), alpha=0.1, seed=0, init=policy)
     slow = Slow(spoken, policy)
-    assert len(tree.turns) > 40
-    for turn, arm, behaviour in zip(
-        tree.turns.said, tree.turns.arm_U, trainer.cache.scorer.behaviour_U, strict=True
+    assert len(tree.calls) > 40
+    for call, arm, behaviour in zip(
+        tree.calls.records, tree.calls.arm_U, trainer.cache.scorer.behaviour_U, strict=True
     ):
-        wanted = slow.logprob(tree.arms[int(arm)], turn.question, turn.messages, turn.output_ids)
+        wanted = slow.logprob(tree.arms[int(arm)], call.question, call.messages, call.output_ids)
         assert float(behaviour) == pytest.approx(wanted, abs=NEAR)
 
 
@@ -325,10 +327,10 @@ def test_a_policy_from_scratch_has_the_ratios_of_plain_to_merged_weights(
     line = trainer.step()  # one update: ratios are those before it
     slow = Slow(spoken, policy_of(run))
     wanted = []
-    for turn, arm in zip(tree.turns.said, tree.turns.arm_U.tolist(), strict=True):
-        said = turn.messages, turn.output_ids
+    for call, arm in zip(tree.calls.records, tree.calls.arm_U.tolist(), strict=True):
+        records = call.messages, call.output_ids
         name = tree.arms[arm]
-        wanted.append(slow.plain(name, *said) - slow.logprob(name, turn.question, *said))
+        wanted.append(slow.plain(name, *records) - slow.logprob(name, call.question, *records))
     assert trainer.log_ratio_U.tolist() == pytest.approx(wanted, abs=2 * NEAR)
     assert line["ratio_max"] == pytest.approx(math.exp(max(wanted)), rel=1e-3)
     assert line["ess"] < 0.95
@@ -352,11 +354,11 @@ def test_the_live_router_answers_under_the_delta_of_each_question(
     differences = []
     for episode in episodes:
         for ask in episode.asks:
-            said = episode.said[episode.request(ask).key]
-            assert said.logprobs is not None
-            reply = ask.messages, said.token_ids
+            records = episode.replies[episode.request(ask).key]
+            assert records.logprobs is not None
+            reply = ask.messages, records.token_ids
             wanted = slow.logprob(ask.arm.name, episode.query.question, *reply)
-            assert sum(said.logprobs) == pytest.approx(wanted, abs=NEAR)
+            assert sum(records.logprobs) == pytest.approx(wanted, abs=NEAR)
             differences.append(abs(wanted - slow.plain(ask.arm.name, *reply)))
     assert len(differences) >= 6 and max(differences) > 0.1
 
@@ -377,9 +379,9 @@ def test_live_engines_are_those_of_the_policy_where_it_has_a_delta(
             self.left.append(request)
 
         def step(self) -> list[Generation]:
-            said = [Generation(r.key, "city", (3,), 1, "stop") for r in self.left]
+            records = [Generation(r.key, "city", (3,), 1, "stop") for r in self.left]
             self.left.clear()
-            return said
+            return records
 
         def abort(self) -> None:
             self.left.clear()
@@ -417,9 +419,9 @@ def answers(engine: Engine, requests: Sequence[Request]) -> dict[str, Generation
         engine.submit(request)
     found: dict[str, Generation] = {}
     while len(found) < len(requests):
-        said = engine.step()
-        assert said
-        found |= {generation.key: generation for generation in said}
+        records = engine.step()
+        assert records
+        found |= {generation.key: generation for generation in records}
     return found
 
 
@@ -431,7 +433,7 @@ def test_a_reply_ends_at_the_first_of_its_stops(spoken: Experiment) -> None:
     arm = spoken.pool[0]
     checkpoint = Checkpoint(arm, CPU)
     plain = answers(LowRankEngine(checkpoint), requests_of(arm, 8, max_tokens=8))
-    texts = sorted(said.text for said in plain.values() if said.output_tokens == 8)
+    texts = sorted(records.text for records in plain.values() if records.output_tokens == 8)
     first, second = texts[0].split(), texts[-1].split()
     stops = (first[3], " ".join(first[2:4]), second[5])
     requests = requests_of(arm, 8, max_tokens=8, stop=stops)
@@ -447,10 +449,10 @@ def test_a_reply_ends_at_the_first_of_its_stops(spoken: Experiment) -> None:
                 ids, text, reason = ids[:count], so_far[: so_far.index(named[0])].strip(), "stop"
                 stopped += 1
                 break
-        said = found[key]
-        assert (said.token_ids, said.text, said.finish_reason) == (ids, text, reason)
-        assert said.logprobs is not None and whole.logprobs is not None
-        assert said.logprobs == pytest.approx(whole.logprobs[: len(ids)], abs=1e-5)
+        records = found[key]
+        assert (records.token_ids, records.text, records.finish_reason) == (ids, text, reason)
+        assert records.logprobs is not None and whole.logprobs is not None
+        assert records.logprobs == pytest.approx(whole.logprobs[: len(ids)], abs=1e-5)
     assert 1 < stopped < len(plain)
 
 
@@ -471,7 +473,9 @@ def test_a_batch_holds_no_more_tokens_than_it_may(
     batches.clear()
     monkeypatch.setattr(lowrank_engine, "TOKENS", 40)
     found = answers(LowRankEngine(checkpoint, 1, watch), requests)
-    assert [said.token_ids for said in freely.values()] == [found[key].token_ids for key in freely]
+    assert [records.token_ids for records in freely.values()] == [
+        found[key].token_ids for key in freely
+    ]
     sizes = [
         len(batch) * max(len(checkpoint.render(request.messages)) + 5 for request in batch)
         for batch in batches
@@ -490,8 +494,8 @@ def test_a_prompt_without_room_for_a_reply_is_answered_at_once(spoken: Experimen
         ask = Ask(arm, (Message("user", " ".join(["city"] * words)),))
         engine.submit(replace(request_for(ask, 0, ""), key=str(words)))
     assert len(engine.queue) == 1
-    found = {said.key: said for said in engine.step()}
-    reasons = {key: said.finish_reason for key, said in found.items()}
+    found = {records.key: records for records in engine.step()}
+    reasons = {key: records.finish_reason for key, records in found.items()}
     assert reasons.pop("47") in ("length", "stop") and found["47"].output_tokens == 1
     assert reasons == dict.fromkeys(("48", "49", "0"), TOO_LONG)
     assert [found[key].prompt_tokens for key in ("47", "48", "49", "0")] == [47, 48, 49, 0]

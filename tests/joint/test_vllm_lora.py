@@ -83,7 +83,7 @@ def answers(engine: VllmLowRankEngine, requests: Sequence[Request]) -> dict[str,
         engine.submit(request)
     found: dict[str, Generation] = {}
     while len(found) < len(requests):
-        found |= {said.key: said for said in engine.step()}
+        found |= {records.key: records for records in engine.step()}
     return found
 
 
@@ -91,10 +91,10 @@ def agree(slow: Slow, requests: Sequence[Request], found: dict[str, Generation])
     """What was said has the log-probabilities of merged weights, and of no others."""
     others: list[float] = []
     for request in requests:
-        said = found[request.key]
-        assert said.logprobs is not None and said.output_tokens == len(said.logprobs)
-        reply = request.messages, said.token_ids
-        total = sum(said.logprobs)
+        records = found[request.key]
+        assert records.logprobs is not None and records.output_tokens == len(records.logprobs)
+        reply = request.messages, records.token_ids
+        total = sum(records.logprobs)
         name = request.arm.name
         assert total == pytest.approx(slow.logprob(name, request.question, *reply), abs=NEAR)
         question = "What does Tom eat"
@@ -148,15 +148,15 @@ def test_a_delta_of_zero_is_an_adapter_too(
     found = answers(engine, requests)
     slow = Slow(spoken, policy_of(run))
     for request in requests:
-        said = found[request.key]
-        reply = request.messages, said.token_ids
+        records = found[request.key]
+        reply = request.messages, records.token_ids
         wanted = (
             slow.plain(request.arm.name, *reply)
             if request.question == plain
             else slow.logprob(request.arm.name, request.question, *reply)
         )
-        assert said.logprobs is not None
-        assert sum(said.logprobs) == pytest.approx(wanted, abs=NEAR)
+        assert records.logprobs is not None
+        assert sum(records.logprobs) == pytest.approx(wanted, abs=NEAR)
 
 
 def test_requests_that_are_dropped_do_no_harm(
@@ -210,7 +210,7 @@ def test_without_the_flag_no_logprobs_and_after_a_failure_nothing(
     requests = asked(spoken, run, QUESTIONS[:2])
     engine = make_engine(requests[0].arm, False)
     assert isinstance(engine, VllmLowRankEngine)
-    assert all(said.logprobs is None for said in answers(engine, requests[:3]).values())
+    assert all(records.logprobs is None for records in answers(engine, requests[:3]).values())
     monkeypatch.setattr(vllm_lora, "save_file", lambda tensors, file: file.write_bytes(b"?"))
     with pytest.raises(EngineError, match="the engine failed"):
         answers(engine, asked(spoken, run, QUESTIONS[3:]))

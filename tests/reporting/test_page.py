@@ -109,7 +109,7 @@ def test_nothing_is_executed_nothing_is_asked(browser: Any, page: Path) -> None:
     asked = requests(browser)
     assert page.as_uri() in asked and asked <= {page.as_uri(), "data:,"}
     assert browser.get_log("browser") == []
-    assert browser.title == "small: routers judged on test"
+    assert browser.title == "small: routers evaluated on test"
     assert browser.find_elements("css selector", "script, main img, [onload], [onerror]") == []
     text = browser.execute_script("return document.body.textContent")
     assert HOSTILE.strip() in text

@@ -36,15 +36,15 @@ from hcache.policies.rollout import greedy_leaves
 from hcache.replay.loading import load_replay
 from hcache.replay.tree import Tree
 from hcache.reporting import write_report
+from hcache.reporting.examples import leaves_of_sequence, tell
 from hcache.reporting.figures import pictures
 from hcache.reporting.labels import Label, place
-from hcache.reporting.looks import STYLE
 from hcache.reporting.methods import methods
 from hcache.reporting.numbers import number, printable, reason, short, signed, spans
 from hcache.reporting.page import Content, fenced
 from hcache.reporting.plane import draw_plane
-from hcache.reporting.stories import leaves_of_sequence, tell
-from hcache.runs.judging import labelled
+from hcache.reporting.style import STYLE
+from hcache.runs.evaluating import labelled
 from hcache.store import Store
 
 FIGURES = ("plane", "training", "flows", "rewards")
@@ -96,7 +96,7 @@ def test_the_folder_is_whole(written: Written) -> None:
 def test_each_run_keeps_the_report_and_the_look_is_recorded(written: Written) -> None:
     for run in written.runs:
         assert (run.folder / "eval-test.json").exists()
-        assert (run.folder / "looks.jsonl").read_text().count("\n") == 1
+        assert (run.folder / "style.jsonl").read_text().count("\n") == 1
 
 
 def test_what_models_and_data_say_stays_text(written: Written) -> None:
@@ -194,18 +194,18 @@ def test_stories_are_the_extremes_and_true_to_the_store(written: Written) -> Non
         outcomes = store.sql("select * from outcomes").rows_by_key("trajectory_id", named=True)
         texts = set(store.sql("select text from generations")["text"])
     assert told.gains or told.losses
-    for stories, sign in ((told.gains, 1), (told.losses, -1)):
-        gains = [sign * story.gain for story in stories]
+    for examples, sign in ((told.gains, 1), (told.losses, -1)):
+        gains = [sign * example.gain for example in examples]
         assert gains == sorted(gains, reverse=True)
-        assert len({story.query_id for story in stories}) == len(stories)
+        assert len({example.query_id for example in examples}) == len(examples)
         largest = max(0.0, float((sign * gain_T).max()))
         assert gains[:1] == ([pytest.approx(largest)] if largest > 1e-9 else [])
-        for story in stories:
-            one, other = story.sides
-            assert story.gain == pytest.approx(one.reward - other.reward)
-            for side in story.sides:
+        for example in examples:
+            one, other = example.sides
+            assert example.gain == pytest.approx(one.reward - other.reward)
+            for side in example.sides:
                 (row,) = outcomes[side.trajectory_id]
-                assert row["query_id"] == story.query_id and row["sequence"] == side.sequence
+                assert row["query_id"] == example.query_id and row["sequence"] == side.sequence
                 assert (row["answer"], row["quality"]) == (side.answer, side.quality)
                 assert sum(hop.cost for hop in side.hops) == pytest.approx(side.cost)
                 assert [hop.arm for hop in side.hops] == side.sequence.split(">")
@@ -223,13 +223,13 @@ def test_kinds_take_turns_among_the_stories(written: Written) -> None:
         for t in range(len(tree))
         if float(tree.reward_M(0.1)[best_T[t]] - tree.reward_M(0.1)[worst_T[t]]) > 1e-9
     }
-    assert len({story.kind for story in told.gains}) == min(len(gaining), len(told.gains))
+    assert len({example.kind for example in told.gains}) == min(len(gaining), len(told.gains))
 
 
 def test_a_report_without_routers(written: Written, tmp_path: Path) -> None:
     report = write_report(written.experiment.config, written.experiment.db, [], tmp_path)
     page = (tmp_path / "index.html").read_text()
-    assert "No router was judged." in page and 'id="stories"' not in page
+    assert "No router was evaluated." in page and 'id="examples"' not in page
     assert not (tmp_path / "figures" / "training.svg").exists()
     assert report.seeds == {}
 
@@ -263,7 +263,7 @@ def test_the_command_writes_beside_the_runs(written: Written) -> None:
     arguments = [str(written.experiment.source), "--split", "valid", "--out", str(out)]
     done = CliRunner().invoke(app, ["report", *arguments, "--db", str(written.experiment.db)])
     assert done.exit_code == 0, done.output
-    assert "judged on valid" in (out / "index.html").read_text()
+    assert "evaluated on valid" in (out / "index.html").read_text()
 
 
 def test_headlines_and_facts(written: Written) -> None:
@@ -275,7 +275,7 @@ def test_headlines_and_facts(written: Written) -> None:
         created="now",
         report=written.report,
         pictures=(),
-        stories=None,
+        examples=None,
     )
     assert [what for what, _, _ in content.headlines] == ["best static sequence", "oracle"]
     facts = dict(content.facts)

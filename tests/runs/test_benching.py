@@ -1,4 +1,4 @@
-"""All routers at once: what is trained, nothing twice, and judging across workflows."""
+"""All routers at once: what is trained, nothing twice, and evaluating across workflows."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hcache.commands.app import app
 from hcache.errors import HcacheError, RunError
 from hcache.experiment import Experiment
 from hcache.runs.benching import algorithms, jobs, run_all
+from hcache.runs.evaluating import compare, evaluate_runs
 from hcache.runs.folder import Run
-from hcache.runs.judging import compare, judge
 from hcache.runs.training import train
 from hcache.sampling import Sampler
 from hcache.trainers import TRAINERS
@@ -93,8 +93,10 @@ def test_routers_of_two_workflows_are_judged_on_the_same_questions(
     relay, cascade = pair
     one = train(relay.config, relay.db, source=relay.source)
     two = train(cascade.config, cascade.db, source=cascade.source)
-    report = judge(relay.config, relay.db, [one], "test", [(cascade.config, cascade.db, [two])])
-    alone = judge(cascade.config, cascade.db, [two], "test")
+    report = evaluate_runs(
+        relay.config, relay.db, [one], "test", [(cascade.config, cascade.db, [two])]
+    )
+    alone = evaluate_runs(cascade.config, cascade.db, [two], "test")
     rewards = {row.name: row.reward.estimate for row in report.groups[0].rows}
     own = {row.name: row.reward.estimate for row in alone.groups[0].rows}
     assert rewards["cascade (cascaded)"] == own["cascade"]
@@ -121,7 +123,7 @@ def test_routers_for_any_alpha_are_judged_at_any(pair: tuple[Experiment, Experim
         for own in algos.values()
     ]
     dear = relay.config.train.model_copy(update={"alpha": 3.0})
-    report = judge(relay.config.model_copy(update={"train": dear}), relay.db, runs, "valid")
+    report = evaluate_runs(relay.config.model_copy(update={"train": dear}), relay.db, runs, "valid")
     assert list(report.seeds) == ["front"]
     assert report.notes == ("Runs left out, being of another α, action set, encoder or pool: 1.",)
 
@@ -131,7 +133,7 @@ def test_of_joint_runs_only_the_high_level_is_judged_and_that_is_said(
 ) -> None:
     (job,) = jobs(pair[0], ["joint"], 1)
     run = train(job.config, job.db, source=job.source)
-    report = judge(job.config, job.db, [run], "valid")
+    report = evaluate_runs(job.config, job.db, [run], "valid")
     assert any("on replies as they are without its ΔW" in note for note in report.notes)
 
 

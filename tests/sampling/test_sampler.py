@@ -270,7 +270,7 @@ def test_kill_loses_nothing_that_was_finished(undisturbed: Facts, folder: Path) 
         f"""
         import os, sys
         from pathlib import Path
-        from experiments import FaultyEngine
+        from helpers.experiments import FaultyEngine
         from hcache.experiment import Experiment
         from hcache.sampling import Sampler, sampler
         def fault(answered):

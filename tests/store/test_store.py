@@ -156,9 +156,10 @@ def test_transaction_that_fails_writes_nothing(tmp_path: Path) -> None:
 
 def test_rows_of_an_experiment_give_way(tmp_path: Path) -> None:
     def rows(experiment: str, *splits: str) -> list[dict[str, Any]]:
-        judged = {"experiment": experiment, "extractor": "text", "quality": "f1"}
+        evaluated = {"experiment": experiment, "extractor": "text", "quality": "f1"}
         return [
-            {**judged, "query_id": str(place), "split": split} for place, split in enumerate(splits)
+            {**evaluated, "query_id": str(place), "split": split}
+            for place, split in enumerate(splits)
         ]
 
     path = new(tmp_path, splits=[*rows("e", "train", "test"), *rows("f", "valid")])

@@ -21,7 +21,7 @@ from hcache.policies.fixed import RandomPolicy
 from hcache.policies.rollout import greedy_leaves
 from hcache.replay.loading import load_replay
 from hcache.replay.tree import path_name
-from hcache.runs.judging import judge
+from hcache.runs.evaluating import evaluate_runs
 from hcache.runs.routing import live_router
 from hcache.runs.training import repeat, train
 from hcache.store import Store
@@ -130,7 +130,7 @@ def test_it_is_trained_judged_repeated_and_routes_live(
     settings = sampled.config.train.model_copy(update={"algo": name, "iterations": 2})
     config = sampled.config.model_copy(update={"train": settings})
     run = train(config, sampled.db, source=sampled.source, folder=tmp_path)
-    report = judge(config, sampled.db, [run], "valid")
+    report = evaluate_runs(config, sampled.db, [run], "valid")
     assert report.seeds == {name: 1}
     assert repeat(run, sampled.db) is None
     with Store(sampled.db) as store:

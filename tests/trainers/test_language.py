@@ -33,7 +33,7 @@ from hcache.replay.exact import sequences
 from hcache.replay.features import make_encoder
 from hcache.replay.loading import load_replay
 from hcache.replay.tree import ReadableStates, Texts, Tree, path_name, to_read
-from hcache.runs.judging import judge
+from hcache.runs.evaluating import evaluate_runs
 from hcache.runs.routing import Router, live_router
 from hcache.runs.training import repeat, train
 from hcache.sampling import Sampler
@@ -236,9 +236,9 @@ def test_it_learns_what_the_text_says(checkpoint: Path, worded: Experiment) -> N
     assert losses[-1] < losses[0] / 3
     found = greedy_metrics(trainer.policy, tree_of(worded, "test"), ALPHA)
     assert found["quality"] == 1.0
-    judged = trainer.validate(tree_of(worded, "valid"))
-    assert judged["beats_static"] == 1.0
-    assert judged["over_static"] > 0.1
+    evaluated = trainer.validate(tree_of(worded, "valid"))
+    assert evaluated["beats_static"] == 1.0
+    assert evaluated["over_static"] > 0.1
 
 
 def test_one_seed_repeats_to_the_bit_and_another_does_not(
@@ -387,7 +387,7 @@ def test_it_is_trained_saved_judged_repeated_and_routes_live(
     chosen = worded.config.train.model_copy(update=algorithm)
     config = worded.config.model_copy(update={"train": chosen})
     run = train(config, worded.db, source=worded.source, folder=tmp_path / "runs")
-    assert judge(config, worded.db, [run], "valid").seeds == {"language": 1}
+    assert evaluate_runs(config, worded.db, [run], "valid").seeds == {"language": 1}
     assert repeat(run, worded.db) is None
     tree = tree_of(worded, "valid")
     leaf_T = greedy_leaves(load_policy(run.policy_folder), tree)
@@ -555,10 +555,10 @@ def test_best_assignments_are_written_as_rows(dialogue: Experiment, tmp_path: Pa
     asked = [f"train {n}?" for n in range(QUESTIONS["train"])]
     assert sorted(row["question"] for row in rows) == sorted(asked * 2)
     assert {row["reward"] for row in rows} == {1.0}
-    casts = [json.loads(row["output"]) for row in rows]
-    assert all(list(cast) == ["teacher", "student"] for cast in casts)
-    assert [cast["student"] for cast in casts] == [0] * len(casts)
-    assert sorted(cast["teacher"] for cast in casts) == sorted([0, 1] * len(asked))
+    role_assignments = [json.loads(row["output"]) for row in rows]
+    assert all(list(cast) == ["teacher", "student"] for cast in role_assignments)
+    assert [cast["student"] for cast in role_assignments] == [0] * len(role_assignments)
+    assert sorted(cast["teacher"] for cast in role_assignments) == sorted([0, 1] * len(asked))
     one = assignments(
         dialogue.db, tmp_path / "one.json", "--ties", "random_one", "--split", "test",
         "--balance", "smart", "--factor", "3",

@@ -1,6 +1,6 @@
-"""The stored turns of a tree: who said which tokens to which messages, and on which leaves.
+"""The stored calls of a tree: who said which tokens to which messages, and on which leaves.
 
-A turn that several trajectories share, as a common beginning, stands here once. Turns of arms
+A call that several trajectories share, as a common beginning, stands here once. Calls of arms
 without weights (scripted ones, tools) are left out: nothing about them can be learned.
 """
 
@@ -25,7 +25,7 @@ from hcache.workflows import Message
 
 
 @dataclass(frozen=True)
-class Turn:
+class Call:
     """A stored call of an arm."""
 
     messages: tuple[Message, ...]
@@ -37,43 +37,43 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Turns:
-    """The turns of a tree; the pair of leaf_E[i] and turn_E[i] is a turn on the way to a leaf."""
+class Calls:
+    """The calls of a tree; the pair of leaf_E[i] and turn_E[i] is a call on the way to a leaf."""
 
-    said: tuple[Turn, ...]
+    records: tuple[Call, ...]
     arm_U: Tensor
     query_U: Tensor
-    prompt_U: Tensor  # a number per query, arm and messages: turns of equal ones are draws of one
+    prompt_U: Tensor  # a number per query, arm and messages: calls of equal ones are draws of one
     leaf_E: Tensor
-    turn_E: Tensor
+    call_E: Tensor
 
     def __len__(self) -> int:
-        return len(self.said)
+        return len(self.records)
 
 
 @dataclass(frozen=True)
-class TurnTree(Tree):
-    """A tree with its turns, and the arms that said them (None: one without weights)."""
+class CallTree(Tree):
+    """A tree with its calls, and the arms that said them (None: one without weights)."""
 
-    turns: Turns
+    calls: Calls
     speakers: tuple[Arm | None, ...]
 
 
-NO_TURNS = Turns((), *(torch.zeros(0, dtype=torch.int64) for _ in range(5)))
+NO_CALLS = Calls((), *(torch.zeros(0, dtype=torch.int64) for _ in range(5)))
 
 
-def turns_of(tree: Tree) -> Turns:
-    """The turns of a tree; none of one that carries none."""
-    return tree.turns if isinstance(tree, TurnTree) else NO_TURNS
+def calls_of(tree: Tree) -> Calls:
+    """The calls of a tree; none of one that carries none."""
+    return tree.calls if isinstance(tree, CallTree) else NO_CALLS
 
 
 def speakers_of(tree: Tree) -> tuple[Arm | None, ...]:
     """The arms with weights of a tree, by their index."""
-    return tree.speakers if isinstance(tree, TurnTree) else (None,) * len(tree.arms)
+    return tree.speakers if isinstance(tree, CallTree) else (None,) * len(tree.arms)
 
 
-def with_turns(store: Store, config: ExperimentConfig, tree: Tree) -> TurnTree:
-    """The tree with its stored turns.
+def with_calls(store: Store, config: ExperimentConfig, tree: Tree) -> CallTree:
+    """The tree with its stored calls.
 
     Raises:
         StoreError: a checkpoint is not the one that said the stored replies.
@@ -84,10 +84,10 @@ def with_turns(store: Store, config: ExperimentConfig, tree: Tree) -> TurnTree:
     speakers = _speakers(store, config)
     workflow = build_workflow(config.workflow, "workflow").fingerprint
     spoken = [arm_id for arm_id, arm in zip(pool, speakers, strict=True) if arm is not None]
-    rows = store.sql(TURNS, [config.name, workflow, pool, spoken]).iter_rows(named=True)
-    turns = _assemble(rows, _leaf_places(tree), {arm: place for place, arm in enumerate(pool)})
-    return TurnTree(**{name: getattr(tree, name) for name in tree.__dataclass_fields__},
-                    turns=turns, speakers=speakers)  # fmt: skip
+    rows = store.sql(CALLS_OF_POOL, [config.name, workflow, pool, spoken]).iter_rows(named=True)
+    calls = _assemble(rows, _leaf_indices(tree), {arm: index for index, arm in enumerate(pool)})
+    return CallTree(**{name: getattr(tree, name) for name in tree.__dataclass_fields__},
+                    calls=calls, speakers=speakers)  # fmt: skip
 
 
 def _speakers(store: Store, config: ExperimentConfig) -> tuple[Arm | None, ...]:
@@ -124,24 +124,24 @@ def _speaker(name: str, row: dict[str, Any], config: ExperimentConfig) -> Arm | 
 Place = tuple[str, int, tuple[int, ...]]  # query id, replica, path: what a leaf is of
 
 
-def _leaf_places(tree: Tree) -> dict[Place, int]:
+def _leaf_indices(tree: Tree) -> dict[Place, int]:
     """The leaves that can be reached, by what they are of."""
     tree_M = tree_of_leaf(tree)
     reached = tree.leaf_NA[tree.leaf_NA != NONE].unique()
     found = {}
-    for leaf, place in zip(reached.tolist(), tree_M[reached].tolist(), strict=True):
+    for leaf, index in zip(reached.tolist(), tree_M[reached].tolist(), strict=True):
         path = tuple(action for action in tree.path_ML[leaf].tolist() if action != NONE)
-        query = tree.queries[int(tree.query_T[place])]
-        found[query, int(tree.replica_T[place]), path] = leaf
+        query = tree.queries[int(tree.query_T[index])]
+        found[query, int(tree.replica_T[index]), path] = leaf
     return found
 
 
-def _assemble(rows: Any, leaves: dict[Place, int], arms: dict[str, int]) -> Turns:
-    """Turns and their leaves from rows of calls; calls of other queries are passed over."""
+def _assemble(rows: Any, leaves: dict[Place, int], arms: dict[str, int]) -> Calls:
+    """Calls and their leaves from rows of calls; calls of other queries are passed over."""
     queries: dict[str, int] = {}
     for query, _, _ in sorted(leaves):  # a tree's queries are ordered by id
         queries.setdefault(query, len(queries))
-    said: list[Turn] = []
+    records: list[Call] = []
     numbers: dict[tuple[str, str, str], int] = {}
     edges: dict[tuple[int, int], None] = {}
     for row in rows:
@@ -151,29 +151,29 @@ def _assemble(rows: Any, leaves: dict[Place, int], arms: dict[str, int]) -> Turn
         key = row["query_id"], row["arm"], row["generation"]
         if key not in numbers:
             numbers[key] = len(numbers)
-            said.append(_turn(row))
+            records.append(_call(row))
         edges[leaf, numbers[key]] = None
     prompts: dict[tuple[str, str, tuple[Message, ...]], int] = {}
-    for (query, arm, _), turn in zip(numbers, said, strict=True):
-        prompts.setdefault((query, arm, turn.messages), len(prompts))
-    return Turns(
-        tuple(said),
+    for (query, arm, _), call in zip(numbers, records, strict=True):
+        prompts.setdefault((query, arm, call.messages), len(prompts))
+    return Calls(
+        tuple(records),
         arm_U=_ints([arms[arm] for _, arm, _ in numbers]),
         query_U=_ints([queries[query] for query, _, _ in numbers]),
         prompt_U=_ints(
             [
-                prompts[query, arm, turn.messages]
-                for (query, arm, _), turn in zip(numbers, said, strict=True)
+                prompts[query, arm, call.messages]
+                for (query, arm, _), call in zip(numbers, records, strict=True)
             ]
         ),
         leaf_E=_ints([leaf for leaf, _ in edges]),
-        turn_E=_ints([turn for _, turn in edges]),
+        call_E=_ints([call for _, call in edges]),
     )
 
 
-def _turn(row: dict[str, Any]) -> Turn:
+def _call(row: dict[str, Any]) -> Call:
     logprobs = row["logprobs"]
-    return Turn(
+    return Call(
         tuple(Message(**message) for message in json.loads(row["messages"])),
         tuple(row["token_ids"]),
         row["role"],
@@ -192,7 +192,7 @@ select a.name, a.arm_id, a.fingerprint, a.settings
 from pools p join arms a using (arm_id) where p.experiment = $1
 """
 # A prompt that was too long has an output of no tokens: there is nothing to score.
-TURNS = """
+CALLS_OF_POOL = """
 with asked as (
     select t.query_id, t.replica, [list_position($3, d) - 1 for d in t.decisions] as path,
            t.trajectory_id, unnest(t.asks) as ask, generate_subscripts(t.asks, 1) as place

@@ -1,4 +1,4 @@
-"""Judging runs: from run folders and a database to a report, to a repeat, or to a live router."""
+"""Evaluating runs: from run folders and a database to a report."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from hcache.runs.folder import Run
 from hcache.store import Store
 
 CHANGED = " with ΔW"
-"""Stands behind the label of a router that is judged with what it changes."""
+"""Stands behind the label of a router that is evaluated with what it changes."""
 
 Beside = tuple[ExperimentConfig, Path, Sequence[Run]]
 """An experiment of another workflow on the same questions: configuration, database, runs."""
 
 
-def judge(
+def evaluate_runs(
     config: ExperimentConfig,
     db: Path,
     runs: Sequence[Run],
@@ -37,12 +37,12 @@ def judge(
 ) -> Report:
     """Evaluate runs on a split; runs that differ in the seed alone stand in one row.
 
-    The best static sequence is chosen on train and validation, less the split that is judged.
+    The best static sequence is chosen on train and validation, less the split that is evaluated.
     Runs of another action set or encoder than the config's, or of another α unless they serve any,
     are left out, since their figures would not be comparable; a note says how many. Routers of the
-    experiments `beside` are judged on the same questions. A run that changes what is said is judged
-    on the replies as they were, without its changes, and on those sampled with its ΔW, if there are
-    any. Each run keeps the report, and the look at the split is recorded.
+    experiments `beside` are evaluated on the same questions. A run that changes what is said is
+    evaluated on the replies as they were, without its changes, and on those sampled with its ΔW, if
+    there are any. Each run keeps the report, and that the split was evaluated.
 
     Raises:
         ConfigError: no such split.
@@ -92,7 +92,9 @@ def _with_changes(
         if None in trees:
             run = members[trees.index(None)]
             command = f"hcache sample EXPERIMENT.yaml --policy {run.name} --split {split}"
-            notes.append(f"To judge {label} with ΔW too, sample what it makes of them: {command}")
+            notes.append(
+                f"To evaluate {label} with ΔW too, sample what it makes of them: {command}"
+            )
             continue
         notes.append(f"{label}{CHANGED}: on replies that were sampled with its ΔW.")
         found += [
@@ -121,7 +123,7 @@ def compare(one: Run, two: Run, db: Path, split: str = "test") -> str:
     A run that changes what is said counts with what was sampled with its ΔW, where that is there.
 
     Raises:
-        RunError: the runs differ in α, or were judged on other questions.
+        RunError: the runs differ in α, or were evaluated on other questions.
     """
     known_split(split)
     alpha = one.config.train.alpha
@@ -133,7 +135,7 @@ def compare(one: Run, two: Run, db: Path, split: str = "test") -> str:
     rewards = [_rewards(run, db if run is one else None, split) for run in (one, two)]
     if rewards[0].keys() != rewards[1].keys():
         raise RunError(
-            f"{one.name} and {two.name} are not judged on the same questions.",
+            f"{one.name} and {two.name} are not evaluated on the same questions.",
             "Sample both experiments to the end, on the same data.",
         )
     for run in (one, two):

@@ -1,4 +1,4 @@
-"""Stories: the queries on which a router gained and lost most, with both trajectories to read.
+"""Examples: the queries on which a router gained and lost most, with both trajectories to read.
 
 In: a tree, the leaves that the router and the best static sequence end in, and the store. Out:
 what was asked, and on either side who replied what, at which cost, and how good the answer was.
@@ -50,7 +50,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Story:
+class Example:
     """A query with both trajectories; `gain` is the router's reward less the other's."""
 
     query_id: str
@@ -63,13 +63,13 @@ class Story:
 
 
 @dataclass(frozen=True)
-class Stories:
+class Examples:
     """The extremes of one router against one static sequence."""
 
     router: str
     static: str
-    gains: tuple[Story, ...]  # the largest first
-    losses: tuple[Story, ...]
+    gains: tuple[Example, ...]  # the largest first
+    losses: tuple[Example, ...]
 
 
 def leaves_of_sequence(tree: Tree, name: str) -> Tensor:
@@ -86,7 +86,7 @@ def tell(
     router: tuple[str, Tensor],
     static: tuple[str, Tensor],
     count: int = COUNT,
-) -> Stories:
+) -> Examples:
     """The `count` queries with the largest gains and losses of a router.
 
     Each query stands there once, and where there are several kinds of question the largest of each
@@ -98,15 +98,15 @@ def tell(
     gain_T = reward_M[router[1]] - reward_M[static[1]]
     reader = _Reader(store, config, tree)
 
-    def story(place: int) -> Story:
-        sides = [reader.side(name, place, int(leaf_T[place])) for name, leaf_T in (router, static)]
-        return reader.story(place, float(gain_T[place]), (sides[0], sides[1]))
+    def example(index: int) -> Example:
+        sides = [reader.side(name, index, int(leaf_T[index])) for name, leaf_T in (router, static)]
+        return reader.example(index, float(gain_T[index]), (sides[0], sides[1]))
 
-    return Stories(
+    return Examples(
         router=router[0],
         static=static[0],
-        gains=tuple(story(place) for place in _largest(tree, gain_T, count)),
-        losses=tuple(story(place) for place in _largest(tree, -gain_T, count)),
+        gains=tuple(example(index) for index in _largest(tree, gain_T, count)),
+        losses=tuple(example(index) for index in _largest(tree, -gain_T, count)),
     )
 
 
@@ -114,12 +114,12 @@ def _largest(tree: Tree, value_T: Tensor, count: int) -> list[int]:
     """The trees of the largest values above 0: of different queries, and of many kinds."""
     order = torch.argsort(value_T, descending=True, stable=True).tolist()
     of_query: dict[int, int] = {}
-    for place in order:
-        if value_T[place] > EQUAL:
-            of_query.setdefault(int(tree.query_T[place]), place)
+    for index in order:
+        if value_T[index] > EQUAL:
+            of_query.setdefault(int(tree.query_T[index]), index)
     of_kind: dict[tuple[str, str], int] = {}
-    for query, place in of_query.items():
-        of_kind.setdefault((tree.datasets[query], tree.kinds[query]), place)
+    for query, index in of_query.items():
+        of_kind.setdefault((tree.datasets[query], tree.kinds[query]), index)
     chosen = list(dict.fromkeys([*of_kind.values(), *of_query.values()]))[:count]
     return sorted(chosen, key=order.index)
 
@@ -131,10 +131,10 @@ class _Reader:
         self.store, self.config, self.tree = store, config, tree
         self.arm_ids: dict[str, str] = dict(store.sql(POOL, [config.name]).iter_rows())
 
-    def story(self, place: int, gain: float, sides: tuple[Side, Side]) -> Story:
-        query = self._query(place)
+    def example(self, index: int, gain: float, sides: tuple[Side, Side]) -> Example:
+        query = self._query(index)
         asked = self.store.sql(QUESTION, [self.tree.queries[query]]).row(0, named=True)
-        return Story(
+        return Example(
             query_id=self.tree.queries[query],
             dataset=self.tree.datasets[query],
             kind=self.tree.kinds[query],
@@ -144,10 +144,10 @@ class _Reader:
             sides=sides,
         )
 
-    def side(self, who: str, place: int, leaf: int) -> Side:
+    def side(self, who: str, index: int, leaf: int) -> Side:
         path = self.tree.path_ML[leaf].tolist()
         decisions = [self.arm_ids[self.tree.arms[action]] for action in path if action >= 0]
-        query, replica = self.tree.queries[self._query(place)], int(self.tree.replica_T[place])
+        query, replica = self.tree.queries[self._query(index)], int(self.tree.replica_T[index])
         found = self.store.sql(OUTCOME, [self.config.name, query, replica, decisions])
         outcome = found.row(0, named=True)
         return Side(
@@ -168,8 +168,8 @@ class _Reader:
         for row in calls.select(names).iter_rows():
             yield Hop(*row)
 
-    def _query(self, place: int) -> int:
-        return int(self.tree.query_T[place])
+    def _query(self, index: int) -> int:
+        return int(self.tree.query_T[index])
 
 
 QUESTION = 'select question, "references" from queries where query_id = $1'

@@ -31,7 +31,7 @@ STYLE: dict[Any, Any] = {
 def colours(report: Report) -> dict[str, str]:
     """A colour for each row: routers by their order, whatever they are compared with in greys."""
     routers = [row.name for row in report.groups[0].rows if row.role == "router"]
-    return {name: METHODS[place % len(METHODS)] for place, name in enumerate(routers)}
+    return {name: METHODS[index % len(METHODS)] for index, name in enumerate(routers)}
 
 
 def error_bar(estimate: float, low: float, high: float) -> list[list[float]] | None:
