@@ -16,11 +16,12 @@ from hcache.data.hub import fetch, is_hub_name
 from hcache.data.metrics import metric
 from hcache.data.queries import Query, check_splits, split_by_hash
 from hcache.data.readers import read
+from hcache.engines import ENGINES, build_pool
 from hcache.errors import ConfigError, DataError
 from hcache.keys import canonical
-from hcache.models.arms import Arm, Pool, build_pool
+from hcache.models.arms import Arm, Pool
 from hcache.models.files import locate
-from hcache.plugins import lookup
+from hcache.plugins import load_file
 from hcache.store import Store, wait_and_write
 from hcache.workflows import WORKFLOWS, Workflow
 
@@ -40,11 +41,19 @@ class Experiment:
         self.source = source
         self.folder = source.resolve().parent
         self.db = db if db is not None else Path(config.db)
+        for number, file in enumerate(config.plugins):
+            load_file(locate(file, self.folder, f"plugins.{number}"))
         self.config = _with_files(config, self.folder, f"{source}: workflow")
         self.workflow = build_workflow(self.config.workflow, f"{source}: workflow")
         _check_free(self.workflow, self.config, str(source))
+        for name, model in config.models.items():
+            ENGINES.find(model.engine, f"{source}: models.{name}.engine")
         for name, dataset in config.data.items():
             _check_names(dataset, f"{source}: data.{name}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Made anew in another process, which so loads the plug-ins too."""
+        return type(self), (self.config, self.source, self.db)
 
     @classmethod
     def load(
@@ -53,14 +62,19 @@ class Experiment:
         overrides: Sequence[str] = (),
         db: str | Path | None = None,
         algo: str | None = None,
+        plugins: Sequence[str | Path] = (),
     ) -> Experiment:
-        """Read an experiment file; see `read_config`.
+        """Read an experiment file; see `read_config`. `plugins` are files beside those it names.
 
         Raises:
             ConfigError: naming the place in the file and the fix.
         """
         source = Path(path)
-        return cls(read_config(source, overrides, algo), source, None if db is None else Path(db))
+        config = read_config(source, overrides, algo)
+        if plugins:
+            files = (*config.plugins, *(str(Path(file).resolve()) for file in plugins))
+            config = config.model_copy(update={"plugins": files})
+        return cls(config, source, None if db is None else Path(db))
 
     @property
     def name(self) -> str:
@@ -206,7 +220,7 @@ def build_workflow(settings: dict[str, Any], place: str) -> Workflow:
 
 
 def _kind_of(settings: dict[str, Any], place: str) -> type[Workflow]:
-    return lookup(WORKFLOWS, settings.get("name"), "workflow", f"{place}.name")
+    return WORKFLOWS.find(settings.get("name"), f"{place}.name")
 
 
 def _with_files(config: ExperimentConfig, folder: Path, place: str) -> ExperimentConfig:

@@ -32,8 +32,10 @@ class Settings(Section):
 class FeaturesConfig(Section):
     """How the text of a state becomes numbers."""
 
-    encoder: Literal["hashing", "sentence-transformers", "causal-lm"] = Field(
-        "hashing", description="hashing needs no model; causal-lm: mean of the last hidden states"
+    encoder: str = Field(
+        "hashing",
+        description="hashing (no model), sentence-transformers, or causal-lm (mean of the last "
+        "hidden states)",
     )
     dim: int = Field(256, ge=8, description="of the hashing encoder")
     path: str | None = Field(None, description="folder of the model of the other encoders")
@@ -42,7 +44,7 @@ class FeaturesConfig(Section):
 
     @model_validator(mode="after")
     def _path_given(self) -> FeaturesConfig:
-        if self.encoder != "hashing" and self.path is None:
+        if self.encoder in ("sentence-transformers", "causal-lm") and self.path is None:
             raise ValueError(f"{self.encoder} needs `path`, the folder of a model")
         return self
 
@@ -64,8 +66,8 @@ class ModelConfig(Section):
     """A checkpoint and how it is loaded."""
 
     path: str = Field(description="folder of a checkpoint, or org/name in the hub's local cache")
-    engine: Literal["vllm", "scripted", "search"] = Field(
-        "vllm", description="what runs it; search is for the tool of a workflow alone"
+    engine: str = Field(
+        "vllm", description="runs it: vllm, or scripted; search serves the tool of a workflow alone"
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "bfloat16", description="explicit, so that identity does not follow the machine"
@@ -211,6 +213,9 @@ class ExperimentConfig(Section):
     )
     db: str = Field(description="the DuckDB file, relative to the working directory")
     runs: str = Field("runs", description="where run folders go, relative to it as well")
+    plugins: tuple[str, ...] = Field(
+        (), description="Python files with metrics, trainers and the like, see docs/extending.md"
+    )
     workflow: dict[str, Any] = Field({"name": "relay"}, description="which, and its settings")
     models: dict[str, ModelConfig] = Field(min_length=1, description="checkpoints by name")
     arms: dict[str, ArmConfig] = Field(min_length=1, description="the router's choices by name")

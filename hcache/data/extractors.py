@@ -3,7 +3,7 @@
 In comes the text as generated, reasoning included; out comes the answer, "" where there is none.
 Every extractor first drops what stands in <think>…</think>, and none raises on any text.
 
-To add an extractor: write a function of a text and name it in `_AFTER_THOUGHT`.
+To add an extractor: write a function of a text and register it in `EXTRACTORS`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,13 @@ import re
 from collections.abc import Callable
 
 from hcache.data.metrics import choice_letter, last_number
-from hcache.plugins import lookup
+from hcache.plugins import Registry
 
 Extractor = Callable[[str], str]
+EXTRACTORS: Registry[Extractor] = Registry("extractor", "hcache.extractors")
+"""Extractors by name, for texts whose thought has been dropped."""
+EXTRACTORS.register("number")(last_number)
+EXTRACTORS.register("choice")(choice_letter)
 
 _THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 _MARKER = re.compile(
@@ -33,7 +37,8 @@ def extractor(name: str) -> Extractor:
     Raises:
         ConfigError: for an unknown name, listing the known ones.
     """
-    return lookup(EXTRACTORS, name, "extractor")
+    extract = EXTRACTORS.find(name)
+    return lambda text: extract(drop_thought(text))
 
 
 def drop_thought(text: str) -> str:
@@ -47,18 +52,22 @@ def drop_thought(text: str) -> str:
     return kept + after.partition("<think>")[0]
 
 
+@EXTRACTORS.register("text")
 def _text(text: str) -> str:
     return text.strip()
 
 
+@EXTRACTORS.register("line")
 def _line(text: str) -> str:
     return next(iter(_lines(text)), "")
 
 
+@EXTRACTORS.register("last_line")
 def _last_line(text: str) -> str:
     return next(reversed(_lines(text)), "")
 
 
+@EXTRACTORS.register("short")
 def _short(text: str) -> str:
     markers = list(_MARKER.finditer(text))
     if not markers:
@@ -67,6 +76,7 @@ def _short(text: str) -> str:
     return _bare(_line(text[markers[-1].end() :].lstrip(" \t\r\n*_")))
 
 
+@EXTRACTORS.register("boxed")
 def _boxed(text: str) -> str:
     boxes = _boxes(text)
     if boxes:
@@ -76,31 +86,11 @@ def _boxed(text: str) -> str:
     return _bare(hashes[-1]) if hashes else _short(text)
 
 
+@EXTRACTORS.register("code")
 def _code(text: str) -> str:
     fenced = _FENCED.search(text)
     # Indentation stays: the answer may be the body of a function.
     return (fenced[1] if fenced else text).strip("\r\n").rstrip()
-
-
-_AFTER_THOUGHT: dict[str, Extractor] = {
-    "text": _text,
-    "line": _line,
-    "last_line": _last_line,
-    "short": _short,
-    "boxed": _boxed,
-    "number": last_number,
-    "choice": choice_letter,
-    "code": _code,
-}
-
-
-def _without_thought(extract: Extractor) -> Extractor:
-    return lambda text: extract(drop_thought(text))
-
-
-EXTRACTORS: dict[str, Extractor] = {
-    name: _without_thought(extract) for name, extract in _AFTER_THOUGHT.items()
-}
 
 
 def _lines(text: str) -> list[str]:

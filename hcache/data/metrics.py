@@ -5,7 +5,7 @@ query; out comes the best score over the references. `f1` and `em` follow Hotpot
 script, hotpot_evaluate_v1.py at github.com/hotpotqa/hotpot. This module also holds the one
 parser of numbers and the one parser of multiple-choice letters.
 
-To add a metric: write a function of (answer, references) and name it in `METRICS`.
+To add a metric: write a function of (answer, references) and register it in `METRICS`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from decimal import Decimal
 from fractions import Fraction
 
 from hcache.errors import DataError
-from hcache.plugins import lookup
+from hcache.plugins import Registry
 
 Metric = Callable[[str, Sequence[str]], float]
+METRICS: Registry[Metric] = Registry("metric", "hcache.metrics")
 VERDICTS = frozenset({"yes", "no", "noanswer"})
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -84,7 +85,7 @@ def metric(name: str) -> Metric:
     Raises:
         ConfigError: for an unknown name, listing the known ones.
     """
-    return lookup(METRICS, name, "metric")
+    return METRICS.find(name)
 
 
 def normalize(text: str) -> str:
@@ -121,16 +122,19 @@ def choice_letter(text: str) -> str:
     return letters.pop() if len(letters) == 1 else ""
 
 
+@METRICS.register("f1")
 def f1(answer: str, references: Sequence[str]) -> float:
     """Token F1; 0 where one side is yes, no or noanswer and the other is not the same."""
     return _best(_f1, answer, references)
 
 
+@METRICS.register("em")
 def em(answer: str, references: Sequence[str]) -> float:
     """1 where the normal forms are equal, else 0."""
     return _best(_em, answer, references)
 
 
+@METRICS.register("numeric")
 def numeric(answer: str, references: Sequence[str]) -> float:
     """1 where the last number of the answer equals the last number of a reference, exactly.
 
@@ -144,6 +148,7 @@ def numeric(answer: str, references: Sequence[str]) -> float:
     return float(bool(found) and _value(found) in wanted)
 
 
+@METRICS.register("choice")
 def choice(answer: str, references: Sequence[str]) -> float:
     """1 where the answer chooses the letter of a reference, else 0.
 
@@ -156,9 +161,6 @@ def choice(answer: str, references: Sequence[str]) -> float:
     return float(choice_letter(answer) in wanted)
 
 
-METRICS: dict[str, Metric] = {"choice": choice, "em": em, "f1": f1, "numeric": numeric}
-
-
 def score_many(
     metric: str, answers: Sequence[str], references: Sequence[Sequence[str]]
 ) -> list[float]:
@@ -169,7 +171,7 @@ def score_many(
         DataError: as the metric does.
         ValueError: if there are not as many answers as reference lists.
     """
-    score = lookup(METRICS, metric, "metric")
+    score = METRICS.find(metric)
     known: dict[tuple[str, tuple[str, ...]], float] = {}
     out = []
     for answer, texts in zip(answers, references, strict=True):

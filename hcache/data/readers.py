@@ -10,7 +10,8 @@ objects with fields of any name. Where a format is JSON, the file holds one obje
 one array of objects. Rows as the Hugging Face hub has them (`hub.py`) are read as well.
 
 To add a reader: write a function from a `Source` to queries, which yields the query of a row
-before it reads the next row, and mark it `@reader`. Its options are its keyword-only parameters.
+before it reads the next row, and register it in
+`READERS`. Its options are its keyword-only parameters.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from hcache.data.metrics import last_number
 from hcache.data.queries import Query
 from hcache.data.source import Row, Source, is_list_of_str
 from hcache.errors import ConfigError, DataError
-from hcache.plugins import lookup
+from hcache.plugins import Registry
 
 Reader = Callable[..., Iterator[Query]]
-READERS: dict[str, Reader] = {}
+READERS: Registry[Reader] = Registry("reader", "hcache.readers")
 
 T = TypeVar("T")
 
@@ -39,12 +40,6 @@ _OTHER_PASSAGES = "Read the file with the option passages: all, or none."
 
 _LETTERS = "ABCD"
 _JSON_NAME = re.compile(r"\.jsonl?(\.gz)?$")
-
-
-def reader(function: Reader) -> Reader:
-    """Register a reader under the name of its function."""
-    READERS[function.__name__] = function
-    return function
 
 
 def read(
@@ -63,7 +58,7 @@ def read(
         ConfigError: for an unknown reader or option, or a value that an option does not take.
         DataError: if the file cannot be read, is empty, or has a row that cannot be used.
     """
-    function = lookup(READERS, reader, "reader")
+    function = READERS.find(reader)
     options = dict(options or {})
     _check_options(reader, function, options)
     if limit is not None and limit < 1:
@@ -85,7 +80,7 @@ def read(
     return queries
 
 
-@reader
+@READERS.register("jsonl")
 def jsonl(
     source: Source,
     *,
@@ -112,7 +107,7 @@ def jsonl(
         )
 
 
-@reader
+@READERS.register("hotpotqa")
 def hotpotqa(
     source: Source, *, passages: str = "supporting", apart: bool = False
 ) -> Iterator[Query]:
@@ -140,7 +135,7 @@ def hotpotqa(
             yield Query(_prompt(texts, question), references, kind=kind)
 
 
-@reader
+@READERS.register("gsm8k")
 def gsm8k(source: Source) -> Iterator[Query]:
     """GSM8K rows; the reference is the number after ####, as written."""
     for row in source.json_rows():
@@ -150,7 +145,7 @@ def gsm8k(source: Source) -> Iterator[Query]:
         yield Query(row.text("question"), (reference.strip(),))
 
 
-@reader
+@READERS.register("mmlu")
 def mmlu(source: Source) -> Iterator[Query]:
     """MMLU rows: CSV (question, four options, letter), or JSON where the file's name says so.
 
@@ -174,7 +169,7 @@ def mmlu(source: Source) -> Iterator[Query]:
         yield _choice(question, options, letter, subject)
 
 
-@reader
+@READERS.register("humaneval")
 def humaneval(source: Source) -> Iterator[Query]:
     """HumanEval problems: the prompt and its canonical solution, as written; nothing is run."""
     for row in source.json_rows():

@@ -1,46 +1,41 @@
-"""Engines, one file each. To add one, write its file and name it in `make_engine`."""
+"""Engines, one file each: requests in, generations out.
 
-from __future__ import annotations
-
-import importlib
+To add one, write a file with a class under `@ENGINES.register("name")` that says which files of a
+model its replies depend on and how it is made (`EngineType`). Every module here is imported with
+the package, so nothing else needs an edit, and nothing slow may be imported at its top.
+"""
 
 from hcache.engines.base import (
+    ENGINES,
     TOO_LONG,
     Engine,
     EngineFactory,
     Engines,
+    EngineType,
     Generation,
     Request,
+    engine_of,
+    make_engine,
     request_for,
 )
-from hcache.engines.scripted import ScriptedEngine, scripted_engine
-from hcache.models.arms import Arm
+from hcache.engines.pool import build_pool
+from hcache.engines.scripted import ScriptedEngine
+from hcache.plugins import load_package
 
 __all__ = [
+    "ENGINES",
     "TOO_LONG",
     "Engine",
     "EngineFactory",
+    "EngineType",
     "Engines",
     "Generation",
     "Request",
     "ScriptedEngine",
+    "build_pool",
+    "engine_of",
     "make_engine",
     "request_for",
 ]
 
-
-def make_engine(arm: Arm, logprobs: bool) -> Engine:
-    """The engine that an arm's model asks for; what is slow to import is only when due."""
-    if arm.by_question:  # made where policies are known
-        serving = importlib.import_module("hcache.joint.serving")
-        engine: Engine = serving.serve(arm, logprobs)
-        return engine
-    if arm.model_config.engine == "scripted":
-        return scripted_engine(arm, logprobs)
-    if arm.model_config.engine == "search":
-        from hcache.engines.search import SearchEngine
-
-        return SearchEngine(arm)
-    from hcache.engines.vllm import VllmEngine
-
-    return VllmEngine(arm, logprobs)
+load_package(__name__, __path__)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from hcache.config.schema import ModelConfig
 from hcache.keys import digest, generation_key, seed_of
 from hcache.models.arms import Arm
+from hcache.plugins import Registry
 from hcache.workflows.effects import Ask, Message
 
 TOO_LONG = "too_long"
@@ -145,6 +146,34 @@ class QueueEngine(ABC):
     def close(self) -> None:
         """See `Engine`."""
         self.queue.clear()
+
+
+class EngineType(Protocol):
+    """What is registered under the name of an engine."""
+
+    @staticmethod
+    def content(model: ModelConfig, place: str) -> dict[str, object]:
+        """Digests of all files of a model that can change a reply; `place` is for errors.
+
+        Settings that every engine has (dtype, lengths, sampling, …) are keyed apart from it.
+        """
+
+    @staticmethod
+    def serving(arm: Arm, logprobs: bool) -> Engine:
+        """The engine of an arm's checkpoint; whatever is slow to import is imported here."""
+
+
+ENGINES: Registry[EngineType] = Registry("engine", "hcache.engines")
+
+
+def engine_of(model: ModelConfig) -> str:
+    """The name of the engine that serves a model."""
+    return model.engine if model.low_rank is None else "low-rank"
+
+
+def make_engine(arm: Arm, logprobs: bool) -> Engine:
+    """The engine that an arm's model asks for."""
+    return ENGINES.find(engine_of(arm.model_config)).serving(arm, logprobs)
 
 
 EngineFactory = Callable[[Arm, bool], Engine]

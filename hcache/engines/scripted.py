@@ -12,14 +12,16 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from hcache.engines.base import TOO_LONG, Generation, QueueEngine, Request
+from hcache.config.schema import ModelConfig
+from hcache.engines.base import ENGINES, TOO_LONG, Generation, QueueEngine, Request
 from hcache.errors import EngineError
-from hcache.keys import digest_text
+from hcache.keys import digest_file, digest_text
 from hcache.models.arms import Arm
 
 Script = Callable[[Request], str]
 
 
+@ENGINES.register("scripted")
 class ScriptedEngine(QueueEngine):
     """Answers from a function of the request, `batch` replies a step."""
 
@@ -27,6 +29,19 @@ class ScriptedEngine(QueueEngine):
         super().__init__(batch)
         self.script = script
         self.provenance = {"engine": "scripted"}
+
+    @staticmethod
+    def content(model: ModelConfig, place: str) -> dict[str, object]:
+        """See `EngineType`: the script."""
+        path = Path(model.path)
+        if not path.is_file():
+            raise EngineError(f"{place}.path: {path} is no script.", "Give a JSON file.")
+        return {"script": digest_file(path)}
+
+    @staticmethod
+    def serving(arm: Arm, logprobs: bool) -> ScriptedEngine:
+        """See `EngineType`."""
+        return ScriptedEngine(read_script(arm.path))
 
     def reply(self, request: Request) -> Generation:
         """See `QueueEngine`."""
@@ -61,8 +76,3 @@ def read_script(path: Path) -> Script:
         return ""
 
     return script
-
-
-def scripted_engine(arm: Arm, logprobs: bool) -> ScriptedEngine:
-    """The engine of a model with `engine: scripted`."""
-    return ScriptedEngine(read_script(arm.path))

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hcache.engines.base import Generation, QueueEngine, Request
-from hcache.errors import EngineError
+from hcache.config.schema import ModelConfig
+from hcache.engines.base import ENGINES, Generation, QueueEngine, Request
+from hcache.errors import ConfigError, EngineError
 from hcache.models.arms import Arm
 
 Scores = npt.NDArray[np.float64]
@@ -27,6 +28,7 @@ Ranker = Callable[[Sequence[str], str], Scores]
 SEPARATOR = "\n\n"  # between passages of a reply
 
 
+@ENGINES.register("search")
 class SearchEngine(QueueEngine):
     """Serves the search tool of a workflow."""
 
@@ -42,6 +44,19 @@ class SearchEngine(QueueEngine):
         self.likeness: Ranker = tfidf if method == "tfidf" else _sentence_encoder(arm.path)
         package = "scikit-learn" if method == "tfidf" else "sentence-transformers"
         self.provenance = {"engine": "search", "method": method, package: version(package)}
+
+    @staticmethod
+    def content(model: ModelConfig, place: str) -> dict[str, object]:
+        """See `EngineType`: a workflow makes the arm of its tool itself."""
+        raise ConfigError(
+            f"{place}.engine: search is no model.",
+            "It is a tool of some workflows, and set there: workflow.search.",
+        )
+
+    @staticmethod
+    def serving(arm: Arm, logprobs: bool) -> SearchEngine:
+        """See `EngineType`."""
+        return SearchEngine(arm)
 
     def reply(self, request: Request) -> Generation:
         """See `QueueEngine`."""

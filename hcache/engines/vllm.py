@@ -17,9 +17,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from hcache.engines.base import TOO_LONG, Generation, Request, prompt_ids
+from hcache.config.schema import ModelConfig
+from hcache.engines.base import ENGINES, TOO_LONG, Generation, Request, prompt_ids
 from hcache.errors import EngineError
 from hcache.models.arms import Arm
+from hcache.models.files import checkpoint_content
 
 QUIET = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -67,6 +69,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
+@ENGINES.register("vllm")
 class VllmEngine:
     """A checkpoint in vLLM, serving every arm that uses it."""
 
@@ -112,6 +115,16 @@ class VllmEngine:
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "eager": str(arguments.get("enforce_eager", False)),
         }
+
+    @staticmethod
+    def content(model: ModelConfig, place: str) -> dict[str, object]:
+        """See `EngineType`: weights, tokenizer, templates and configuration, and the adapter."""
+        return checkpoint_content(model, place)
+
+    @staticmethod
+    def serving(arm: Arm, logprobs: bool) -> VllmEngine:
+        """See `EngineType`."""
+        return VllmEngine(arm, logprobs)
 
     def render(self, request: Request) -> list[int]:
         """Token ids of a prompt."""

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from hcache.config.schema import ExperimentConfig, ModelConfig
+from hcache.engines import build_pool
 from hcache.errors import ConfigError, StoreError
 from hcache.experiment import build_workflow
-from hcache.models.arms import Arm, build_pool
+from hcache.models.arms import Arm
 from hcache.replay.tree import NONE, Tree, tree_of_leaf
 from hcache.store import Store
 from hcache.workflows import Message

@@ -54,7 +54,7 @@ from hcache.replay.exact import backward, hops_of, reach, returns
 from hcache.replay.loading import Replay, load_replay
 from hcache.replay.tree import NONE, Tree, tree_of_leaf, tree_of_state
 from hcache.store import Store
-from hcache.trainers.base import register
+from hcache.trainers.base import TRAINERS
 
 TRUST = 10.0  # largest ratio of a trajectory (truncated importance sampling, Ionides 2008)
 
@@ -69,7 +69,7 @@ class JointSettings(PairSettings):
     batch_queries: int = Field(32, ge=1, description="queries of an update")
 
 
-@register("joint")
+@TRAINERS.register("joint")
 class Joint(PairTrainer):
     """High-level and low-level router together, from stored calls."""
 

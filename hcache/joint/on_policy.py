@@ -38,7 +38,7 @@ from hcache.replay.features import QuestionFeatures, make_encoder
 from hcache.replay.loading import Replay
 from hcache.replay.tree import Tree
 from hcache.store import Store
-from hcache.trainers.base import register
+from hcache.trainers.base import TRAINERS
 
 VALIDATION = 1 << 15  # sample numbers from here on are those of validation
 
@@ -69,7 +69,7 @@ class DrawnCall:
     advantage: float
 
 
-@register("joint-live")
+@TRAINERS.register("joint-live")
 class JointLive(PairTrainer):
     """High-level and low-level router together, on replies drawn in every step."""
 

@@ -9,11 +9,11 @@ from typing import Any, Self
 from torch import Tensor
 
 from hcache.joint.generator import Generator, LowRank, LowRankSettings
-from hcache.policies import register, write_policy
+from hcache.policies.base import POLICIES, write_policy
 from hcache.policies.mlp import MLPPolicy, MLPSettings
 
 
-@register("joint")
+@POLICIES.register("joint")
 class JointPolicy(MLPPolicy):
     """The high-level router, with the generator of ΔW for the arms it may choose."""
 

@@ -8,7 +8,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from hcache.errors import ConfigError
+from hcache.config.schema import ModelConfig
+from hcache.errors import ConfigError, EngineError
 from hcache.files import replace_file
 from hcache.keys import digest, digest_file
 
@@ -94,3 +95,25 @@ class _Memo:
             return
         with contextlib.suppress(OSError):  # a home that cannot be written costs time only
             replace_file(self.file, json.dumps(self.known).encode())
+
+
+def checkpoint_content(model: ModelConfig, place: str) -> dict[str, object]:
+    """Digests of all files of a checkpoint, its template and its adapter that can change a reply.
+
+    Raises:
+        EngineError: the folder holds no checkpoint; `place` is where the model stands.
+    """
+    path = Path(model.path)
+    content: dict[str, object] = dict(digests_of(path)) if path.is_dir() else {}
+    has_weights = any(Path(file).suffix in WEIGHTS for file in content)
+    for lacks, ok in (("config.json", "config.json" in content), ("weights", has_weights)):
+        if not ok:
+            raise EngineError(
+                f"{place}.path: {path} is no checkpoint (it has no {lacks}).",
+                "Give a folder as written by save_pretrained, with weights and tokenizer.",
+            )
+    if model.chat_template is not None:
+        content["chat_template"] = digest_file(Path(model.chat_template))
+    if model.adapter is not None:
+        content["adapter"] = dict(digests_of(Path(model.adapter)))
+    return content

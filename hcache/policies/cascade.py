@@ -9,12 +9,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from hcache.policies import register, write_policy
+from hcache.policies.base import POLICIES, write_policy
 from hcache.policies.inputs import check_states
 from hcache.replay.tree import NONE, States
 
 
-@register("cascade")
+@POLICIES.register("cascade")
 class CascadePolicy(nn.Module):
     """Asks the arms of its order until the scorer of the hop is content."""
 

@@ -9,13 +9,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from hcache.policies import register, write_policy
+from hcache.policies.base import POLICIES, write_policy
 from hcache.policies.inputs import text_scale
 from hcache.policies.planning import Paths, PlanningPolicy, paths_from_json
 from hcache.replay.tree import Tree
 
 
-@register("factorisation")
+@POLICIES.register("factorisation")
 class FactorisationPolicy(PlanningPolicy, nn.Module):
     """δ of every continuation, from the text of the state."""
 

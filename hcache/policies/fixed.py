@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from hcache.errors import ConfigError
-from hcache.policies import register, write_policy
+from hcache.policies.base import POLICIES, write_policy
 from hcache.replay.tree import States, path_name
 
 
-@register("sequence")
+@POLICIES.register("sequence")
 class SequencePolicy:
     """The arms of `path` in turn, then STOP; `path` holds indices into `arms`.
 
@@ -52,7 +52,7 @@ class SequencePolicy:
         return cls(settings["arms"], settings["path"])
 
 
-@register("random")
+@POLICIES.register("random")
 class RandomPolicy:
     """Every valid action with the same probability."""
 

@@ -36,7 +36,7 @@ from hcache.models.causal_lm import (
     token_ids,
     with_end,
 )
-from hcache.policies import Policy, register, write_policy
+from hcache.policies.base import POLICIES, Policy, write_policy
 from hcache.replay.tree import ReadableStates, States, Tree
 
 CUE = "Answer:"
@@ -55,7 +55,7 @@ class ReadingSettings(Settings):
     lora_alpha: float = Field(16.0, gt=0, description="LoRA adds lora_alpha / lora_rank · BA")
 
 
-@register("language")
+@POLICIES.register("language")
 class LanguagePolicy:
     """π(a | s) as a language model's choice among labels."""
 

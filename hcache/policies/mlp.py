@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from hcache.config.schema import Settings
 from hcache.errors import RunError
-from hcache.policies import Policy, register, write_policy
+from hcache.policies.base import POLICIES, Policy, write_policy
 from hcache.policies.inputs import check_states, text_scale
 from hcache.replay.tree import States, Tree
 
@@ -39,7 +39,7 @@ class MLPSettings(Settings):
     embedding: int = Field(8, ge=1, description="size of the learned hop embedding")
 
 
-@register("mlp")
+@POLICIES.register("mlp")
 class MLPPolicy(nn.Module):
     """π(a | s) and V(s), two MLPs with the same inputs."""
 
@@ -182,7 +182,7 @@ def _mlp(inputs: int, outputs: int, settings: MLPSettings) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
 
 
-@register("conditioned")
+@POLICIES.register("conditioned")
 class ConditionedPolicy(MLPPolicy):
     """π(a | s, α) and V(s, α): α is an input, so one training serves the whole front.
 

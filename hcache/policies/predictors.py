@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hcache.config.schema import Settings
-from hcache.policies import register, write_policy
+from hcache.policies.base import POLICIES, write_policy
 from hcache.policies.planning import Paths, PlanningPolicy, paths_from_json
 from hcache.policies.regression import REGRESSIONS, Array, Regressor
 
@@ -27,7 +27,7 @@ KINDS = ("features", "quality", "cost", "present")  # of tensors, by hop: [N, D]
 Fit = tuple[NDArray[np.intp], Regressor, Regressor]  # which columns; of quality, of cost
 
 
-@register("predictor")
+@POLICIES.register("predictor")
 class PredictorPolicy(PlanningPolicy):
     """Plans with the largest Q̂ − α·Ĉ; `at` serves any other α with the same regressors."""
 

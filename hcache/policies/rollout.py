@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hcache.errors import DataError, RunError
-from hcache.policies import Policy
+from hcache.policies.base import Policy
 from hcache.replay.tree import NONE, Tree, greedy
 
 

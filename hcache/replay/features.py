@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -36,6 +36,7 @@ from hcache.models.causal_lm import (
     with_end,
 )
 from hcache.models.files import encoder_digest, locate
+from hcache.plugins import Registry, Source
 
 Array = npt.NDArray[Any]
 Context = Sequence[str]
@@ -201,15 +202,52 @@ def _means(model: Any, rows: Sequence[Sequence[int]]) -> Array:
     return mean_BD
 
 
+ENCODERS: Registry[Callable[[FeaturesConfig], Encoder]] = Registry("encoder", "hcache.encoders")
+"""Functions from the section `features` of an experiment to an encoder."""
+
+
 def make_encoder(config: FeaturesConfig) -> Encoder:
-    """The encoder of an experiment."""
-    if config.encoder == "hashing":
-        return HashingEncoder(config.dim, config.seed)
-    assert config.path is not None
-    path = locate(config.path, Path(), "features.path")
-    if config.encoder == "causal-lm":
-        return CausalEncoder(path, config.max_tokens)
-    return SentenceEncoder(path)
+    """The encoder of an experiment.
+
+    Raises:
+        ConfigError: there is none of that name, or a model is missing.
+    """
+    encoder = ENCODERS.find(config.encoder, "features.encoder")(config)
+    source = ENCODERS.source(config.encoder)
+    return encoder if source is None else _Foreign(encoder, source)
+
+
+class _Foreign:
+    """An encoder from a plug-in: vectors by another version of its code are not taken for its."""
+
+    def __init__(self, encoder: Encoder, source: Source) -> None:
+        self.encoder, self.dim = encoder, encoder.dim
+        self.fingerprint = digest([source.digest, encoder.fingerprint])
+
+    def encode(self, contexts: Sequence[Context]) -> Array:
+        """See `Encoder`."""
+        return self.encoder.encode(contexts)
+
+
+@ENCODERS.register("hashing")
+def _hashing(config: FeaturesConfig) -> Encoder:
+    return HashingEncoder(config.dim, config.seed)
+
+
+@ENCODERS.register("causal-lm")
+def _causal(config: FeaturesConfig) -> Encoder:
+    return CausalEncoder(_model_folder(config), config.max_tokens)
+
+
+@ENCODERS.register("sentence-transformers")
+def _sentence(config: FeaturesConfig) -> Encoder:
+    return SentenceEncoder(_model_folder(config))
+
+
+def _model_folder(config: FeaturesConfig) -> Path:
+    if config.path is None:
+        raise ConfigError(f"features: {config.encoder} needs `path`, the folder of a model.")
+    return locate(config.path, Path(), "features.path")
 
 
 class QuestionFeatures:

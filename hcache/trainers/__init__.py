@@ -1,19 +1,13 @@
 """Trainers: one algorithm a file, one loop for all.
 
-A trainer is one file in this folder with a class under `@register("name")`, its settings beside
-it; every module here is imported with the package, so nothing else needs an edit. A router that
-needs a policy of its own kind has it in the same file, under `hcache.policies.register`.
+A trainer is one file in this folder with a class under `@TRAINERS.register("name")`, its settings
+with it; every module here is imported with the package, so nothing else needs an edit.
 """
 
-from __future__ import annotations
-
-import importlib
-import pkgutil
-
-from hcache.trainers.base import TRAINERS, Trainer, greedy_metrics, register
+from hcache.plugins import load_package
+from hcache.trainers.base import TRAINERS, Trainer, greedy_metrics
 from hcache.trainers.loop import Fitted, OnMetrics, fit
 
-__all__ = ["TRAINERS", "Fitted", "OnMetrics", "Trainer", "fit", "greedy_metrics", "register"]
+__all__ = ["TRAINERS", "Fitted", "OnMetrics", "Trainer", "fit", "greedy_metrics"]
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+load_package(__name__, __path__)

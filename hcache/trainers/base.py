@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Protocol, TypeVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
 from hcache.config.schema import Settings as AnySettings
 from hcache.errors import RunError
 from hcache.experiment import Experiment
-from hcache.plugins import register_in
+from hcache.plugins import Registry
 from hcache.policies import Policy
 from hcache.policies.rollout import greedy_leaves
 from hcache.replay.exact import hops_of, mean_by_query
@@ -129,13 +129,7 @@ class ClosedForm(Trainer):
         """Nothing to take back."""
 
 
-TRAINERS: dict[str, type[Trainer]] = {}
-T = TypeVar("T", bound=Trainer)
-
-
-def register(name: str) -> Callable[[type[T]], type[T]]:
-    """Put a trainer class into TRAINERS under `name`."""
-    return register_in(TRAINERS, name, "trainers")
+TRAINERS: Registry[type[Trainer]] = Registry("trainer", "hcache.trainers")
 
 
 def greedy_metrics(policy: Policy, tree: Tree, alpha: float) -> dict[str, float]:

@@ -33,7 +33,7 @@ from hcache.policies.factorisation import FactorisationPolicy
 from hcache.policies.planning import continuations
 from hcache.replay.exact import TIE
 from hcache.replay.tree import Tree, tree_of_state
-from hcache.trainers.base import register
+from hcache.trainers.base import TRAINERS
 from hcache.trainers.network import GradientTrainer, OptimiserSettings
 
 Weights = Literal["stake", "equal"]
@@ -49,7 +49,7 @@ class FactorisationSettings(OptimiserSettings):
     lr: float = Field(1e-3, gt=0, description="learning rate of Adam")
 
 
-@register("factorisation")
+@TRAINERS.register("factorisation")
 class Factorisation(GradientTrainer):
     """Logistic loss on preferences between continuations; every hop weighs the same."""
 

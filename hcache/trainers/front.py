@@ -18,7 +18,7 @@ from hcache.policies import Policy
 from hcache.policies.mlp import ConditionedPolicy
 from hcache.replay.exact import returns
 from hcache.replay.tree import Tree
-from hcache.trainers.base import greedy_metrics, register
+from hcache.trainers.base import TRAINERS, greedy_metrics
 from hcache.trainers.soft import Soft, SoftSettings
 
 MOST = 0.95  # of u: α up to 19 · α₀
@@ -31,7 +31,7 @@ class FrontSettings(SoftSettings):
     alphas: int = Field(4, ge=1, description="values of α of an iteration, K")
 
 
-@register("front")
+@TRAINERS.register("front")
 class Front(Soft):
     """Soft policy iteration of a policy that takes α as an input."""
 

@@ -29,7 +29,7 @@ from hcache.policies.language import LanguagePolicy, ReadingSettings
 from hcache.policies.mlp import MASKED
 from hcache.replay.exact import mean_by_query, sequences, static_leaves
 from hcache.replay.tree import NONE, Tree
-from hcache.trainers.base import greedy_metrics, register
+from hcache.trainers.base import TRAINERS, greedy_metrics
 from hcache.trainers.network import GradientTrainer, OptimiserSettings
 from hcache.trainers.sft import TargetSettings, targets_of
 
@@ -50,7 +50,7 @@ class LanguageSettings(ReadingSettings, TargetSettings, OptimiserSettings):
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
 
 
-@register("language")
+@TRAINERS.register("language")
 class Language(GradientTrainer):
     """Cross-entropy of a language model's choices to the best actions of the training trees."""
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from hcache.replay.exact import backward
 from hcache.replay.tree import Tree
-from hcache.trainers.base import register
+from hcache.trainers.base import TRAINERS
 from hcache.trainers.network import NetworkSettings, NetworkTrainer
 
 Advantage = Literal["gae", "exact"]
@@ -72,7 +72,7 @@ class Batch:
         return Batch(*(value[index] for value in vars(self).values()))
 
 
-@register("ppo")
+@TRAINERS.register("ppo")
 class PPO(NetworkTrainer):
     """Proximal policy optimisation of an actor-critic on the training trees."""
 

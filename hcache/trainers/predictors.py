@@ -16,7 +16,7 @@ from hcache.policies.planning import continuations
 from hcache.policies.predictors import KINDS, PredictorPolicy
 from hcache.policies.regression import BoostingSettings, KNNSettings, LogisticSettings, SVMSettings
 from hcache.replay.tree import NONE, Tree
-from hcache.trainers.base import ClosedForm, register
+from hcache.trainers.base import TRAINERS, ClosedForm
 
 
 class Predictor(ClosedForm):
@@ -43,7 +43,7 @@ class Predictor(ClosedForm):
         )
 
 
-@register("knn")
+@TRAINERS.register("knn")
 class KNN(Predictor):
     """Means over the k nearest training states."""
 
@@ -51,7 +51,7 @@ class KNN(Predictor):
     name = "knn"
 
 
-@register("logistic")
+@TRAINERS.register("logistic")
 class Logistic(Predictor):
     """Logistic regression of quality in [0, 1], ridge regression of cost."""
 
@@ -59,7 +59,7 @@ class Logistic(Predictor):
     name = "logistic"
 
 
-@register("boosting")
+@TRAINERS.register("boosting")
 class Boosting(Predictor):
     """Gradient-boosted trees of quality on principal components, ridge regression of cost."""
 
@@ -67,7 +67,7 @@ class Boosting(Predictor):
     name = "boosting"
 
 
-@register("svm")
+@TRAINERS.register("svm")
 class SVM(Predictor):
     """Support vector regression of quality on principal components, ridge regression of cost."""
 

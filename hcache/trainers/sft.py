@@ -34,7 +34,7 @@ from hcache.config.schema import Settings
 from hcache.errors import ConfigError
 from hcache.replay.exact import only_best, oracle, oracle_leaves, reach
 from hcache.replay.tree import NONE, Tree, tree_of_leaf, tree_of_state
-from hcache.trainers.base import register
+from hcache.trainers.base import TRAINERS
 from hcache.trainers.network import NetworkSettings, NetworkTrainer
 
 Ties = Literal["all", "random_one", "deterministic_one"]
@@ -60,7 +60,7 @@ class SFTSettings(NetworkSettings, TargetSettings):
     batch_size: int = Field(64, ge=1, description="states of a minibatch")
 
 
-@register("sft")
+@TRAINERS.register("sft")
 class SFT(NetworkTrainer):
     """Cross-entropy of the actor to the best actions of the training trees."""
 

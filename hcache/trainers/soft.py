@@ -31,7 +31,7 @@ from torch import Tensor
 
 from hcache.policies.mlp import MLPPolicy
 from hcache.replay.exact import backward, reach, returns
-from hcache.trainers.base import register
+from hcache.trainers.base import TRAINERS
 from hcache.trainers.network import NetworkSettings, NetworkTrainer
 
 Target = Literal["soft", "optimal"]
@@ -47,7 +47,7 @@ class SoftSettings(NetworkSettings):
     batch_size: int = Field(64, ge=1, description="states of a minibatch")
 
 
-@register("soft")
+@TRAINERS.register("soft")
 class Soft(NetworkTrainer):
     """Cross-entropy of the actor to softmax(Q/τ) at every state, Q exact on the training trees."""
 

@@ -32,7 +32,7 @@ from hcache.policies.planning import continuations
 from hcache.policies.regression import SoftLogistic
 from hcache.replay.exact import TIE
 from hcache.replay.tree import NONE, Tree, tree_of_state
-from hcache.trainers.base import ClosedForm, register
+from hcache.trainers.base import TRAINERS, ClosedForm
 
 ORDERS = 256  # most orders whose thresholds are searched
 
@@ -44,7 +44,7 @@ class CascadeSettings(Settings):
     folds: int = Field(5, ge=2, description="parts of the queries, each scored by the others")
 
 
-@register("cascade")
+@TRAINERS.register("cascade")
 class Cascade(ClosedForm):
     """Arms in a fixed order, and after each call a learned judgement whether to stop."""
 

@@ -1,10 +1,12 @@
 """Workflows: one definition of the decision process each, in a file of its own.
 
-To add one, write a file with a pydantic class that derives from `Workflow` and decorate it with
-`register`; its fields are its settings in an experiment file. Then name it here.
+To add one, write a file with a pydantic class that derives from `Workflow`, under
+`@WORKFLOWS.register("name")`; its fields are its settings in an experiment file. Every module here
+is imported with the package, so nothing else needs an edit.
 """
 
-from hcache.workflows.base import WORKFLOWS, Workflow, register
+from hcache.plugins import load_package
+from hcache.workflows.base import WORKFLOWS, Workflow
 from hcache.workflows.cascade import Cascade
 from hcache.workflows.effects import (
     STOP,
@@ -41,5 +43,6 @@ __all__ = [
     "Undecided",
     "Workflow",
     "advance",
-    "register",
 ]
+
+load_package(__name__, __path__)

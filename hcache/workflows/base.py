@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from hcache.data.queries import Query
 from hcache.keys import digest
 from hcache.models.arms import Arm
+from hcache.plugins import Registry, source_of
 from hcache.workflows.effects import Flow, Message
 
 
@@ -61,7 +62,9 @@ class Workflow(BaseModel, ABC):
     def fingerprint(self) -> str:
         """Identity of what is said. The horizon is left out: a longer one only adds to it."""
         settings = self.model_dump(exclude={"hops"})
-        return digest({"version": self.version, **settings})
+        source = source_of(type(self))
+        plugin = {} if source is None else {"plugin": source.digest}
+        return digest({"version": self.version, **settings, **plugin})
 
 
 def prompt_for(arm: Arm, parts: Sequence[str], separator: str) -> tuple[Message, ...]:
@@ -71,11 +74,4 @@ def prompt_for(arm: Arm, parts: Sequence[str], separator: str) -> tuple[Message,
     return (*system, Message("user", user))
 
 
-WORKFLOWS: dict[str, type[Workflow]] = {}
-W = TypeVar("W", bound=Workflow)
-
-
-def register(workflow: type[W]) -> type[W]:
-    """Make a workflow known under the default of its field `name`."""
-    WORKFLOWS[workflow.model_fields["name"].default] = workflow
-    return workflow
+WORKFLOWS: Registry[type[Workflow]] = Registry("workflow", "hcache.workflows")

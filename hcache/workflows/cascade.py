@@ -15,11 +15,11 @@ from pydantic import Field
 from hcache.data.extractors import drop_thought
 from hcache.data.queries import Query
 from hcache.models.arms import Arm
-from hcache.workflows.base import Workflow, prompt_for, register
+from hcache.workflows.base import WORKFLOWS, Workflow, prompt_for
 from hcache.workflows.effects import STOP, Ask, Choose, Flow
 
 
-@register
+@WORKFLOWS.register("cascade")
 class Cascade(Workflow):
     """Settings of the cascade; with fewer arms than hops it ends when all were asked."""
 

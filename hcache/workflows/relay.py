@@ -13,11 +13,11 @@ from pydantic import Field, field_validator
 from hcache.data.extractors import drop_thought
 from hcache.data.queries import Query
 from hcache.models.arms import Arm
-from hcache.workflows.base import Workflow, prompt_for, register
+from hcache.workflows.base import WORKFLOWS, Workflow, prompt_for
 from hcache.workflows.effects import STOP, Ask, Choose, Flow, Message
 
 
-@register
+@WORKFLOWS.register("relay")
 class Relay(Workflow):
     """Settings of the relay; prompts say neither L nor which hop is last."""
 

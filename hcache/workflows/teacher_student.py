@@ -31,7 +31,7 @@ from hcache.errors import ConfigError
 from hcache.models.arms import Arm
 from hcache.models.files import locate
 from hcache.workflows.acts import Act, has_verdict, parse_act
-from hcache.workflows.base import Workflow, prompt_for, register
+from hcache.workflows.base import WORKFLOWS, Workflow, prompt_for
 from hcache.workflows.effects import Answer, Ask, Choose, Decision, Flow
 from hcache.workflows.search import SearchSettings, with_content
 
@@ -85,7 +85,7 @@ def default_prompts() -> Prompts:
     return Prompts.model_validate(_read_yaml(PROMPTS, "prompts"))
 
 
-@register
+@WORKFLOWS.register("teacher_student")
 class TeacherStudent(Workflow):
     """Settings of the dialogue; its decisions are one for each role."""
 

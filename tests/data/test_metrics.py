@@ -352,7 +352,7 @@ def test_score_many_scores_each_distinct_pair_once(monkeypatch: pytest.MonkeyPat
         calls.append((answer, references))
         return float(len(calls))
 
-    monkeypatch.setitem(METRICS, "counted", counted)
+    monkeypatch.setitem(METRICS.entries, "counted", counted)
     scores = score_many("counted", ["x", "y", "x", "x"], [["r"], ["r"], ("r",), ["s"]])
     assert scores == [1, 2, 1, 3]
     assert len(calls) == 3

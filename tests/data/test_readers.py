@@ -12,7 +12,7 @@ import pytest
 from helpers.paths import SHARED
 
 from hcache.data.queries import Query
-from hcache.data.readers import READERS, read, reader
+from hcache.data.readers import READERS, read
 from hcache.data.source import Source
 from hcache.errors import ConfigError, DataError
 
@@ -451,9 +451,9 @@ def test_a_download_that_was_cut_off(tmp_path: Path, cut: int) -> None:
 
 
 def test_a_new_reader_is_one_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hcache.data.readers.READERS", {})
+    monkeypatch.setattr(READERS, "entries", {})
 
-    @reader
+    @READERS.register("pairs")
     def pairs(source: Source, *, answer: str = "x") -> Iterator[Query]:
         """One question per line."""
         for line in source.lines():

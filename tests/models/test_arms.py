@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from hcache.config.schema import ArmConfig, ModelConfig
+from hcache.engines import build_pool
 from hcache.errors import ConfigError, EngineError
 from hcache.keys import digest_file
 from hcache.models import files
-from hcache.models.arms import Arm, build_pool
+from hcache.models.arms import Arm
 from hcache.models.files import locate
 
 FILES = {

@@ -10,8 +10,8 @@ import torch
 from helpers.forest import random_forest
 
 from hcache.errors import ConfigError, RunError
-from hcache.policies import POLICIES, Policy, load_policy, register
-from hcache.policies.fixed import RandomPolicy, SequencePolicy
+from hcache.policies import POLICIES, Policy, load_policy
+from hcache.policies.fixed import SequencePolicy
 from hcache.policies.mlp import MASKED, MLPPolicy, MLPSettings
 from hcache.policies.rollout import greedy_leaves
 from hcache.replay.tree import Tree
@@ -164,5 +164,5 @@ def test_damaged_files_are_noticed(tmp_path: Path) -> None:
 
 
 def test_a_name_is_taken_once() -> None:
-    with pytest.raises(ConfigError, match="two policies"):
-        register("random")(RandomPolicy)
+    with pytest.raises(ConfigError, match="there twice"):
+        POLICIES.register("random")(object)

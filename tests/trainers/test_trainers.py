@@ -19,7 +19,7 @@ from hcache.evaluation.evaluator import evaluate
 from hcache.policies.rollout import greedy_leaves
 from hcache.replay.exact import oracle_leaves, reach, sequences
 from hcache.replay.tree import tree_of_leaf, tree_of_state
-from hcache.trainers import fit, greedy_metrics, register
+from hcache.trainers import TRAINERS, fit, greedy_metrics
 from hcache.trainers.device import pick_device
 from hcache.trainers.ppo import PPO, PPOSettings, exact_advantages, gae
 from hcache.trainers.sft import (
@@ -81,8 +81,8 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_trainer_name_is_taken_once() -> None:
-    with pytest.raises(ConfigError, match="two trainers"):
-        register("ppo")(PPO)
+    with pytest.raises(ConfigError, match="there twice"):
+        TRAINERS.register("ppo")(object)
 
 
 def test_settings_are_checked() -> None:

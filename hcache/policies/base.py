@@ -1,0 +1,142 @@
+"""Policies: a state goes in, a probability for every action comes out.
+
+A policy is one file in this folder with a class under `@register("name")`; every module here is
+imported with the package, so nothing else needs an edit. A saved policy is a folder with
+`policy.safetensors` (its tensors) and `policy.json` (its registered name, its settings and the
+digest of the tensors).
+
+Axes in names: n states asked about, A actions (arms, then STOP).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, Self, runtime_checkable
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from hcache.errors import ConfigError, RunError
+from hcache.files import replace_file
+from hcache.keys import digest_file
+from hcache.plugins import Registry
+from hcache.replay.tree import States
+
+FORMAT = 1  # of a saved policy; raised when an older reader could not read it
+TENSORS, DESCRIPTION = "policy.safetensors", "policy.json"
+
+
+class Policy(Protocol):
+    """A router: π(a | s) for every state and action."""
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The arms that its actions stand for, in order; the action after them is STOP."""
+
+    def probs(self, states: States) -> Tensor:
+        """Probabilities [n, A]: exactly 0 on actions that are not valid, rows sum to 1."""
+
+    def save(self, folder: Path) -> None:
+        """Write `policy.safetensors` and `policy.json` into `folder`."""
+
+
+@runtime_checkable
+class AnyAlpha(Protocol):
+    """A policy that serves any α, not only the one that it was trained with."""
+
+    def at(self, alpha: float) -> Policy:
+        """The same policy for R = Q − α·C with this α."""
+
+
+def at_alpha(policy: Policy, alpha: float) -> Policy:
+    """The policy at an α, where it can serve another than its own; else the policy."""
+    return policy.at(alpha) if isinstance(policy, AnyAlpha) else policy
+
+
+class StoredPolicy(Policy, Protocol):
+    """What a registered class has besides: the way back from a saved folder."""
+
+    @classmethod
+    def restore(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
+        """The policy that `save` wrote; ValueError, TypeError or KeyError if it does not fit."""
+
+
+POLICIES: Registry[type[StoredPolicy]] = Registry("policy", "hcache.policies")
+
+
+def write_policy(
+    folder: Path, name: str, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> None:
+    """Save a policy; the description goes last, so that a half-written folder is noticed."""
+    copies = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    replace_file(folder / TENSORS, safetensors.torch.save(copies))
+    description = {
+        "format": FORMAT,
+        "name": name,
+        "settings": dict(settings),
+        "tensors": digest_file(folder / TENSORS),
+    }
+    replace_file(folder / DESCRIPTION, (json.dumps(description, indent=1) + "\n").encode())
+
+
+def load_policy(folder: Path) -> Policy:
+    """Read a saved policy.
+
+    Raises:
+        RunError: if the folder holds none, or one that is damaged, unknown or does not fit.
+    """
+    description = _read_description(folder)
+    name = description["name"]
+    if name not in POLICIES:
+        raise RunError(
+            f"{folder} holds a policy of the unknown class {name!r}.",
+            f"This version knows {', '.join(sorted(POLICIES))}; use the version that saved it.",
+        )
+    tensors = _read_tensors(folder, description["tensors"])
+    try:
+        return POLICIES[name].restore(description["settings"], tensors)
+    except (ValueError, TypeError, KeyError, RuntimeError, ConfigError) as exc:
+        raise RunError(
+            f"the policy in {folder} does not fit the class {name!r}: {exc}",
+            "Use the version of hcache that saved it, or train it again.",
+        ) from exc
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    path = folder / DESCRIPTION
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as exc:
+        raise RunError(
+            f"there is no policy in {folder}: {DESCRIPTION} is missing.",
+            "Train one with `hcache train`, or name the folder of a finished run.",
+        ) from exc
+    except (OSError, ValueError) as exc:
+        raise RunError(f"{path} cannot be read: {exc}.", "Train the policy again.") from exc
+    wanted = {"format", "name", "settings", "tensors"}
+    if not isinstance(description, dict) or not wanted <= description.keys():
+        raise RunError(f"{path} does not describe a policy.", "Train the policy again.")
+    if description["format"] != FORMAT:
+        raise RunError(
+            f"{path} has format {description['format']!r}, and this version reads {FORMAT}.",
+            "Use the version of hcache that saved it.",
+        )
+    return description
+
+
+def _read_tensors(folder: Path, wanted: str) -> dict[str, Tensor]:
+    path = folder / TENSORS
+    if not path.is_file():
+        raise RunError(f"{path} is missing.", "Train the policy again, or copy the whole folder.")
+    if digest_file(path) != wanted:
+        raise RunError(
+            f"{path} is damaged or belongs to another {DESCRIPTION}.",
+            "Train the policy again, or copy the whole folder.",
+        )
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, ValueError, safetensors.SafetensorError) as exc:
+        raise RunError(f"{path} cannot be read: {exc}.", "Train the policy again.") from exc
