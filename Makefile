@@ -16,8 +16,8 @@ setup: ## set up .venv
 demo: setup ## sample, train and evaluate the demo
 	$(BIN)/hcache demo
 
-test: lint ## run the checks of lint, then the tests, warnings being errors
-	$(BIN)/python -m pytest
+test: lint ## run the checks of lint, then the tests on all cores, warnings being errors
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: setup ## check style, formatting and types
 	$(BIN)/ruff check .

@@ -27,8 +27,8 @@ def main() -> None:
     )
 
     # Train and evaluate a router: no model is loaded.
-    run = hcache.train(experiment.config, experiment.db, source=experiment.source)
-    report = hcache.evaluate_runs(experiment.config, experiment.db, [run], "valid")
+    run = hcache.train(experiment)
+    report = hcache.evaluate_runs(experiment, [run], "valid")
     print(report.verdicts)
 
     # Route one question live: now models are loaded.

@@ -7,8 +7,8 @@ What the command line does, as functions; each name is imported when it is first
     with hcache.Store(experiment.db) as store:
         frame = store.sequences("test")                       # polars
         tree = hcache.load_replay(store, experiment.config, "train").tree
-    run = hcache.train(experiment.config, experiment.db)
-    report = hcache.evaluate_runs(experiment.config, experiment.db, [run], "test")
+    run = hcache.train(experiment)
+    report = hcache.evaluate_runs(experiment, [run], "test")
     with hcache.live_router(run.folder) as router:
         route = router.route("What is: 12 + 30")
 """

@@ -140,7 +140,7 @@ class Experiment:
     def _recorded(self, tables: dict[str, list[Row]]) -> bool:
         with Store(self.db) as store:
             for table in ("experiments", "pools", "splits"):
-                stored = store.sql(f"select * from {table} where experiment = $1", [self.name])
+                stored = store.rows_of(table, self.name)
                 rows = {canonical(row) for row in stored.iter_rows(named=True)}
                 if rows != {canonical(row) for row in tables[table]}:
                     return False

@@ -1,9 +1,15 @@
-"""Files that are whole or not there: written beside their place, then moved into it."""
+"""Files that are whole or absent, and the folder of what may be lost without harm."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """Folder for what can be made or fetched again, below the user's cache."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return home / "hcache"
 
 
 def replace_file(path: Path, data: bytes) -> None:

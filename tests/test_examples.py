@@ -10,7 +10,7 @@ from helpers.paths import ROOT
 from hcache.config.file import parse_settings, read_config
 from hcache.experiment import Experiment
 from hcache.runs.evaluating import evaluate_runs
-from hcache.runs.training import train
+from hcache.runs.training import train, with_train
 from hcache.sampling import Sampler, make_plan
 from hcache.trainers import TRAINERS
 
@@ -75,8 +75,8 @@ def test_hierrouter_runs_with_small_models_put_in(tmp_path: Path) -> None:
     tally = Sampler(experiment).run()
     assert tally.complete == tally.queries == len(experiment.queries()) == 36
     settings = experiment.config.train.model_copy(update={"algo": "ppo", "iterations": 2})
-    trained = experiment.config.model_copy(update={"train": settings})
-    run = train(trained, experiment.db, source=preset, folder=tmp_path)
-    report = evaluate_runs(trained, experiment.db, [run], "test")
+    trained = with_train(experiment, settings)
+    run = train(trained, folder=tmp_path)
+    report = evaluate_runs(trained, [run], "test")
     assert {group.name for group in report.groups if group.by == "dataset"} == set(config.data)
     assert report.groups[0].queries == len(experiment.splits["test"])

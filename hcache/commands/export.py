@@ -20,7 +20,7 @@ from hcache.errors import ConfigError, StoreError
 from hcache.files import replace_file
 from hcache.plugins import lookup
 from hcache.store import Store
-from hcache.store.queries import TRAJECTORIES
+from hcache.store.queries import exported
 
 FORMATS: dict[str, Callable[[pl.DataFrame, BytesIO], None]] = {
     ".jsonl": pl.DataFrame.write_ndjson,
@@ -54,7 +54,7 @@ def export(
     check_free(out, force)
     with Store(db) as store:
         chosen = chosen_experiment(store, experiment)
-        frame = store.sql(TRAJECTORIES, [chosen])
+        frame = store.sql(exported(store.metrics()), [chosen])
     if frame.is_empty():
         raise StoreError(
             f"{db} holds no trajectories of {chosen}.",
@@ -87,8 +87,7 @@ def chosen_experiment(store: Store, name: str | None) -> str:
         ConfigError: there is none of that name.
         StoreError: there are several to choose from, or none.
     """
-    found = store.sql("select experiment from experiments order by all")
-    known: list[str] = found["experiment"].to_list()
+    known = store.experiments()
     if name is not None:
         return lookup({experiment: experiment for experiment in known}, name, "experiment")
     if len(known) != 1:

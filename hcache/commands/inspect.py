@@ -73,10 +73,13 @@ def show(
             raise StoreError(f"more than one trajectory begins with {trajectory!r}.", "Give more.")
         outcome = found.row(0, named=True)
         hops = store.calls(outcome["trajectory_id"], outcome["experiment"])
-    _show(outcome, hops.to_dicts())
+        scores = {metric: outcome[metric] for metric in store.metrics()}
+    _show(outcome, hops.to_dicts(), scores)
 
 
-def _show(outcome: dict[str, Any], hops: list[dict[str, Any]]) -> None:
+def _show(
+    outcome: dict[str, Any], hops: list[dict[str, Any]], scores: dict[str, float | None]
+) -> None:
     console.rule(f"{outcome['sequence']}  ({outcome['dataset']}, {outcome['split']})")
     _field("question", outcome["question"])
     for number, hop in enumerate(hops, 1):
@@ -89,7 +92,6 @@ def _show(outcome: dict[str, Any], hops: list[dict[str, Any]]) -> None:
     console.rule("outcome")
     _field("answer", outcome["answer"] or "")
     _field("references", " | ".join(outcome["references"]))
-    scores = {name: outcome[name] for name in ("f1", "em", "numeric", "choice")}
     known = ", ".join(f"{name} {value:.4g}" for name, value in scores.items() if value is not None)
     _field("scores", f"{known}; cost {outcome['cost']:.4g}")
     if outcome["notes"]:
@@ -153,7 +155,7 @@ def compare_runs(
     from hcache.runs.evaluating import compare
 
     first, second = find_run(one, folder), find_run(two, folder)
-    said = compare(first, second, db or Path(first.manifest["db"]), split)
+    said = compare(first, second, split, db)
     console.print(said, soft_wrap=True, highlight=False)
 
 

@@ -20,7 +20,11 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a value, as in `--set train.alpha=0.1`. Repeatable."),
 ]
-Beside = Annotated[
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", help="A Python file with metrics, trainers, … of yours. Repeatable."),
+]
+With = Annotated[
     list[Path] | None,
     typer.Option(
         "--with", help="An experiment of another workflow on the same questions. Repeatable."

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from hcache.commands.options import Beside, Database, Overrides, console
-from hcache.commands.routers import target_of
+from hcache.commands.options import Database, Overrides, With, console
+from hcache.commands.routers import EvaluationProgress, target_of
 
 
 def report(
@@ -25,7 +25,7 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write; `report` beside the runs otherwise.")
     ] = None,
-    beside: Beside = None,
+    with_: With = None,
     db: Database = None,
     set_: Overrides = None,
 ) -> None:
@@ -37,20 +37,13 @@ def report(
     """
     from hcache.reporting import write_report
 
-    found = [target_of(target, set_ or (), db) for target in targets]
-    config, _, database = found[0]
-    runs = list(dict.fromkeys(run for _, own, _ in found for run in own))
-    folder = out or (runs[0].folder.parent if runs else Path(config.runs)) / "report"
-    others = [target_of(str(file), set_ or (), db) for file in beside or ()]
-    written = write_report(
-        config,
-        database,
-        runs,
-        folder,
-        split,
-        ["hcache", *sys.argv[1:]],
-        [(other, other_db, other_runs) for other, other_runs, other_db in others],
-    )
+    (experiment, runs), *more = [target_of(target, set_ or (), db) for target in targets]
+    runs = list(dict.fromkeys([*runs, *(run for _, own in more for run in own)]))
+    folder = out or (runs[0].folder.parent if runs else Path(experiment.config.runs)) / "report"
+    others = [target_of(str(file), set_ or (), db) for file in with_ or ()]
+    with EvaluationProgress() as on_router:
+        command = ["hcache", *sys.argv[1:]]
+        written = write_report(experiment, runs, folder, split, command, others, on_router)
     for sentence in written.verdicts.values():
         console.print(sentence, soft_wrap=True, highlight=False, markup=False)
     console.print(f"{folder / 'index.html'}", soft_wrap=True, highlight=False, markup=False)

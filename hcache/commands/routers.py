@@ -9,15 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from hcache.commands.options import (
     AsJson,
-    Beside,
     Database,
     ExperimentFile,
     Overrides,
     Seed,
+    With,
     console,
     notes,
 )
@@ -55,9 +61,7 @@ def train(
     overrides += [f"train.settings.device={device}"] if device is not None else []
     loaded = Experiment.load(experiment, overrides, db, "joint-live" if live else algo)
     with TrainingProgress(loaded.config) as on_metrics:
-        run = train_router(
-            loaded.config, loaded.db, source=loaded.source, init=init, on_metrics=on_metrics
-        )
+        run = train_router(loaded, init=init, on_metrics=on_metrics)
     for line in _outcome(run, str(experiment)):
         console.print(line, soft_wrap=True, highlight=False)
 
@@ -110,6 +114,26 @@ class TrainingProgress:
             self.bars.update(self.task, reward=f"{reward:.4f}")
 
 
+class EvaluationProgress:
+    """A bar over the routers that are evaluated; gives the callback that moves it."""
+
+    def __init__(self) -> None:
+        self.bars = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=notes
+        )
+        self.task = self.bars.add_task("evaluating", total=None)
+
+    def __enter__(self) -> Callable[[str, int, int], None]:
+        self.bars.start()
+        return self._update
+
+    def __exit__(self, *error: object) -> None:
+        self.bars.stop()
+
+    def _update(self, name: str, done: int, total: int) -> None:
+        self.bars.update(self.task, completed=done, total=total, description=f"evaluating: {name}")
+
+
 def evaluate(
     target: Annotated[
         str,
@@ -123,7 +147,7 @@ def evaluate(
     alpha: Annotated[
         float | None, typer.Option(help="α of the reward, in place of its own.")
     ] = None,
-    beside: Beside = None,
+    with_: With = None,
     db: Database = None,
     set_: Overrides = None,
     as_json: AsJson = False,
@@ -139,13 +163,15 @@ def evaluate(
     """
     from hcache.evaluation.leaderboard import table
     from hcache.runs.evaluating import evaluate_runs
+    from hcache.runs.training import with_train
 
-    config, runs, database = target_of(target, set_ or (), db)
+    experiment, runs = target_of(target, set_ or (), db)
     if alpha is not None:
-        settings = config.train.model_copy(update={"alpha": alpha})
-        config = config.model_copy(update={"train": settings})
-    others = [target_of(str(file), set_ or (), db) for file in beside or ()]
-    report = evaluate_runs(config, database, runs, split, [(c, d, r) for c, r, d in others])
+        settings = experiment.config.train.model_copy(update={"alpha": alpha})
+        experiment = with_train(experiment, settings)
+    others = [target_of(str(file), set_ or (), db) for file in with_ or ()]
+    with EvaluationProgress() as on_router:
+        report = evaluate_runs(experiment, runs, split, others, on_router)
     if csv is not None:
         _write_csv(csv, report.to_dict()["rows"])
     if as_json:
@@ -220,8 +246,8 @@ def rerun(
 
 def target_of(
     target: str, overrides: list[str] | tuple[()], db: Path | None
-) -> tuple[ExperimentConfig, list[Run], Path]:
-    """The configuration, finished runs and database of an experiment file, or of one run."""
+) -> tuple[Experiment, list[Run]]:
+    """An experiment file with its finished runs, or a run with its experiment."""
     from hcache.runs.folder import all_runs, find_run
 
     if target.endswith((".yaml", ".yml")):
@@ -231,11 +257,11 @@ def target_of(
             for run in all_runs(Path(loaded.config.runs))
             if run.finished and run.manifest["experiment"] == loaded.name
         ]
-        return loaded.config, runs, loaded.db
+        return loaded, runs
     run = find_run(target)
     if not run.finished:
         raise RunError(f"{run.folder} is not finished.", "Run the same train command to go on.")
-    return run.config, [run], db or Path(run.manifest["db"])
+    return run.experiment(db), [run]
 
 
 def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:

@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from hcache.commands.options import Database, ExperimentFile, Overrides, console, notes, table_of
+from hcache.commands.options import (
+    Database,
+    ExperimentFile,
+    Overrides,
+    Plugins,
+    console,
+    notes,
+    table_of,
+)
 from hcache.config.schema import Server
 from hcache.data.queries import SPLITS
 from hcache.errors import ConfigError
@@ -20,13 +28,14 @@ def plan(
     experiment: ExperimentFile,
     db: Database = None,
     set_: Overrides = None,
+    plugin: Plugins = None,
     show: Annotated[int, typer.Option(help="Print this many real prompts.")] = 0,
 ) -> None:
     """Say what sampling would do: generations, what is cached, tokens, time. Runs no model.
 
     Example: `hcache plan data/demo/experiment.yaml --show 3`
     """
-    loaded = Experiment.load(experiment, set_ or (), db)
+    loaded = Experiment.load(experiment, set_ or (), db, plugins=plugin or ())
     made = make_plan(loaded, show)
     console.print(table_of(_plan_rows(made), f"plan of {loaded.name}"))
     console.print(
@@ -44,6 +53,7 @@ def sample(
     experiment: ExperimentFile,
     db: Database = None,
     set_: Overrides = None,
+    plugin: Plugins = None,
     budget: Annotated[
         int | None, typer.Option(min=0, help="Make at most this many generations; whole queries.")
     ] = None,
@@ -68,7 +78,7 @@ def sample(
 
     Example: `hcache sample data/demo/experiment.yaml`
     """
-    loaded = Experiment.load(experiment, set_ or (), db)
+    loaded = Experiment.load(experiment, set_ or (), db, plugins=plugin or ())
     if policy is not None:
         from hcache.runs.folder import find_run
         from hcache.runs.routing import with_changes

@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ValidationError,
-)
+from pydantic import BaseModel, ValidationError
 
 from hcache.config.schema import ExperimentConfig, Settings, TrainConfig
 from hcache.errors import ConfigError
 from hcache.plugins import did_you_mean
 
 S = TypeVar("S", bound=Settings)
+
+EXAMPLE = "data/demo/experiment.yaml is one to start from."
 
 
 def parse_settings(settings: type[S], values: Mapping[str, Any], place: str) -> S:
@@ -38,6 +37,8 @@ class UniqueKeys(yaml.SafeLoader):
         """See `yaml.SafeLoader`."""
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # refused below, with its place
             if key.value in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"{key.value!r} stands twice in one section; remove one",
@@ -78,13 +79,13 @@ def _train_of(raw: dict[str, Any], algo: str, path: Path) -> dict[str, Any]:
 
 def _read_mapping(path: Path) -> dict[str, Any]:
     """The settings of a file, over those of its base."""
-    raw = _read_yaml(path)
+    raw = read_yaml(path, hint=EXAMPLE)
     base = raw.pop("base", None)
     if base is None:
         return raw
     if not isinstance(base, str) or Path(base).name != base:
         raise ConfigError(f"{path}: base: {base!r} is no file beside it.", "Like: experiment.yaml")
-    below = _read_yaml(path.parent / base)
+    below = read_yaml(path.parent / base, hint=EXAMPLE)
     if "base" in below:
         raise ConfigError(f"{path}: base: {base} has a base itself.", "One level is all there is.")
     return _merged(below, raw)
@@ -100,27 +101,30 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return below | above | sections
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, place: str = "", hint: str = "") -> dict[str, Any]:
+    """Mapping of a YAML file, in which no key may stand twice.
+
+    `place` is the setting that names the file, and `hint` says what one looks like, for errors.
+
+    Raises:
+        ConfigError: it cannot be read, is not YAML, or is no mapping.
+    """
+    name = f"{place}: {path}" if place else str(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        raw = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)  # a SafeLoader
     except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot read the experiment file ({error.strerror}).",
-            "data/demo/experiment.yaml is one to start from.",
-        ) from error
+        raise ConfigError(f"{name}: cannot read the file ({error.strerror}).", hint) from error
     except UnicodeDecodeError as error:
         raise ConfigError(
-            f"{path}: not UTF-8 (byte {error.start}).", "Save it as UTF-8."
+            f"{name}: not UTF-8 (byte {error.start}).", "Save it as UTF-8."
         ) from error
-    try:
-        raw = yaml.load(text, UniqueKeys)  # a SafeLoader
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "not YAML"
-        raise ConfigError(f"{place}: {problem}.") from error
+        raise ConfigError(f"{name}{line}: {problem}.") from error
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: an experiment is a YAML mapping.", "See `name:` and `arms:`.")
+        raise ConfigError(f"{name}: no YAML mapping.", hint)
     return raw
 
 

@@ -7,15 +7,13 @@ reader then reads; where that file is, neither library nor network is asked.
 
 from __future__ import annotations
 
-import importlib
-import os
 import re
 from io import BytesIO
 from pathlib import Path
 from textwrap import shorten
 
 from hcache.errors import ConfigError, DataError
-from hcache.files import replace_file
+from hcache.files import cache_folder, replace_file
 
 SCHEME = "hf:"
 
@@ -24,7 +22,7 @@ _NAME = re.compile(rf"({_PART}/{_PART})(?:/({_PART}))?:({_PART})")
 
 
 def is_hub_name(path: str) -> bool:
-    """Whether a path of an experiment is the name of a data set of the hub."""
+    """True for a path of an experiment that is the name of a data set of the hub."""
     return path.startswith(SCHEME)
 
 
@@ -44,8 +42,8 @@ def fetch(name: str, place: str) -> Path:
             "hf:openai/gsm8k/main:train.",
         )
     repository, config, split = match.groups()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    file = cache.joinpath("hcache", "datasets", repository, config or "", f"{split}.jsonl")
+    folder = cache_folder() / "datasets" / repository / (config or "")
+    file = folder / f"{split}.jsonl"
     if not file.exists():
         replace_file(file, _rows(repository, config, split, file, f"{place}: {name}"))
     return file
@@ -53,8 +51,8 @@ def fetch(name: str, place: str) -> Path:
 
 def _rows(repository: str, config: str | None, split: str, file: Path, place: str) -> bytes:
     try:
-        load_dataset = importlib.import_module("datasets").load_dataset
-    except (ImportError, AttributeError) as error:  # AttributeError: another thing of that name
+        from datasets import load_dataset
+    except ImportError as error:
         raise DataError(
             f"{place} needs the Python package datasets, which is not installed.",
             "pip install datasets",

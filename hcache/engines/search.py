@@ -7,11 +7,9 @@ Where there are no passages the reply is "". It counts no tokens.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +18,7 @@ from hcache.config.schema import ModelConfig
 from hcache.engines.base import ENGINES, Generation, QueueEngine, Request
 from hcache.errors import ConfigError, EngineError
 from hcache.models.arms import Arm
+from hcache.models.sentence import load_sentence_encoder
 
 Scores = npt.NDArray[np.float64]
 Ranker = Callable[[Sequence[str], str], Scores]
@@ -87,27 +86,13 @@ def tfidf(passages: Sequence[str], text: str) -> Scores:
 
 
 def _sentence_encoder(path: Path) -> Ranker:
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise EngineError(
-            "workflow.search.method: sentence-transformers is not installed.",
-            "Install it with: pip install 'hcache[encoders]'",
-        ) from error
-    if not path.is_dir():
-        raise EngineError(
-            f"workflow.search.path: {path} does not exist.", "Give the folder of a model."
-        )
-    model: Any = SentenceTransformer(str(path), device="cpu")
+        encode = load_sentence_encoder(path, "workflow.search.path")
+    except ConfigError as error:  # the sampler gives up this engine and goes on with the others
+        raise EngineError(error.message, error.hint) from error
 
     def likeness(passages: Sequence[str], text: str) -> Scores:
-        vectors = model.encode(
-            [*passages, text],
-            convert_to_numpy=True,
-            normalize_embeddings=True,
-            show_progress_bar=False,
-        )
+        vectors = encode([*passages, text])
         cosines: Scores = (vectors[:-1] @ vectors[-1]).astype(np.float64)
         return cosines.round(6)  # a batch leaves noise on equal passages
 

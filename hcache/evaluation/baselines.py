@@ -69,6 +69,7 @@ class Candidate:
     flow_QLA: Array | None = None  # share of the trees of a query that take an action at a hop
     actions: tuple[str, ...] = ()  # names of these actions
     front: Front | None = None
+    leaves: tuple[Tensor, ...] = ()  # that each tree ends in, [T], for each seed
 
 
 class Evaluator:
@@ -146,8 +147,7 @@ class Evaluator:
         if len(replica_T.unique()) < 2:
             return
         one, two = ((replica_T % 2 == half).nonzero()[:, 0] for half in (0, 1))
-        paths = [path[path >= 0].tolist() for path in sequences(self.tree).path_SL]
-        leaf_TS = static_leaves(self.tree, paths)
+        leaf_TS = static_leaves(self.tree, sequences(self.tree))
         leaf_T = torch.empty_like(replica_T)
         leaf_T[two] = self._chosen_on(leaf_TS, one, two)
         leaf_T[one] = self._chosen_on(leaf_TS, two, one)
@@ -197,7 +197,8 @@ class Evaluator:
         )
         flows = [self.by_query(self._flow(leaf_T)) for leaf_T in leaves]
         actions = (*self.tree.arms, STOP)
-        return replace(found, flow_QLA=np.mean(flows, axis=0), actions=actions)
+        flow_QLA = np.mean(flows, axis=0)
+        return replace(found, flow_QLA=flow_QLA, actions=actions, leaves=tuple(leaves))
 
     def _flow(self, leaf_T: Tensor) -> Tensor:
         """The action taken at each hop on the way to a leaf, one-hot, float64 [T, L, A]."""
@@ -255,9 +256,9 @@ def singles(evaluator: Evaluator) -> Iterator[Candidate]:
 
 
 def role_assignments(evaluator: Evaluator) -> Iterator[Candidate]:
-    """One row per cast of different arms, where all arms may have all roles, to the last hop.
+    """One row per assignment of different arms, where any arm may have any role, to the last hop.
 
-    Nothing where there are more than CASTS of them, or where a trajectory may end before.
+    Nothing where there are more than ASSIGNMENTS of them, or where a trajectory may end before.
     """
     tree = evaluator.tree
     paths = common_paths([tree])
@@ -285,7 +286,7 @@ def cheapest_and_most_expensive(
 
 
 def _order(own: Sequence[str], wanted: Sequence[str]) -> Tensor:
-    """Where each wanted query stands among the evaluate's own.
+    """Where each wanted query stands among a tree's own.
 
     Raises:
         DataError: if one is not there.

@@ -13,23 +13,23 @@ else one; its reference cost is that of the most expensive static sequence on th
 that it does not depend on who else is evaluated.
 
 Axes in names: T trees, Q queries, S static sequences, L hops, A actions, F points of a front,
-B resamples, V quantities; leading `seeds` axis where a router comes in several seeds.
+B resamples; leading `seeds` axis where a router comes in several seeds.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from hcache.errors import ConfigError, DataError
 from hcache.evaluation.baselines import (
     BEST_ON_TEST,
     BEST_STATIC,
-    STOP,
     Candidate,
     Evaluator,
     cheapest_and_most_expensive,
@@ -37,27 +37,45 @@ from hcache.evaluation.baselines import (
     role_assignments,
     singles,
 )
-from hcache.evaluation.fronts import TwoModels, aiq, aiq_draws, apgr_cpt, area, pareto
+from hcache.evaluation.fronts import TwoModels, aiq, apgr_cpt, area, pareto
+from hcache.evaluation.groups import LEVEL, group_of, masks
 from hcache.evaluation.report import Group, Plane, Point, Report, Row
-from hcache.evaluation.static import best_single, best_static, common_paths, single_paths
-from hcache.evaluation.statistics import (
-    Array,
-    Interval,
-    in_words,
-    interval_of_draws,
-    interval_of_mean,
-    interval_of_ratio,
-    resampled_means,
-    smallest_effect,
-    verdict,
-)
+from hcache.evaluation.static import Path, best_single, best_static, common_paths, single_paths
+from hcache.evaluation.statistics import Array, in_words
 from hcache.policies import Policy
 from hcache.replay.tree import Tree, path_name
 
-LEVEL = 0.95
-PAIRED = ("quality", "cost", "reward", "difference", "regret")  # means with draws of their own
-
 Policies = Mapping[str, Policy | Sequence[Policy]]
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """Trees of an evaluation and the reward; all but single models may be kept from STOP."""
+
+    test: Tree
+    selection: tuple[Tree, ...]
+    alpha: float
+    stop: bool
+
+    @cached_property
+    def open(self) -> Evaluator:
+        """The evaluated trees with STOP."""
+        return Evaluator(self.test, self.alpha)
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """The evaluated trees as routers may act in them."""
+        return self.open if self.stop else Evaluator(self.test.without_stop(), self.alpha)
+
+    @cached_property
+    def allowed(self) -> tuple[Tree, ...]:
+        """The selection trees as routers may act in them."""
+        return self.selection if self.stop else tuple(t.without_stop() for t in self.selection)
+
+    @cached_property
+    def static(self) -> Path:
+        """The static sequence that is best on the selection trees."""
+        return best_static(self.allowed, self.alpha)
 
 
 def evaluate(
@@ -70,6 +88,7 @@ def evaluate(
     resamples: int = 10_000,
     seed: int = 0,
     elsewhere: Sequence[tuple[Tree, Policies]] = (),
+    on_router: Callable[[Candidate], None] = lambda router: None,
 ) -> Report:
     """Evaluate routers on `test`; a router given as a list is one router in several seeds.
 
@@ -77,55 +96,37 @@ def evaluate(
     last hop. Single models are always evaluated after one hop, where the trees have that outcome.
     Ties among static sequences go to the cheapest, then to the shortest. `elsewhere` holds routers
     of other trees of the same test queries, as of other workflows; one that stands there more than
-    once, with trees of its own each time, is one router in several seeds.
+    once, with trees of its own each time, is one router in several seeds. `on_router` gets each
+    router once it has acted.
 
     Raises:
         ConfigError: for no selection trees, other arms, or an empty list of policies.
         DataError: if test and selection share a query, or lack a static sequence.
         RunError: if a policy does not fit the trees.
     """
-    chosen_on = [selection] if isinstance(selection, Tree) else list(selection)
+    chosen_on = (selection,) if isinstance(selection, Tree) else tuple(selection)
     _check(test, chosen_on, [policies, *(own for _, own in elsewhere)])
-    open_evaluator = Evaluator(test, alpha)
-    evaluator = open_evaluator if stop else Evaluator(test.without_stop(), alpha)
-    allowed = chosen_on if stop else [tree.without_stop() for tree in chosen_on]
-    static = best_static(allowed, alpha)
-    candidates = [
-        *singles(open_evaluator),
-        *role_assignments(open_evaluator),
-        *cheapest_and_most_expensive(open_evaluator, chosen_on),
-        evaluator.static(BEST_STATIC, "static", static),
-        *evaluator.per_kind(allowed),
-        evaluator.static(BEST_ON_TEST, "static on test", best_static([evaluator.tree], alpha)),
-        evaluator.random(),
-        *(evaluator.router(name, _as_list(given)) for name, given in policies.items()),
-        *_elsewhere(elsewhere, alpha, stop, test.queries),
-        *evaluator.halves(),
-        evaluator.best_quality(),
-        evaluator.oracle(),
-    ]
-    paths = common_paths([evaluator.tree])
-    statics = evaluator.statics(paths)
+    setup = _Setup(test, chosen_on, alpha, stop)
+    routers = [*_routers(setup.evaluator, policies, on_router)]
+    routers += _elsewhere(setup, elsewhere, on_router)
+    candidates = _candidates(setup, routers)
+    paths = common_paths([setup.evaluator.tree])
+    statics = setup.evaluator.statics(paths)
     groups = tuple(
-        _group(by, name, mask_Q, candidates, statics, resamples, seed)
-        for by, name, mask_Q in _groups(test)
+        group_of(named, candidates, statics[1], resamples, seed) for named in masks(test)
     )
-    single = best_single(chosen_on, alpha)
-    rows = groups[0].rows
+    rows = [row for row in groups[0].rows if row.role == "router"]
     return Report(
         alpha=alpha,
         stop=stop,
         level=LEVEL,
         resamples=resamples,
         seed=seed,
-        queries=len(test.queries),
-        trees=len(test),
-        replicas=len(test.replica_T.unique()),
-        selection_queries=sum(len(tree.queries) for tree in chosen_on),
-        seeds={row.name: row.seeds for row in rows if row.role == "router"},
-        best_static=path_name(static, test.arms),
-        best_single=path_name(single, test.arms) if single is not None else "",
-        verdicts={row.name: _sentence(row) for row in rows if row.role == "router"},
+        **_counts(setup),
+        seeds={row.name: row.seeds for row in rows},
+        best_static=path_name(setup.static, test.arms),
+        best_single=path_name(best_single(chosen_on, alpha) or (), test.arms),
+        verdicts={row.name: _sentence(row) for row in rows},
         notes=_notes(test, candidates),
         plane=_plane([path_name(path, test.arms) for path in paths], statics, groups[0]),
         two_models=_two_models(test, chosen_on, policies),
@@ -133,135 +134,55 @@ def evaluate(
     )
 
 
+def _candidates(setup: _Setup, routers: Sequence[Candidate]) -> list[Candidate]:
+    """All candidates in the order of their rows."""
+    evaluator, best_here = setup.evaluator, best_static([setup.evaluator.tree], setup.alpha)
+    return [
+        *singles(setup.open),
+        *role_assignments(setup.open),
+        *cheapest_and_most_expensive(setup.open, setup.selection),
+        evaluator.static(BEST_STATIC, "static", setup.static),
+        *evaluator.per_kind(setup.allowed),
+        evaluator.static(BEST_ON_TEST, "static on test", best_here),
+        evaluator.random(),
+        *routers,
+        *evaluator.halves(),
+        evaluator.best_quality(),
+        evaluator.oracle(),
+    ]
+
+
+def _routers(
+    evaluator: Evaluator, policies: Policies, on_router: Callable[[Candidate], None]
+) -> Iterator[Candidate]:
+    for name, given in policies.items():
+        router = evaluator.router(name, _as_list(given))
+        on_router(router)
+        yield router
+
+
 def _elsewhere(
-    given: Sequence[tuple[Tree, Policies]], alpha: float, stop: bool, queries: Sequence[str]
+    setup: _Setup,
+    given: Sequence[tuple[Tree, Policies]],
+    on_router: Callable[[Candidate], None],
 ) -> Iterator[Candidate]:
     found: dict[str, list[Candidate]] = {}
     for tree, policies in given:
-        evaluator = Evaluator(tree if stop else tree.without_stop(), alpha, queries)
-        for name, own in policies.items():
-            found.setdefault(name, []).append(evaluator.router(name, _as_list(own)))
+        allowed = tree if setup.stop else tree.without_stop()
+        evaluator = Evaluator(allowed, setup.alpha, setup.test.queries)
+        for router in _routers(evaluator, policies, on_router):
+            found.setdefault(router.name, []).append(router)
     yield from (in_seeds(seeds) for seeds in found.values())
 
 
-def _groups(tree: Tree) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
-    """(by, name, mask over queries): all, then each data set and kind where there are several."""
-    yield "all", "all", np.ones(len(tree.queries), dtype=bool)
-    for by, labels in (("dataset", tree.datasets), ("kind", tree.kinds)):
-        distinct = sorted(set(labels))
-        for label in distinct if len(distinct) > 1 else ():
-            yield by, label, np.array([own == label for own in labels])
-
-
-def _group(
-    by: str,
-    name: str,
-    mask_Q: NDArray[np.bool_],
-    candidates: Sequence[Candidate],
-    statics: tuple[Array, Array],
-    resamples: int,
-    seed: int,
-) -> Group:
-    """Statistics of all candidates over the same resamples of some queries."""
-    reference_cost = float(statics[1][mask_Q].mean(axis=0).max())
-    static = next(c for c in candidates if c.role == "static").reward[:, mask_Q]
-    oracle = next(c for c in candidates if c.role == "oracle").reward[:, mask_Q]
-    gap_Q = (oracle - static)[0]
-    values = [
-        {
-            "quality": c.quality[:, mask_Q],
-            "cost": c.cost[:, mask_Q],
-            "reward": c.reward[:, mask_Q],
-            "difference": c.reward[:, mask_Q] - static,
-            "regret": oracle - c.reward[:, mask_Q],
-        }
-        for c in candidates
-    ]
-    fronts = [_points(c, mask_Q) for c in candidates]
-    columns = [value.mean(axis=0)[:, None] for row in values for value in row.values()]
-    points = [array_QF for front in fronts for array_QF in front]
-    draws = _Draws(resampled_means(np.hstack([gap_Q[:, None], *columns, *points]), resamples, seed))
-    gap_B = draws.take(1)[:, 0]
-    drawn = [dict(zip(row, draws.take(len(row)).T, strict=True)) for row in values]
-    rows = []
-    for candidate, own, own_draws, (cost_QF, quality_QF) in zip(
-        candidates, values, drawn, fronts, strict=True
-    ):
-        intervals = {key: interval_of_mean(own[key], own_draws[key], LEVEL) for key in PAIRED}
-        cost_BF, quality_BF = draws.take(cost_QF.shape[1]), draws.take(cost_QF.shape[1])
-        flow = _flow(candidate, mask_Q)
-        rows.append(
-            Row(
-                name=candidate.name,
-                role=candidate.role,
-                sequence=candidate.sequence,
-                seeds=len(candidate.reward),
-                quality=intervals["quality"],
-                cost=intervals["cost"],
-                reward=intervals["reward"],
-                hops=float(candidate.hops[:, mask_Q].mean()),
-                stops=sum(share[STOP] for share in flow) if flow else math.nan,
-                difference=intervals["difference"],
-                regret=intervals["regret"],
-                gap_closed=interval_of_ratio(
-                    own["difference"], gap_Q, own_draws["difference"], gap_B, LEVEL
-                ),
-                aiq=_aiq(cost_QF, quality_QF, cost_BF, quality_BF, reference_cost),
-                smallest_effect=smallest_effect(own["difference"]),
-                verdict=_verdict(candidate.role, intervals["difference"], len(gap_Q)),
-                flow=flow,
-                front=_front(candidate, mask_Q),
-            )
-        )
-    return Group(by, name, int(mask_Q.sum()), reference_cost, tuple(rows))
-
-
-class _Draws:
-    """Resampled means [B, V], handed out in the order in which their columns were put together."""
-
-    def __init__(self, means_BV: Array) -> None:
-        self.means_BV = means_BV
-        self.index = 0
-
-    def take(self, columns: int) -> Array:
-        """The next columns."""
-        self.index += columns
-        return self.means_BV[:, self.index - columns : self.index]
-
-
-def _points(candidate: Candidate, mask_Q: NDArray[np.bool_]) -> tuple[Array, Array]:
-    """Cost and quality per query of the points that a candidate has, [Q, F] each."""
-    if candidate.front is not None:
-        return candidate.front.cost_QF[mask_Q], candidate.front.quality_QF[mask_Q]
-    own = (candidate.cost, candidate.quality)
-    cost_QF, quality_QF = (value[:, mask_Q].mean(axis=0)[:, None] for value in own)
-    return cost_QF, quality_QF
-
-
-def _aiq(
-    cost_QF: Array, quality_QF: Array, cost_BF: Array, quality_BF: Array, reference: float
-) -> Interval:
-    if reference <= 0:
-        return Interval(math.nan, note="every sequence is free")
-    estimate = aiq(cost_QF.mean(axis=0), quality_QF.mean(axis=0), reference)
-    draws_B = aiq_draws(cost_BF, quality_BF, reference)
-    return interval_of_draws(estimate, draws_B, len(cost_QF), LEVEL)
-
-
-def _flow(candidate: Candidate, mask_Q: NDArray[np.bool_]) -> tuple[dict[str, float], ...]:
-    """The share of the trees that take each action, hop by hop; nothing for chance."""
-    if candidate.flow_QLA is None:
-        return ()
-    share_LA = candidate.flow_QLA[mask_Q].mean(axis=0)
-    return tuple(dict(zip(candidate.actions, share, strict=True)) for share in share_LA.tolist())
-
-
-def _front(candidate: Candidate, mask_Q: NDArray[np.bool_]) -> tuple[Point, ...]:
-    if candidate.front is None:
-        return ()
-    costs, qualities = (array_QF.mean(axis=0).tolist() for array_QF in _points(candidate, mask_Q))
-    triples = zip(costs, qualities, candidate.front.alphas, strict=True)
-    return tuple(Point(candidate.name, *triple) for triple in triples)
+def _counts(setup: _Setup) -> dict[str, int]:
+    """What was evaluated, in numbers."""
+    return {
+        "queries": len(setup.test.queries),
+        "trees": len(setup.test),
+        "replicas": len(setup.test.replica_T.unique()),
+        "selection_queries": sum(len(tree.queries) for tree in setup.selection),
+    }
 
 
 def _plane(names: Sequence[str], statics: tuple[Array, Array], group: Group) -> Plane:
@@ -310,10 +231,6 @@ def _two_models(test: Tree, selection: Sequence[Tree], policies: Policies) -> di
         score_Q = evaluator.by_query(score_T)
         found[name] = apgr_cpt(score_Q, quality_QS[:, 1 - strong], quality_QS[:, strong])
     return found
-
-
-def _verdict(role: str, difference: Interval, queries: int) -> str:
-    return verdict(difference, queries) if role == "router" else ""
 
 
 def _sentence(row: Row) -> str:

@@ -1,4 +1,4 @@
-"""One number for a cost-quality plane: what a family of routers reaches at every price.
+"""Figures of a cost-quality plane, each one number for all prices together.
 
 A router with a knob (a price weight, a threshold) is not one point but a curve of quality over
 cost, and two curves that cross cannot be ranked by any one of their points. Here are the
@@ -36,7 +36,7 @@ class TwoModels:
 
 
 def pareto(cost_P: ArrayLike, quality_P: ArrayLike) -> NDArray[np.bool_]:
-    """Which points are not dominated, [P].
+    """Mask of the points that are not dominated, [P].
 
     A point is dominated if another costs no more, is no worse, and differs in one of them. Of
     points that are equal in both, the first is kept.

@@ -27,7 +27,7 @@ class Row:
     """One line of a report; differences are in reward, against the best static sequence."""
 
     name: str
-    role: str  # single, cast, static, static per kind, static on test, random, router, oracle, …
+    role: str  # single, role assignment, static, static per kind, random, router, oracle, …
     sequence: str  # of a static row; empty otherwise
     seeds: int
     quality: Interval

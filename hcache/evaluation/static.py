@@ -81,12 +81,8 @@ def static_mean(values: Sequence[Tensor], trees: Sequence[Tree], path: Path) -> 
 
 
 def common_paths(trees: Sequence[Tree]) -> list[Path]:
-    """The static sequences that are possible in every tree, shortest first."""
-    found = {
-        tuple(action for action in path if action >= 0)
-        for tree in trees
-        for path in sequences(tree).path_SL.tolist()
-    }
+    """Static sequences that are possible in every tree, shortest first."""
+    found = {path for tree in trees for path in sequences(tree)}
     paths = sorted((path for path in found if path), key=lambda path: (len(path), path))
     possible = torch.stack([(static_leaves(t, paths) != NONE).all(dim=0) for t in trees])
     return [path for path, ok in zip(paths, possible.all(dim=0).tolist(), strict=True) if ok]

@@ -59,26 +59,6 @@ def bootstrap_difference(
     return bootstrap_mean(difference, resamples=resamples, level=level, seed=seed)
 
 
-def bootstrap_ratio(
-    numerator: ArrayLike,
-    denominator: ArrayLike,
-    *,
-    resamples: int = 10_000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Interval:
-    """mean(numerator) / mean(denominator), paired by query; numerator [Q] or [seeds, Q].
-
-    A ratio has no sensible interval once its denominator can be 0: if it is 0 within 1e-12, or
-    has the other sign, in any resample, `low` and `high` are NaN and `note` says in how many. If
-    it is 0 on the queries themselves, the estimate is NaN as well.
-    """
-    top_SQ, bottom_SQ = _seeds_by_queries(numerator), _seeds_by_queries(denominator)
-    columns_QV = np.stack([top_SQ.mean(axis=0), bottom_SQ.mean(axis=0)], axis=1)
-    draws_BV = resampled_means(columns_QV, resamples, seed)
-    return interval_of_ratio(top_SQ, columns_QV[:, 1], draws_BV[:, 0], draws_BV[:, 1], level)
-
-
 def resampled_means(columns_QV: Array, resamples: int, seed: int) -> Array:
     """Means of V quantities in each of B resamples of the queries, [B, V].
 
@@ -107,7 +87,12 @@ def interval_of_mean(values_SQ: Array, draws_B: Array, level: float) -> Interval
 def interval_of_ratio(
     top_SQ: Array, bottom_Q: Array, top_B: Array, bottom_B: Array, level: float
 ) -> Interval:
-    """The interval of a ratio of means from the resampled means of both."""
+    """The interval of a ratio of means from the resampled means of both.
+
+    A ratio has no sensible interval once its denominator can be 0: if it is 0 within 1e-12, or
+    has the other sign, in any resample, `low` and `high` are NaN and `note` says in how many. If
+    it is 0 on the queries themselves, the estimate is NaN as well.
+    """
     bottom = float(bottom_Q.mean())
     if abs(bottom) <= ZERO:
         return Interval(math.nan, note="the denominator is 0")
@@ -145,7 +130,7 @@ def smallest_effect(values_SQ: Array, level: float = 0.95, power: float = 0.8) -
 
 
 def verdict(difference: Interval, queries: int) -> str:
-    """Whether a paired difference is above 0: yes, no, or cannot tell."""
+    """Answer to whether a paired difference is above 0: yes, no, or cannot tell."""
     if queries < FEW or math.isnan(difference.low):
         return "cannot tell"
     if difference.low > 0:
@@ -162,7 +147,7 @@ def in_words(answer: str, difference: Interval) -> str:
 
 
 def _counts(rng: np.random.Generator, resamples: int, queries: int) -> Array:
-    """How often each query is drawn: multinomial counts, [resamples, Q]."""
+    """Draws of each query in each resample: multinomial counts, [resamples, Q]."""
     drawn = rng.integers(queries, size=(resamples, queries))
     drawn += np.arange(resamples)[:, None] * queries
     counts = np.bincount(drawn.ravel(), minlength=resamples * queries)

@@ -22,6 +22,7 @@ from hcache.experiment import build_workflow
 from hcache.models.arms import Arm
 from hcache.replay.tree import NONE, Tree, tree_of_leaf
 from hcache.store import Store
+from hcache.store.queries import CALLS_OF_POOL
 from hcache.workflows import Message
 
 
@@ -80,7 +81,7 @@ def with_calls(store: Store, config: ExperimentConfig, tree: Tree) -> CallTree:
         StoreError: a checkpoint is not the one that said the stored replies.
         ConfigError: a checkpoint is not there, or was not sampled at temperature 1 and top_p 1.
     """
-    ids = dict(store.sql(POOL, [config.name]).select("name", "arm_id").iter_rows())
+    ids = dict(store.pool(config.name).select("name", "arm_id").iter_rows())
     pool = [ids[name] for name in config.arms]
     speakers = _speakers(store, config)
     workflow = build_workflow(config.workflow, "workflow").fingerprint
@@ -93,7 +94,7 @@ def with_calls(store: Store, config: ExperimentConfig, tree: Tree) -> CallTree:
 
 def _speakers(store: Store, config: ExperimentConfig) -> tuple[Arm | None, ...]:
     """The arms that vLLM serves, with their checkpoints found and checked."""
-    rows = store.sql(POOL, [config.name]).rows_by_key("name", named=True, unique=True)
+    rows = store.pool(config.name).rows_by_key("name", named=True, unique=True)
     return tuple(_speaker(name, rows[name], config) for name in config.arms)
 
 
@@ -186,25 +187,3 @@ def _call(row: dict[str, Any]) -> Call:
 
 def _ints(values: Sequence[int]) -> Tensor:
     return torch.tensor(values, dtype=torch.int64)
-
-
-POOL = """
-select a.name, a.arm_id, a.fingerprint, a.settings
-from pools p join arms a using (arm_id) where p.experiment = $1
-"""
-# A prompt that was too long has an output of no tokens: there is nothing to score.
-CALLS_OF_POOL = """
-with asked as (
-    select t.query_id, t.replica, [list_position($3, d) - 1 for d in t.decisions] as path,
-           t.trajectory_id, unnest(t.asks) as ask, generate_subscripts(t.asks, 1) as place
-    from trajectories t join splits s using (query_id)
-    where s.experiment = $1 and t.workflow = $2 and list_has_all($3, t.decisions)
-)
-select a.query_id, a.replica, a.path, a.ask.arm as arm, a.ask.generation as generation,
-       a.ask."role" as "role", q.question, g.token_ids, g.logprobs, m.messages
-from asked a join queries q using (query_id)
-join generations g on g.generation_id = a.ask.generation
-join messages m using (messages_id)
-where list_contains($4, a.ask.arm) and len(g.token_ids) > 0
-order by a.trajectory_id, a.place
-"""

@@ -67,13 +67,14 @@ class LowRankEngine:
         if not self.queue:
             return []
         arm = self.queue[0][0].arm
+        # In the order of their tokens, so that prompts with a common prefix are neighbours.
         mine = sorted((one for one in self.queue if one[0].arm == arm), key=lambda one: one[1])
         taken: list[tuple[Request, list[int]]] = []
         longest = 0
         for request, prompt in mine:
             longest = max(longest, len(prompt) + self._limit(request, prompt))
             full = len(taken) == self.batch or longest * (len(taken) + 1) > TOKENS
-            ends = [one[1] for one in (*taken[:1], *taken[1:][-1:])]
+            ends = [one[1] for one in (*taken[:1], *taken[1:][-1:])]  # sorted: these differ most
             if taken and (full or begins_otherwise(prompt, ends)):
                 break
             taken.append((request, prompt))
@@ -127,6 +128,7 @@ def sample(
     An output ends with a token that ends a call, with a text of `stops`, or at its limit. `past`
     holds keys and values of the tokens that stand before every prompt, as many as `before` says.
     """
+    # Padding at the left lets all rows grow at the same index; positions leave it out.
     device, longest = checkpoint.device, max(map(len, prompts))
     pads = [longest - len(prompt) for prompt in prompts]
     ids_BT = torch.tensor([[0] * n + p for n, p in zip(pads, prompts, strict=True)], device=device)

@@ -44,17 +44,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from hcache.experiment import Experiment
 from hcache.joint.adapter import Adapter, load_adapter
-from hcache.joint.calls import Calls, calls_of, speakers_of, with_calls
+from hcache.joint.calls import Calls, CallTree, calls_of, speakers_of, with_calls
 from hcache.joint.pair import PairSettings, PairTrainer
 from hcache.joint.scoring import CallScorer
 from hcache.policies.rollout import greedy_leaves
 from hcache.replay.exact import backward, hops_of, reach, returns
-from hcache.replay.loading import Replay, load_replay
 from hcache.replay.tree import NONE, Tree, tree_of_leaf, tree_of_state
 from hcache.store import Store
-from hcache.trainers.base import TRAINERS
+from hcache.trainers.base import TRAINERS, Origin
 
 TRUST = 10.0  # largest ratio of a trajectory (truncated importance sampling, Ionides 2008)
 
@@ -90,10 +88,10 @@ class Joint(PairTrainer):
         )  # as last scored; those of an update are fresh
 
     @classmethod
-    def load(cls, store: Store, experiment: Experiment, split: str) -> Replay:
-        """A split with its stored calls."""
-        loaded = load_replay(store, experiment.config, split)
-        return replace(loaded, tree=with_calls(store, experiment.config, loaded.tree))
+    def enrich(cls, tree: Tree, origin: Origin) -> CallTree:
+        """The tree with its stored calls."""
+        with Store(origin.db) as store:
+            return with_calls(store, origin.config, tree)
 
     def step(self) -> dict[str, float]:
         """One pass over the training queries; none once the cache is used up."""

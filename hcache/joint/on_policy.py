@@ -35,10 +35,8 @@ from hcache.joint.scoring import Tokens, full_logprobs
 from hcache.live import Episode, Live
 from hcache.models.arms import Arm
 from hcache.replay.features import QuestionFeatures, make_encoder
-from hcache.replay.loading import Replay
 from hcache.replay.tree import Tree
-from hcache.store import Store
-from hcache.trainers.base import TRAINERS
+from hcache.trainers.base import TRAINERS, Origin
 
 VALIDATION = 1 << 15  # sample numbers from here on are those of validation
 
@@ -100,12 +98,12 @@ class JointLive(PairTrainer):
         self.draws = torch.Generator().manual_seed(self.seed)
 
     @classmethod
-    def load(cls, store: Store, experiment: Experiment, split: str) -> Replay:
-        """A split with its calls and the experiment."""
-        loaded = Joint.load(store, experiment, split)
-        parts = {name: getattr(loaded.tree, name) for name in loaded.tree.__dataclass_fields__}
-        tree = LiveTree(**parts, experiment=experiment)
-        return Replay(tree, loaded.split, loaded.incomplete)
+    def enrich(cls, tree: Tree, origin: Origin) -> LiveTree:
+        """The tree with its stored calls and the experiment."""
+        assert isinstance(origin, Experiment)
+        with_calls = Joint.enrich(tree, origin)
+        parts = {name: getattr(with_calls, name) for name in with_calls.__dataclass_fields__}
+        return LiveTree(**parts, experiment=origin)
 
     @classmethod
     def unfit(cls, train: Tree) -> str:

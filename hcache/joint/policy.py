@@ -18,7 +18,6 @@ class JointPolicy(MLPPolicy):
     """The high-level router, with the generator of ΔW for the arms it may choose."""
 
     name = "joint"
-    changes_replies = True  # so that replay knows only half of what it does
 
     def __init__(
         self, arms: Sequence[str], features: int, hops: int, settings: MLPSettings

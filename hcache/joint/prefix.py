@@ -1,4 +1,4 @@
-"""What the prompts of a batch have in common at their beginning, computed once for all of them.
+"""The common prefix of a batch of prompts, computed once for all of them.
 
 A ΔW on the last layer's o_proj comes behind that layer's keys and values, so a common prefix has
 the same ones whatever the ΔW of a row. With more layers it has not, and nothing is shared.
@@ -19,20 +19,22 @@ Ids = Sequence[int]
 
 
 def shared_prefix(prompts: Sequence[Ids], layers: int) -> int:
-    """How many first tokens of prompts are to be computed once; the last of each never is."""
+    """Number of first tokens of prompts to compute once; the last token of each is never shared."""
     if layers > 1 or len(prompts) < 2:
         return 0
+    # Each row keeps a token of its own: its output predicts the first token of the reply.
     common = _common([prompt[:-1] for prompt in prompts])
     return common if common >= WORTH_SHARING else 0
 
 
 def begins_otherwise(prompt: Ids, group: Sequence[Ids]) -> bool:
-    """Whether a prompt shares less than half of what a group shares, if that is much.
+    """True for a prompt that shares less than half of what a group shares, if that is much.
 
     A group in the order of its prompts shares what its first and its last do.
     """
     if len(group) < 2:
         return False
+    # A batch shares what all its rows do, so one odd prompt would cost the others their prefix.
     own = _common([group[0], group[-1]])
     return own >= WORTH_SHARING and _common([group[0], prompt]) < own // 2
 

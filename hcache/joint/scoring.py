@@ -40,7 +40,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Kept:
-    """What the last layer works on at the positions that predict an output."""
+    """Input of the last o_proj, and what its output is added to, where an output is predicted."""
 
     into_GI: Tensor  # what o_proj sees
     base_GO: Tensor  # what ΔW·x is added to: the residual stream with W·x
@@ -83,7 +83,7 @@ def kept_logprobs(
 
 @contextmanager
 def _watched(checkpoint: Checkpoint) -> Iterator[dict[str, Tensor]]:
-    """What the last layer gets, and its o_proj gets and gives, in the forward inside."""
+    """Record of what goes into the last layer, and into and out of its o_proj, in a forward."""
     seen: dict[str, Tensor] = {}
     layer = checkpoint.layers[-1]
 
@@ -105,7 +105,7 @@ def _watched(checkpoint: Checkpoint) -> Iterator[dict[str, Tensor]]:
 
 
 def _keep(seen: dict[str, Tensor], batch: Sequence[Tokens]) -> list[Kept]:
-    """What was watched, at the positions that predict outputs."""
+    """Watched values at the positions that predict outputs."""
     base_BTO = seen["residual"] + seen["out"]
     # The watched forward began behind what the prompts share.
     first = shared_prefix([t.prompt for t in batch], 1)
@@ -174,6 +174,8 @@ class CallScorer:
         arm_B = self.calls.arm_U[index_B]
         for arm in arm_B.unique().tolist():
             mine = index_B[arm_B == arm].tolist()
+            # Kept positions need no prompt, so padding is all that a batch can save; a forward
+            # saves most where prompts begin alike.
             if mine[0] in self.kept:
                 mine.sort(key=lambda call: len(self.tokens[call].output))
                 parts = torch.tensor(mine).split(self.batch)
@@ -187,6 +189,7 @@ class CallScorer:
         """Calls in the order of their prompts, cut where prompts come to begin otherwise."""
         part: list[int] = []
         for call in calls:
+            # In sorted order the first and the last prompt have the shortest common prefix.
             ends = [self.tokens[one].prompt for one in (*part[:1], *part[1:][-1:])]
             if len(part) == self.batch or begins_otherwise(self.tokens[call].prompt, ends):
                 yield part
@@ -232,6 +235,6 @@ class CallScorer:
 
 
 def _agree(one: Tensor, two: Tensor, checkpoint: Checkpoint) -> bool:
-    """Whether a layer is made as `kept_logprobs` takes it to be; else the full forward is used."""
+    """True for a layer of the layout that `kept_logprobs` takes; else the full forward is used."""
     near = TOLERANCE.get(checkpoint.model.dtype, ROUGH)
     return float((one - two).abs().max()) <= near

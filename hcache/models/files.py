@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from hcache.config.schema import ModelConfig
 from hcache.errors import ConfigError, EngineError
-from hcache.files import replace_file
+from hcache.files import cache_folder, replace_file
 from hcache.keys import digest, digest_file
 
 WEIGHTS = (".safetensors", ".bin", ".gguf")
@@ -19,7 +18,7 @@ TEXTS = (".json", ".jinja", ".model", ".txt")  # config, tokenizer, template, vo
 
 
 def locate(path: str, folder: Path, place: str) -> Path:
-    """A path of an experiment: beside its file, else below the working directory.
+    """Place of a path of an experiment: beside its file, else below the working directory.
 
     A name of the form org/name is also looked up in the local Hugging Face cache; the network is
     never asked.
@@ -40,14 +39,14 @@ def locate(path: str, folder: Path, place: str) -> Path:
 
 
 def _hub_snapshot(name: str) -> Path | None:
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
-    repo = hub / f"models--{name.replace('/', '--')}"
-    ref = repo / "refs" / "main"
-    if not ref.is_file():
+    """Folder of a model in the local cache; None for what is not there or no name of the hub."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError):
         return None
-    snapshot = repo / "snapshots" / ref.read_text().strip()
-    return snapshot if snapshot.is_dir() else None
 
 
 def digests_of(folder: Path) -> Iterator[tuple[str, str]]:
@@ -72,8 +71,7 @@ class _Memo:
     """Digests of large files, remembered by path, inode, size, mtime and ctime."""
 
     def __init__(self) -> None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-        self.file = cache / "hcache" / "digests.json"
+        self.file = cache_folder() / "digests.json"
         self.known: dict[str, str] = {}
         self.changed = False
         try:

@@ -10,6 +10,7 @@ from hcache.plugins import load_package
 from hcache.policies.base import (
     POLICIES,
     AnyAlpha,
+    ChangesReplies,
     Policy,
     StoredPolicy,
     at_alpha,
@@ -20,6 +21,7 @@ from hcache.policies.base import (
 __all__ = [
     "POLICIES",
     "AnyAlpha",
+    "ChangesReplies",
     "Policy",
     "StoredPolicy",
     "at_alpha",

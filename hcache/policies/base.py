@@ -56,6 +56,14 @@ def at_alpha(policy: Policy, alpha: float) -> Policy:
     return policy.at(alpha) if isinstance(policy, AnyAlpha) else policy
 
 
+@runtime_checkable
+class ChangesReplies(Protocol):
+    """A policy that changes the models, so that replay knows only half of what it does."""
+
+    def delta(self, arm: int, features_BD: Tensor) -> Any:
+        """The changes to the weights of an arm, for queries with these features."""
+
+
 class StoredPolicy(Policy, Protocol):
     """What a registered class has besides: the way back from a saved folder."""
 

@@ -1,4 +1,4 @@
-"""What policies over text features share: that states fit them, and one scale for all texts."""
+"""Checks and scales that policies over text features share."""
 
 from __future__ import annotations
 

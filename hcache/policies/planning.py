@@ -78,7 +78,7 @@ class PlanningPolicy(ABC):
 
     @abstractmethod
     def scores(self, hop: int, features_ND: Tensor) -> Tensor:
-        """How good each continuation is from states of a hop, [n, S] in the order of `paths`."""
+        """Scores of the continuations of states of a hop, [n, S] in the order of `paths`."""
 
     @torch.no_grad()
     def probs(self, states: States) -> Tensor:

@@ -1,7 +1,6 @@
-"""Where routers, static sequences and the oracle end in each tree; all of it exact.
+"""Leaves that a policy ends in, exactly.
 
-Axes in names: T trees (query × replica), Q queries, N states, A actions, M leaves, L hops,
-S static sequences.
+Axes in names: T trees (query × replica), N states, A actions, L hops.
 """
 
 from __future__ import annotations

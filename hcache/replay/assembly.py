@@ -1,4 +1,10 @@
-"""Rows of states and leaves become the arrays of a tree."""
+"""Rows of states and leaves become the arrays of a tree.
+
+A state or leaf gets an integer for the tree that it is in and the path that leads there: the number
+of the tree times (K+1)^L, for K arms and at most L hops, plus the arms of the path as digits 1 to K
+in base K+1. A parent's code is that of its child without the last digit, so edges are found by
+binary search instead of joins.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +37,10 @@ class Assembly:
         regular: bool,
     ) -> None:
         self.arms, self.hops, self.replicas, self.regular = arms, hops, replicas, regular
-        self.base = arms + 1
+        self.base = arms + 1  # digit 0 is left over, so paths of different lengths differ
         self.span = self.base**hops  # codes of one tree
         self.queries = queries
-        self.states = self._coded(states).sort("hop", "code")
+        self.states = self._coded(states).sort("hop", "code")  # a level of the tree is a slice
         self.leaves = self._coded(leaves).sort("code")
         self.code_N, self.code_M = self.states["code"].to_numpy(), self.leaves["code"].to_numpy()
         self._link()
@@ -47,7 +53,7 @@ class Assembly:
 
     @property
     def roles(self) -> list[str]:
-        """What is assigned in the states that are kept; empty where the workflow has no roles."""
+        """Roles assigned in the states that are kept; empty where the workflow has no roles."""
         return self.states.filter(self._kept_N())["role"].to_list()
 
     def _coded(self, frame: pl.DataFrame) -> pl.DataFrame:
@@ -70,7 +76,7 @@ class Assembly:
         shape = (len(self.code_N), self.base)
         self.child_NA = np.full(shape, NONE, dtype=np.int64)
         self.leaf_NA = np.full(shape, NONE, dtype=np.int64)
-        order = np.argsort(self.code_N)
+        order = np.argsort(self.code_N)  # states are sorted by hop first
         hop_N, hop_M = self.states["hop"].to_numpy(), self.leaves["hop"].to_numpy()
         # In a regular tree a leaf of fewer hops ends in STOP, or a longer one was not sampled yet.
         leaf_of = np.nonzero(hop_M == self.hops if self.regular else hop_M > 0)[0]
@@ -79,7 +85,9 @@ class Assembly:
         state_of = np.nonzero(hop_N > 0)[0]
         parent, action, found = self._parents(self.code_N[state_of], order)
         self.child_NA[parent[found], action[found]] = state_of[found]
+        # Of a state and a leaf behind one action the state counts: the leaf is the state's STOP.
         self.leaf_NA[self.child_NA >= 0] = NONE
+        # STOP leaves the path as it is, so the leaf of STOP has the code of its state.
         index, found = _find(self.code_M, np.arange(len(self.code_M)), self.code_N)
         stops = found & self.states["stop"].to_numpy()
         self.leaf_NA[stops, self.arms] = index[stops]
@@ -90,7 +98,7 @@ class Assembly:
         return parent, path % self.base - 1, found
 
     def _complete_queries(self) -> Bools:
-        """Whether every replica of a query has its root, and every state all its outcomes."""
+        """Mask of the queries with a root for each replica and all outcomes of each state."""
         filled_NA = (self.child_NA >= 0) | (self.leaf_NA >= 0)
         offered_N = self.arms if self.regular else self.states["arms"].to_numpy()
         whole = filled_NA[:, : self.arms].sum(axis=1) == offered_N
@@ -143,7 +151,7 @@ class Assembly:
 
 
 def _find(values: Ints, numbers: Ints, wanted: Ints) -> tuple[Ints, Bools]:
-    """Where `wanted` stands among sorted `values`, as `numbers`, and whether it is there."""
+    """The `numbers` of those among the sorted `values` that are `wanted`, and which are there."""
     if not len(values):
         return np.zeros(len(wanted), dtype=np.int64), np.zeros(len(wanted), dtype=bool)
     index = np.searchsorted(values, wanted).clip(max=len(values) - 1)

@@ -1,16 +1,19 @@
-"""Exact values on a tree: backward induction, the oracle, static sequences."""
+"""Exact values on a tree: backward induction, the oracle, static sequences.
+
+The oracle, the return of any policy and its Q-values follow from one backward pass (Puterman,
+Markov Decision Processes, 1994, section 4.5). Axes in names as in `hcache.replay.tree`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from hcache.errors import DataError
-from hcache.replay.tree import NONE, Tree, path_name, tree_of_leaf
+from hcache.replay.tree import NONE, Tree
 
 TIE = 1e-12  # rewards this close are equal
 
@@ -136,32 +139,9 @@ def oracle(tree: Tree, reward_M: Tensor) -> Tensor:
     return backward(tree, reward_M).argmax(dim=1)
 
 
-@dataclass(frozen=True)
-class Sequences:
-    """Every static sequence of arms that the action set allows, and where it ends."""
-
-    names: tuple[str, ...]  # "reader>solver"
-    path_SL: Tensor
-    leaf_TS: Tensor  # NONE where a tree lacks the sequence
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @cached_property
-    def lengths(self) -> Tensor:
-        """Number of hops of each sequence, int64 [S]."""
-        return (self.path_SL >= 0).sum(dim=1)
-
-
-def sequences(tree: Tree) -> Sequences:
-    """The static sequences of a forest, shortest first, then in the order of the arms."""
+def sequences(tree: Tree) -> list[tuple[int, ...]]:
+    """Static sequences of arms that lead to some leaf, shortest first, then by the arms' order."""
     reachable = tree.leaf_NA[tree.leaf_NA >= 0].unique()
-    tree_M = tree_of_leaf(tree)
-    paths = tree.path_ML[reachable]
-    order_key = torch.cat([(paths >= 0).sum(dim=1, keepdim=True), paths], dim=1)
-    distinct, index = order_key.unique(dim=0, return_inverse=True)
-    leaf_TS = torch.full((len(tree), len(distinct)), NONE, device=paths.device)
-    leaf_TS[tree_M[reachable], index] = reachable
-    path_SL = distinct[:, 1:]
-    names = tuple(path_name(path, tree.arms) for path in path_SL.tolist())
-    return Sequences(names, path_SL, leaf_TS)
+    distinct = tree.path_ML[reachable].unique(dim=0).tolist()
+    paths = [tuple(arm for arm in path if arm != NONE) for path in distinct]
+    return sorted(paths, key=lambda path: (len(path), path))

@@ -8,7 +8,6 @@ addressed by the key of the context, so shards written side by side do no harm.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -36,6 +35,7 @@ from hcache.models.causal_lm import (
     with_end,
 )
 from hcache.models.files import encoder_digest, locate
+from hcache.models.sentence import load_sentence_encoder
 from hcache.plugins import Registry, Source
 
 Array = npt.NDArray[Any]
@@ -125,20 +125,8 @@ class SentenceEncoder:
     """A sentence-transformers model from a folder; the network is never asked."""
 
     def __init__(self, path: Path) -> None:
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
-        try:
-            from sentence_transformers import SentenceTransformer
-        except ImportError as error:
-            raise ConfigError(
-                "features.encoder: sentence-transformers is not installed.",
-                "Install it with: pip install 'hcache[encoders]'",
-            ) from error
-        if not path.is_dir():
-            raise ConfigError(
-                f"features.path: {path} does not exist.", "Give the folder of the encoder's model."
-            )
         self.path = path
-        self.model: Any = SentenceTransformer(str(path), device="cpu")
+        self._vectors = load_sentence_encoder(path, "features.path")
         self.dim = self.encode([("",)]).shape[1]
 
     @cached_property
@@ -149,10 +137,7 @@ class SentenceEncoder:
     def encode(self, contexts: Sequence[Context]) -> Array:
         """See `Encoder`."""
         texts = ["\n".join(context) for context in contexts]
-        vectors = self.model.encode(
-            texts, convert_to_numpy=True, normalize_embeddings=True, show_progress_bar=False
-        )
-        return np.asarray(vectors, dtype=np.float16)
+        return np.asarray(self._vectors(texts), dtype=np.float16)
 
 
 class CausalEncoder:

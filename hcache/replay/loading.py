@@ -22,6 +22,7 @@ import polars as pl
 import torch
 
 from hcache.config.schema import ExperimentConfig
+from hcache.data.metrics import version_of
 from hcache.errors import StoreError
 from hcache.experiment import build_workflow
 from hcache.keys import digest
@@ -29,6 +30,7 @@ from hcache.replay.assembly import Assembly
 from hcache.replay.features import Encoder, FeatureStore, make_encoder
 from hcache.replay.tree import Texts, Tree, to_read
 from hcache.store import Store
+from hcache.store.queries import CONTEXTS, LEAVES, QUERIES, STATES
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,7 @@ def load_replay(
     wanted = [config.name, split, workflow.fingerprint, workflow.hops, config.sampling.replicas]
     prices = [pool, *_prices(config)]
     states = store.sql(STATES, [*wanted, *prices])
-    metrics = [list(config.data), [config.quality_of(name) for name in config.data]]
-    leaves = store.sql(LEAVES, [*wanted, *prices, *metrics])
+    leaves = store.sql(LEAVES, [*wanted, *prices, *_qualities(config)])
     queries = store.sql(QUERIES, wanted[:2])
     if queries.is_empty():
         raise StoreError(
@@ -95,15 +96,15 @@ def load_replay(
 
 def _sampled_pool(store: Store, config: ExperimentConfig, workflow: str, hops: int) -> list[str]:
     """Ids of the config's arms as they were sampled, in the config's order."""
-    found = store.sql("select * from experiments where experiment = $1", [config.name])
+    found = store.rows_of("experiments", config.name)
     if found.is_empty():
-        known = store.sql("select experiment from experiments order by 1").to_series().to_list()
+        known = store.experiments()
         raise StoreError(
             f"{store.path} holds no experiment {config.name!r} (it has: {', '.join(known)}).",
             "Sample it first: hcache sample EXPERIMENT.yaml",
         )
     asked, sampled = config.model_dump(mode="json"), json.loads(found["config"][0])
-    arms: dict[str, str] = dict(store.sql(POOL, [config.name]).iter_rows())
+    arms: dict[str, str] = dict(store.pool(config.name).select("name", "arm_id").iter_rows())
     changes = [
         f"arms.{name}"
         for name in config.arms
@@ -159,6 +160,13 @@ def _prices(config: ExperimentConfig) -> list[list[float]]:
     return [[price.input for price in prices], [price.output for price in prices]]
 
 
+def _qualities(config: ExperimentConfig) -> list[list[str]]:
+    """The data sets with the metric of each and the version that its scores must have."""
+    metrics = [config.quality_of(name) for name in config.data]
+    extractors = [data.extract for data in config.data.values()]
+    return [list(config.data), metrics, list(map(version_of, extractors, metrics))]
+
+
 def _check_scored(store: Store, leaves: pl.DataFrame) -> None:
     unscored = leaves.filter(pl.col("quality").is_null())
     if len(unscored):
@@ -168,40 +176,6 @@ def _check_scored(store: Store, leaves: pl.DataFrame) -> None:
             "Add the metric to the data's `metrics` and run `hcache sample` again; "
             "it runs no model for that.",
         )
-
-
-COST = """coalesce(list_sum(
-    [(i[a.arm] * a.prompt_tokens + o[a.arm] * a.output_tokens) / 1000 for a in t.asks]), 0)"""
-FROM = """
-with prices as (select map($6, $7) as i, map($6, $8) as o),
-chosen as (select query_id, extractor from splits where experiment = $1 and split = $2)
-"""
-WHERE = """
-where t.workflow = $3 and t.replica < $5 and list_has_all($6, t.decisions)
-"""
-STATES = f"""{FROM}
-select t.query_id, t.replica, [list_position($6, d) for d in t.decisions] as path,
-       t.context_id, t."role",
-       len(list_intersect(t.actions, $6)) as arms, t.stop, {COST} as cost
-from states t join chosen using (query_id), prices {WHERE} and t.depth < $4
-"""
-LEAVES = f"""{FROM}
-select t.query_id, t.replica, [list_position($6, d) for d in t.decisions] as path,
-       map($9, $10)[q.dataset] as metric, s.value as quality, {COST} as cost
-from trajectories t join chosen c using (query_id) join queries q using (query_id)
-cross join prices
-left join scores s on s.trajectory_id = t.trajectory_id and s.extractor = c.extractor
-     and s.metric = map($9, $10)[q.dataset]
-{WHERE} and t.depth <= $4
-"""
-QUERIES = """
-select q.query_id, q.dataset, q.kind from splits s join queries q using (query_id)
-where s.experiment = $1 and s.split = $2 order by q.query_id
-"""
-POOL = """
-select a.name, a.arm_id from pools p join arms a using (arm_id)
-where p.experiment = $1 order by p.position
-"""
 
 
 def _digest(tensor: torch.Tensor) -> str:
@@ -228,21 +202,5 @@ def _read_texts(db: Path, contexts: Sequence[str], roles: Sequence[str]) -> list
 
 
 def _texts(store: Store, contexts: list[str]) -> dict[str, list[str]]:
-    store.connection.register("contexts", pl.DataFrame({"context_id": contexts}))
-    try:
-        frame = store.sql(CONTEXTS)
-    finally:
-        store.connection.unregister("contexts")
+    frame = store.sql(CONTEXTS, contexts=pl.DataFrame({"context_id": contexts}))
     return dict(frame.iter_rows())
-
-
-CONTEXTS = """
-with wanted as (
-    select distinct s.context_id, s.context from states s semi join contexts using (context_id)
-), parts as (
-    select context_id, unnest(context) as text_id, generate_subscripts(context, 1) as place
-    from wanted
-)
-select p.context_id, list(t.text order by p.place) from parts p join texts t using (text_id)
-group by p.context_id order by p.context_id
-"""

@@ -1,10 +1,8 @@
-"""The tree as tensors, and everything that is exact on it.
+"""A split of sampled queries as tensors.
 
 A split of sampled queries is a forest of complete decision trees. A state is a `Choose`; an
 action is an arm or, last, STOP; a leaf is a finished trajectory with its quality and its cost.
-One step of the environment is a gather, and the oracle, the return of any policy and its
-Q-values follow from one backward pass (backward induction; Puterman, Markov Decision Processes,
-1994, section 4.5).
+One step of the environment is a gather.
 
 Axes in names: T trees (query × replica), N states, M leaves, A actions (arms, then STOP),
 D features, L hops, S static sequences, Q queries. States are ordered by hop, so that a level is
@@ -26,7 +24,7 @@ NONE = -1  # no such child, leaf or action
 
 @dataclass(frozen=True)
 class States:
-    """What a policy sees of n states: features of the text, hop, cost so far, valid actions."""
+    """View of n states that a policy gets: text features, hop, cost so far, valid actions."""
 
     features_ND: Tensor  # float32
     hop_N: Tensor  # int64
@@ -44,7 +42,7 @@ class States:
 
 
 class Texts:
-    """What there is to read in some states, by number; fetched when first asked for, all at once.
+    """Texts of states, by number, loaded together on first access.
 
     `fetch` gives the parts of each text, as `to_read` makes them.
     """
@@ -61,7 +59,7 @@ class Texts:
 
 
 def to_read(context: Sequence[str], role: str) -> Sequence[str]:
-    """What a policy that reads is shown: the context, and the role that it is to assign, if any."""
+    """Text for a policy that reads, in parts: the context, then the role to assign, if any."""
     return [*context, f"{role}:"] if role else context
 
 
@@ -118,7 +116,7 @@ class Tree:
 
     @cached_property
     def valid_NA(self) -> Tensor:
-        """Which actions a state has."""
+        """Mask of the actions that each state has."""
         return (self.child_NA >= 0) | (self.leaf_NA >= 0)
 
     @cached_property

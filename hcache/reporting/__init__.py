@@ -12,55 +12,51 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from hcache.config.schema import ExperimentConfig
 from hcache.evaluation.report import Report
+from hcache.experiment import Experiment
 from hcache.files import replace_file
-from hcache.replay.loading import load_replay
-from hcache.replay.tree import Tree
 from hcache.reporting.examples import Examples, leaves_of_sequence, tell
 from hcache.reporting.figures import Picture, pictures
-from hcache.reporting.methods import best_method, methods
 from hcache.reporting.page import Content, html, markdown
-from hcache.runs.evaluating import Beside, comparable_runs, evaluate_runs
+from hcache.runs.evaluating import Evaluation, OnRouter, Others, evaluation_of
 from hcache.runs.folder import Run, now
+from hcache.runs.methods import best_method
 from hcache.store import Store
 
 __all__ = ["write_report"]
 
 
 def write_report(
-    config: ExperimentConfig,
-    db: Path,
+    experiment: Experiment,
     runs: Sequence[Run],
     out: Path,
     split: str = "test",
     command: Sequence[str] = (),
-    beside: Sequence[Beside] = (),
+    others: Others = (),
+    on_router: OnRouter = lambda name, done, total: None,
 ) -> Report:
     """Evaluate runs on a split and write what was found into the folder `out`.
 
-    Experiments `beside` are evaluated as `evaluate_runs` does; what is told of training and of
-    single queries is of `runs` alone.
+    The `others` are evaluated as `evaluate_runs` does; what is told of training and of single
+    queries is of `runs` alone.
 
     Raises:
         ConfigError: no such split.
         StoreError: the experiment was not sampled, or the split has no queries.
     """
-    report = evaluate_runs(config, db, runs, split, beside)
-    evaluated = comparable_runs(runs, config)
-    drawn = pictures(report, methods(evaluated))
+    evaluation = evaluation_of(experiment, runs, split, others, on_router)
+    drawn = pictures(evaluation.report, evaluation.methods)
     content = Content(
-        config=config,
-        db=db,
+        experiment=experiment,
         split=split,
         command=tuple(command),
         created=now(),
-        report=report,
+        report=evaluation.report,
         pictures=tuple(drawn),
-        examples=_examples(config, db, split, report, evaluated),
+        examples=_examples(experiment, split, evaluation),
     )
     _write(out, content, drawn)
-    return report
+    return evaluation.report
 
 
 def _write(out: Path, content: Content, drawn: Sequence[Picture]) -> None:
@@ -76,23 +72,14 @@ def _write(out: Path, content: Content, drawn: Sequence[Picture]) -> None:
         replace_file(out / name, text.encode())
 
 
-def _examples(
-    config: ExperimentConfig, db: Path, split: str, report: Report, runs: Sequence[Run]
-) -> Examples | None:
+def _examples(experiment: Experiment, split: str, evaluation: Evaluation) -> Examples | None:
     """Of the router that is best on validation, in its first seed; None without a router."""
-    if not runs:
+    config, tree = experiment.config, evaluation.trees[split]
+    best = best_method(evaluation.methods, evaluation.trees["valid"], config.train.alpha)
+    if best is None:
         return None
-    alpha = config.train.alpha
-    with Store(db) as store:
-        valid, tree = (_tree(store, config, name) for name in ("valid", split))
-        best = best_method(methods(runs), valid, alpha)
-        if best is None:
-            return None
-        router = (best.name, best.leaves(tree, alpha))
-        static = (report.best_static, leaves_of_sequence(tree, report.best_static))
+    sequence = evaluation.report.best_static
+    router = (best.name, evaluation.leaves[best.name][0])
+    static = (sequence, leaves_of_sequence(tree, sequence))
+    with Store(experiment.db) as store:
         return tell(store, config, tree, router, static)
-
-
-def _tree(store: Store, config: ExperimentConfig, split: str) -> Tree:
-    tree = load_replay(store, config, split).tree
-    return tree if config.train.stop else tree.without_stop()

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from hcache.config.schema import ExperimentConfig
 from hcache.replay.exact import sequences, static_leaves
-from hcache.replay.loading import POOL
 from hcache.replay.tree import Tree, path_name
 from hcache.store import Store
+from hcache.store.queries import OUTCOME, QUESTION
 
 COUNT = 3  # gains, and losses
 EQUAL = 1e-9  # rewards this close are neither
@@ -73,10 +73,9 @@ class Examples:
 
 
 def leaves_of_sequence(tree: Tree, name: str) -> Tensor:
-    """Where a static sequence, given as people read it, ends in each tree."""
-    known = sequences(tree)
-    path = known.path_SL[known.names.index(name)].tolist()
-    return static_leaves(tree, [[action for action in path if action >= 0]])[:, 0]
+    """Leaf that a static sequence, given by its name, ends in, of each tree."""
+    path = next(path for path in sequences(tree) if path_name(path, tree.arms) == name)
+    return static_leaves(tree, [path])[:, 0]
 
 
 def tell(
@@ -129,7 +128,8 @@ class _Reader:
 
     def __init__(self, store: Store, config: ExperimentConfig, tree: Tree) -> None:
         self.store, self.config, self.tree = store, config, tree
-        self.arm_ids: dict[str, str] = dict(store.sql(POOL, [config.name]).iter_rows())
+        arms = store.pool(config.name).select("name", "arm_id")
+        self.arm_ids: dict[str, str] = dict(arms.iter_rows())
 
     def example(self, index: int, gain: float, sides: tuple[Side, Side]) -> Example:
         query = self._query(index)
@@ -170,11 +170,3 @@ class _Reader:
 
     def _query(self, index: int) -> int:
         return int(self.tree.query_T[index])
-
-
-QUESTION = 'select question, "references" from queries where query_id = $1'
-OUTCOME = """
-select o.trajectory_id, o.answer, o.notes
-from outcomes o join trajectories t using (trajectory_id)
-where o.experiment = $1 and o.query_id = $2 and o.replica = $3 and t.decisions = $4
-"""

@@ -21,10 +21,10 @@ from matplotlib.ticker import MaxNLocator
 
 from hcache.evaluation.baselines import STOP
 from hcache.evaluation.report import Group, Report, Row
-from hcache.reporting.methods import Curve, Method
 from hcache.reporting.numbers import number, short
 from hcache.reporting.plane import draw_plane
 from hcache.reporting.style import ARMS, GREY, INK, MARKS, STYLE, colours, error_bar
+from hcache.runs.methods import Curve, Method
 
 WIDTH, HEIGHT = 4.6, 3.4  # inches
 PANELS = 12  # of one figure, at most

@@ -11,17 +11,16 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from hcache.config.schema import ExperimentConfig
 from hcache.evaluation.leaderboard import HEADER, label, title
 from hcache.evaluation.report import Group, Report, Row
 from hcache.evaluation.statistics import Interval
+from hcache.experiment import Experiment
 from hcache.reporting.examples import Examples
 from hcache.reporting.figures import Picture
 from hcache.reporting.numbers import DASH, number, printable, reason, signed, spans
@@ -44,8 +43,7 @@ class Cell:
 class Content:
     """All that a report says."""
 
-    config: ExperimentConfig
-    db: Path
+    experiment: Experiment
     split: str
     command: tuple[str, ...]
     created: str
@@ -58,21 +56,22 @@ class Content:
         """What was evaluated, and how."""
         report = self.report
         replicas = f", {report.replicas} replicas" if report.replicas > 1 else ""
-        yield "experiment", self.config.name
+        yield "experiment", self.experiment.name
         yield "queries", f"{report.queries:,} of {self.split}{replicas}"
         yield "reward", f"R = Q − {report.alpha:g}·C; Q is {self._qualities()}"
         yield "STOP", "allowed from the second hop on" if report.stop else "not allowed"
-        yield "models", ", ".join(self.config.arms)
+        yield "models", ", ".join(self.experiment.config.arms)
         seeds = [f"{name} ({count})" for name, count in report.seeds.items()]
         yield "routers (seeds)", ", ".join(seeds) or "none"
         yield "best static sequence", f"{report.best_static}, chosen on {self._chosen()}"
         yield "intervals", f"{report.level:.0%}, {report.resamples:,} resamples of the queries"
         yield "date", self.created
-        yield "database", str(self.db)
+        yield "database", str(self.experiment.db)
         yield "command", shlex.join(self.command) or DASH
 
     def _qualities(self) -> str:
-        own = {name: self.config.quality_of(name) for name in self.config.data}
+        config = self.experiment.config
+        own = {name: config.quality_of(name) for name in config.data}
         if len(set(own.values())) == 1:
             return next(iter(own.values()))
         return ", ".join(f"{metric} on {name}" for name, metric in own.items())

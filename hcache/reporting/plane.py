@@ -100,7 +100,7 @@ def _draw_inset(inset: Axes, report: Report, scale: str, limits: Floats) -> None
 
 
 def _room(drawn: Floats) -> Bbox | None:
-    """Where the enlargement, its ticks and all, covers nothing, in parts of the axes."""
+    """Place for the enlargement and its ticks that covers nothing, in parts of the axes."""
     for corner in CORNERS:
         room = Bbox.from_bounds(*corner, ZOOM[0] + TICKS[0], ZOOM[1] + TICKS[1])
         if not bool(((drawn >= room.min) & (drawn <= room.max)).all(axis=1).any()):

@@ -1,4 +1,4 @@
-"""How the figures of a report look: sizes, colours that the colour-blind tell apart, marks."""
+"""Style of the figures: sizes, colours that the colour-blind tell apart, marks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def colours(report: Report) -> dict[str, str]:
 
 
 def error_bar(estimate: float, low: float, high: float) -> list[list[float]] | None:
-    """How far an interval reaches to either side, as matplotlib takes it; None without one."""
+    """Reach of an interval to either side, as matplotlib takes it; None without an interval."""
     if math.isnan(low) or math.isnan(high):
         return None
     return [[max(0.0, estimate - low)], [max(0.0, high - estimate)]]

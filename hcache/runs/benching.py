@@ -7,18 +7,18 @@ run that is finished is not trained again, one that was stopped goes on: the sam
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from hcache.config.schema import ExperimentConfig
 from hcache.errors import ConfigError
 from hcache.experiment import Experiment
+from hcache.replay.loading import load_replay
+from hcache.replay.tree import Tree
 from hcache.runs.folder import Run
-from hcache.runs.training import train
+from hcache.runs.training import train, with_train
+from hcache.runs.workers import worker_pool
 from hcache.store import Store
 from hcache.trainers import TRAINERS
 
@@ -28,34 +28,27 @@ CHAINS = ("sft+ppo",)
 
 @dataclass(frozen=True)
 class Job:
-    """One run to train: an experiment's configuration with algorithm and seed, all else as said."""
+    """One run to train: an experiment with algorithm and seed, all else as said."""
 
-    config: ExperimentConfig
-    db: Path
-    source: Path
+    experiment: Experiment
 
     @property
     def name(self) -> str:
         """What it trains, for people."""
-        return f"{self.config.train.algo} seed {self.config.train.seed}"
+        settings = self.experiment.config.train
+        return f"{settings.algo} seed {settings.seed}"
 
     @property
     def key(self) -> str:
         """What tells jobs apart."""
-        return f"{self.config.name}: {self.name}"
+        return f"{self.experiment.name}: {self.name}"
 
 
 def jobs(experiment: Experiment, algos: Sequence[str], seeds: int) -> list[Job]:
     """A job for each algorithm and seed, each with the settings that the experiment has for it."""
     own = experiment.config.train
     return [
-        Job(
-            experiment.config.model_copy(
-                update={"train": own.of(algo).model_copy(update={"seed": own.seed + seed})}
-            ),
-            experiment.db,
-            experiment.source,
-        )
+        Job(with_train(experiment, own.of(algo).model_copy(update={"seed": own.seed + seed})))
         for algo in algos
         for seed in range(seeds)
     ]
@@ -64,11 +57,12 @@ def jobs(experiment: Experiment, algos: Sequence[str], seeds: int) -> list[Job]:
 def algorithms(experiment: Experiment) -> dict[str, str]:
     """Every trainer, and the chains, with the reason why it is not for this experiment, or ""."""
     with Store(experiment.db) as store:
-        found = {name: _reason(store, experiment, name) for name in sorted(TRAINERS)}
+        tree = load_replay(store, experiment.config, "valid").tree
+    found = {name: _reason(experiment, tree, name) for name in sorted(TRAINERS)}
     return found | dict.fromkeys(CHAINS, "")
 
 
-def _reason(store: Store, experiment: Experiment, name: str) -> str:
+def _reason(experiment: Experiment, tree: Tree, name: str) -> str:
     trainer = TRAINERS[name]
     if trainer.live:
         return "runs the models in every step; ask for it by name"
@@ -78,7 +72,7 @@ def _reason(store: Store, experiment: Experiment, name: str) -> str:
     if missing:
         return f"needs train.settings.{missing[0]}"
     try:
-        tree = trainer.load(store, experiment, "valid").tree
+        tree = trainer.enrich(tree, experiment)
     except ConfigError as error:
         return error.message
     return trainer.unfit(tree if experiment.config.train.stop else tree.without_stop())
@@ -90,14 +84,12 @@ def run_all(jobs: Sequence[Job], on_done: Callable[[Job, Run], None]) -> None:
     Raises:
         HcacheError: the first that a job ended with; the others are stopped.
     """
-    with ProcessPoolExecutor(
-        max_workers=min(len(jobs), os.cpu_count() or 1),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_ignore_interrupts,
-    ) as pool:
+    with worker_pool(len(jobs)) as pool:
         try:
             for chained in (False, True):
-                stage = [job for job in jobs if ("+" in job.config.train.algo) == chained]
+                stage = [
+                    job for job in jobs if ("+" in job.experiment.config.train.algo) == chained
+                ]
                 futures = {pool.submit(_train, job): job for job in stage}
                 for future in as_completed(futures):
                     on_done(futures[future], Run(future.result()))
@@ -108,10 +100,5 @@ def run_all(jobs: Sequence[Job], on_done: Callable[[Job, Run], None]) -> None:
             raise
 
 
-def _ignore_interrupts() -> None:
-    """Ctrl-C is for the process that hands out the jobs."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def _train(job: Job) -> Path:
-    return train(job.config, job.db, source=job.source).folder
+    return train(job.experiment).folder

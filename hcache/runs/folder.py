@@ -22,13 +22,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hcache.config.schema import ExperimentConfig
 from hcache.errors import RunError
+from hcache.experiment import Experiment
 from hcache.files import replace_file
+from hcache.packages import installed_version
+
+if TYPE_CHECKING:
+    from hcache.policies import Policy
 
 PACKAGES = ("hcache", "torch", "numpy", "scikit-learn", "duckdb", "polars", "safetensors")
 
@@ -77,10 +81,27 @@ class Run:
             raise RunError(f"{file} is damaged ({error}).", "Train it again.") from error
         return manifest
 
-    @property
+    @cached_property
     def config(self) -> ExperimentConfig:
         """The configuration it was trained with."""
         return ExperimentConfig.model_validate(self.manifest["config"])
+
+    def experiment(self, db: Path | None = None) -> Experiment:
+        """The experiment it was trained on; `db` in place of its database."""
+        return Experiment(
+            self.config, Path(self.manifest["source"]), db or Path(self.manifest["db"])
+        )
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The trained policy.
+
+        Raises:
+            RunError: there is none, or it is damaged.
+        """
+        from hcache.policies import load_policy  # which takes seconds that a list of runs has not
+
+        return load_policy(self.policy_folder)
 
     @property
     def finished(self) -> bool:
@@ -89,7 +110,8 @@ class Run:
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Write the manifest, whole or not at all."""
-        self.__dict__.pop("manifest", None)
+        for known in ("manifest", "config", "policy"):
+            self.__dict__.pop(known, None)
         replace_file(self.folder / "manifest.json", _json(manifest))
 
     def metrics(self) -> list[dict[str, float]]:
@@ -158,7 +180,7 @@ def provenance() -> dict[str, Any]:
     return {
         "command": sys.argv,
         "python": platform.python_version(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": {name: found for name in PACKAGES if (found := installed_version(name))},
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
             "processor": _processor(),
@@ -179,13 +201,6 @@ def first_difference(one: Iterable[Any], two: Iterable[Any]) -> int | None:
 def now() -> str:
     """The time, UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _processor() -> str:

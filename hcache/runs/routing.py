@@ -13,7 +13,7 @@ from hcache.engines import EngineFactory, Engines, make_engine
 from hcache.errors import RunError
 from hcache.experiment import Experiment
 from hcache.live import Episode, Live
-from hcache.policies import Policy, load_policy
+from hcache.policies import ChangesReplies, Policy
 from hcache.replay.features import make_encoder
 from hcache.runs.folder import Run, find_run
 from hcache.workflows import Ask
@@ -92,7 +92,7 @@ def with_changes(
     Raises:
         RunError: the run is not finished, or its policy makes no ΔW.
     """
-    if not getattr(load_policy(run.policy_folder), "changes_replies", False):
+    if not isinstance(run.policy, ChangesReplies):
         raise RunError(
             f"{run.name} makes no ΔW: what it routes to is said as it was.", "Name a joint run."
         )
@@ -120,9 +120,9 @@ def live_router(
         ConfigError: the models are not where the experiment says.
     """
     run = find_run(name)
-    policy = load_policy(run.policy_folder)
+    policy = run.policy
     loaded = Experiment(run.config, experiment or Path(run.manifest["source"]))
-    if getattr(policy, "changes_replies", False):
+    if isinstance(policy, ChangesReplies):
         loaded = with_changes(loaded, run)
     engines = Engines(factory)
     encoder = make_encoder(run.config.features)

@@ -4,126 +4,163 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hcache.config.file import parse_settings
-from hcache.config.schema import ExperimentConfig
+from hcache.config.schema import ExperimentConfig, Settings, TrainConfig
 from hcache.errors import ConfigError
 from hcache.experiment import Experiment
 from hcache.keys import digest, digest_file
-from hcache.plugins import lookup
-from hcache.policies import load_policy
+from hcache.policies import ChangesReplies, load_policy
+from hcache.replay.loading import Replay, load_replay
 from hcache.replay.tree import Tree
 from hcache.runs.folder import MetricsLog, Run, find_run, first_difference, now, provenance
 from hcache.store import Store
-from hcache.trainers import TRAINERS, fit
-
-OnMetrics = Callable[[dict[str, float]], None]
+from hcache.trainers import TRAINERS, OnMetrics, Trainer, fit
 
 
 def train(
-    config: ExperimentConfig,
-    db: Path,
+    experiment: Experiment,
     *,
-    source: Path = Path("experiment.yaml"),
     init: str | Path | None = None,
     folder: Path | None = None,
     on_metrics: OnMetrics = lambda metrics: None,
 ) -> Run:
-    """Train the algorithm that `config.train` names; the run it went into.
+    """Train the algorithm that the experiment's `train` names; the run it went into.
 
     An algorithm such as `sft+ppo` is a chain: SFT first, with its defaults, in a run of its own,
     then PPO from where that ended. A run of the same identity that was stopped goes on; one that
-    is finished is returned as it is. `source` is the experiment's file, for live routing later;
-    `folder` puts the run elsewhere than where the configuration says.
+    is finished is returned as it is. `folder` puts the run elsewhere than where the configuration
+    says.
 
     Raises:
         ConfigError: an unknown algorithm or setting, or one that does not fit the workflow.
         StoreError: the experiment was not sampled like this.
         RunError: `init` is no run that fits.
     """
-    settings = config.train
-    *before, last = settings.algo.split("+")
-    trainer_class = lookup(TRAINERS, last, "trainer", "train.algo")
-    algorithm = parse_settings(trainer_class.Settings, settings.settings, "train.settings")
-    start = None if init is None else find_run(init, Path(config.runs))
-    if before:
-        first = settings.of("+".join(before))
-        start = train(
-            config.model_copy(update={"train": first}),
-            db,
-            source=source,
-            init=init,
-            folder=folder,
-            on_metrics=on_metrics,
-        )
-    trees = {}
-    experiment = Experiment(config, source, db)
-    with Store(db) as store:
-        for split in ("train", "valid"):
-            trees[split] = trainer_class.load(store, experiment, split)
-        arms = dict(store.sql(ARMS, [config.name]).iter_rows())
-    identity = {
-        "config": _relevant(config),
-        "data": {split: loaded.fingerprint for split, loaded in trees.items()},
-        "init": None if start is None else _weights(start),
-    }
-    name = f"{settings.algo}-s{settings.seed}-{digest(identity)[:8]}"
+    config, kind = experiment.config, _trainer_class(experiment)
+    settings = parse_settings(kind.Settings, config.train.settings, "train.settings")
+    given = None if init is None else find_run(init, Path(config.runs))
+    start = _start(experiment, given, folder, on_metrics)
+    data = {split: _load(experiment, kind, split) for split in ("train", "valid")}
+    identity = _identity(config, data, start)
+    name = f"{config.train.algo}-s{config.train.seed}-{digest(identity)[:8]}"
     run = Run((folder or Path(config.runs)) / name)
     if run.finished:
         return run
-    manifest = {
-        "name": name,
-        "experiment": config.name,
-        "algo": settings.algo,
-        "seed": settings.seed,
-        "init": None if init is None else str(find_run(init, Path(config.runs)).folder),
-        "source": str(source.resolve()),
-        "db": str(db),
-        "created": now(),
-        "config": config.model_dump(mode="json"),
-        "settings": algorithm.model_dump(),
-        "identity": identity,
-        "arms": arms,
-        "incomplete": {split: loaded.incomplete for split, loaded in trees.items()},
-        **provenance(),
-    }
+    manifest = _manifest(experiment, run, given, settings, identity, data)
     run.write_manifest(manifest)
     torch.set_num_threads(1)  # networks this small gain nothing from more
+    trees = {split: _allowed(config, loaded) for split, loaded in data.items()}
     outcome = _fit(
-        run, config, algorithm, trees["train"].tree, trees["valid"].tree, start, on_metrics
+        run, _trainer(config, settings, trees["train"], start), trees["valid"], on_metrics
     )
     run.write_manifest(manifest | {"finished": now(), "outcome": outcome})
     run.checkpoint.unlink(missing_ok=True)
     return run
 
 
-def _fit(
-    run: Run,
-    config: ExperimentConfig,
-    algorithm: Any,
-    train_tree: Tree,
-    valid_tree: Tree,
-    start: Run | None,
-    on_metrics: OnMetrics,
+def with_train(experiment: Experiment, train: TrainConfig) -> Experiment:
+    """The same experiment with other settings of training."""
+    config = experiment.config.model_copy(update={"train": train})
+    return Experiment(config, experiment.source, experiment.db)
+
+
+def _trainer_class(experiment: Experiment) -> type[Trainer]:
+    """The last of the chain of trainers."""
+    return TRAINERS.find(experiment.config.train.algo.split("+")[-1], "train.algo")
+
+
+def _start(
+    experiment: Experiment, given: Run | None, folder: Path | None, on_metrics: OnMetrics
+) -> Run | None:
+    """The run to start from: the one given, or behind it all of the chain but the last."""
+    settings = experiment.config.train
+    *before, _ = settings.algo.split("+")
+    if not before:
+        return given
+    first = with_train(experiment, settings.of("+".join(before)))
+    init = None if given is None else given.folder
+    return train(first, init=init, folder=folder, on_metrics=on_metrics)
+
+
+def _load(experiment: Experiment, kind: type[Trainer], split: str) -> Replay:
+    """A split as a trainer needs it."""
+    with Store(experiment.db) as store:
+        loaded = load_replay(store, experiment.config, split)
+    return replace(loaded, tree=kind.enrich(loaded.tree, experiment))
+
+
+def _identity(
+    config: ExperimentConfig, data: Mapping[str, Replay], start: Run | None
 ) -> dict[str, Any]:
-    settings = config.train
-    if not settings.stop:
-        train_tree, valid_tree = train_tree.without_stop(), valid_tree.without_stop()
-    trainer_class = TRAINERS[settings.algo.split("+")[-1]]
-    if reason := trainer_class.unfit(train_tree):
-        raise ConfigError(f"train.algo: {settings.algo} cannot be trained here: {reason}")
-    trainer = trainer_class(
-        train_tree,
-        algorithm,
-        alpha=settings.alpha,
-        seed=settings.seed,
-        init=None if start is None else load_policy(start.policy_folder),
-    )
+    """All that the outcome depends on."""
+    return {
+        "config": _relevant(config),
+        "data": {split: loaded.fingerprint for split, loaded in data.items()},
+        "init": None if start is None else _weights(start),
+    }
+
+
+def _manifest(
+    experiment: Experiment,
+    run: Run,
+    given: Run | None,
+    settings: Settings,
+    identity: dict[str, Any],
+    data: Mapping[str, Replay],
+) -> dict[str, Any]:
+    """What is said of a run before it begins."""
+    config = experiment.config
+    with Store(experiment.db) as store:
+        arms = dict(store.pool(config.name).select("name", "fingerprint").iter_rows())
+    return {
+        "name": run.name,
+        "experiment": config.name,
+        "algo": config.train.algo,
+        "seed": config.train.seed,
+        "init": None if given is None else str(given.folder),
+        "source": str(experiment.source.resolve()),
+        "db": str(experiment.db),
+        "created": now(),
+        "config": config.model_dump(mode="json"),
+        "settings": settings.model_dump(),
+        "identity": identity,
+        "arms": arms,
+        "incomplete": {split: loaded.incomplete for split, loaded in data.items()},
+        **provenance(),
+    }
+
+
+def _allowed(config: ExperimentConfig, loaded: Replay) -> Tree:
+    """The tree as routers may act in it."""
+    return loaded.tree if config.train.stop else loaded.tree.without_stop()
+
+
+def _trainer(
+    config: ExperimentConfig, settings: Settings, tree: Tree, start: Run | None
+) -> Trainer:
+    """The trainer, about to begin.
+
+    Raises:
+        ConfigError: it cannot be trained on such a tree.
+    """
+    train = config.train
+    kind = TRAINERS[train.algo.split("+")[-1]]
+    if reason := kind.unfit(tree):
+        raise ConfigError(f"train.algo: {train.algo} cannot be trained here: {reason}")
+    init = None if start is None else load_policy(start.policy_folder)
+    return kind(tree, settings, alpha=train.alpha, seed=train.seed, init=init)
+
+
+def _fit(run: Run, trainer: Trainer, valid: Tree, on_metrics: OnMetrics) -> dict[str, Any]:
+    """Train to the end, with all that is kept on the way; how it ended."""
+    settings = run.config.train
     log = MetricsLog(run.folder / "metrics.jsonl")
 
     def record(metrics: dict[str, float]) -> None:
@@ -134,7 +171,7 @@ def _fit(
     try:
         fitted = fit(
             trainer,
-            valid_tree,
+            valid,
             iterations=settings.iterations,
             evaluate_every=settings.evaluate_every,
             patience=settings.patience,
@@ -150,7 +187,7 @@ def _fit(
         "best_iteration": fitted.best_iteration,
         "best_valid_reward": fitted.best_reward,
         "halted": fitted.halted,
-        "changes_replies": getattr(fitted.policy, "changes_replies", False),
+        "changes_replies": isinstance(fitted.policy, ChangesReplies),
         "weights": _weights(run),
         "seconds": round(time.monotonic() - began, 3),
     }
@@ -166,21 +203,14 @@ def _relevant(config: ExperimentConfig) -> dict[str, Any]:
     return {"features": features, "train": config.train.model_dump(mode="json", exclude={"also"})}
 
 
-ARMS = """
-select a.name, a.fingerprint from pools p join arms a using (arm_id)
-where p.experiment = $1 order by p.position
-"""
-
-
-def repeat(run: Run, db: Path | None, on_metrics: OnMetrics = lambda metrics: None) -> str | None:
+def repeat(
+    run: Run, db: Path | None = None, on_metrics: OnMetrics = lambda metrics: None
+) -> str | None:
     """Train a run again from its manifest; None if all is identical, else the first difference."""
-    manifest = run.manifest
     with tempfile.TemporaryDirectory() as folder:
         again = train(
-            run.config,
-            db or Path(manifest["db"]),
-            source=Path(manifest["source"]),
-            init=manifest["init"],
+            run.experiment(db),
+            init=run.manifest["init"],
             folder=Path(folder),
             on_metrics=on_metrics,
         )

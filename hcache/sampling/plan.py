@@ -16,6 +16,7 @@ from hcache.experiment import Experiment
 from hcache.keys import digest_text
 from hcache.sampling.enumerator import Enumerator, Reply
 from hcache.store import Store
+from hcache.store.queries import RATE
 
 
 @dataclass
@@ -128,12 +129,6 @@ def _rates(experiment: Experiment) -> dict[str, float]:
             if (rate := frame.item()) is not None:
                 rates[arm.name] = float(rate)
     return rates
-
-
-RATE = """
-select epoch(max(created) - min(created)) / nullif(count(*) - 1, 0)
-from (select created from generations where fingerprint = $1 order by created desc limit 1000)
-"""
 
 
 class _Tokens:

@@ -26,6 +26,7 @@ from hcache.sampling.records import record_of, tables_of
 from hcache.sampling.schedules import Resident, Sweep
 from hcache.sampling.scoring import score, score_missing
 from hcache.store import Spool, Store, wait_and_write, write
+from hcache.store.queries import COMPLETE, GENERATIONS, GENERATIONS_BY_ARM, TRAJECTORIES
 
 BATCH = 256  # queries begun together, so that the store is asked once for all
 IN_FLIGHT = 256  # requests given to an engine at once
@@ -159,22 +160,11 @@ class Sampler:
     def _complete_queries(self, store: Store) -> set[str]:
         """Ids of the queries whose every trajectory is stored; counts their generations too."""
         workflow, arms = self.experiment.workflow, [arm.id for arm in self.experiment.pool]
-        trajectories = workflow.trajectories(len(arms))
-        store.connection.register(
-            "queries_here", pl.DataFrame({"query_id": [query.id for query in self.queries]})
-        )
+        trajectories = workflow.trajectories(len(arms)) * self.config.replicas
         stored = [workflow.fingerprint, self.config.replicas, workflow.hops, arms]
-        complete = store.sql(
-            f"{STORED} select query_id from stored group by query_id having count(*) = $5",
-            [*stored, trajectories * self.config.replicas],
-        )
-        store.connection.register("complete", complete)
-        counts = store.sql(
-            f"{STORED} select a.name, count(distinct ask.generation) "
-            "from (select unnest(asks) as ask from stored semi join complete using (query_id)) "
-            "join arms a on a.arm_id = ask.arm group by a.name",
-            stored,
-        )
+        queries = pl.DataFrame({"query_id": [query.id for query in self.queries]})
+        complete = store.sql(COMPLETE, [*stored, trajectories], chosen=queries)
+        counts = store.sql(GENERATIONS_BY_ARM, stored, chosen=complete)
         self.tally.cached.update(dict(counts.iter_rows()))
         return set(complete.to_series())
 
@@ -182,12 +172,8 @@ class Sampler:
         fingerprints = pl.DataFrame(
             {"fingerprint": sorted({arm.fingerprint for arm in self.experiment.all_arms})}
         )
-        store.connection.register("arms_here", fingerprints)
-        keys = store.sql(
-            "select generation_id from generations semi join arms_here using (fingerprint)"
-        )
-        workflow = self.experiment.workflow.fingerprint
-        ids = store.sql("select trajectory_id from trajectories where workflow = $1", [workflow])
+        keys = store.sql(GENERATIONS, chosen=fingerprints)
+        ids = store.sql(TRAJECTORIES, [self.experiment.workflow.fingerprint])
         self.known = set(keys.to_series())
         self.known_trajectories = set(ids.to_series())
 
@@ -373,11 +359,3 @@ class Sampler:
         self.uncommitted.clear()
         self.fresh.clear()
         self.spool.clear()
-
-
-STORED = """
-with stored as (
-    select t.query_id, t.asks from trajectories t semi join queries_here using (query_id)
-    where t.workflow = $1 and t.replica < $2 and t.depth <= $3 and list_has_all($4, t.decisions)
-)
-"""

@@ -9,7 +9,7 @@ from typing import Any
 
 from hcache.config.schema import DatasetConfig
 from hcache.data.extractors import extractor
-from hcache.data.metrics import score_many
+from hcache.data.metrics import score_many, version_of
 from hcache.data.queries import Query
 from hcache.store import Store, wait_and_write
 from hcache.store.queries import UNSCORED
@@ -39,6 +39,7 @@ def _score(
     answers = [take(row["output"]) for row in rows]
     references = [queries[row["query_id"]].references for row in rows]
     values = score_many(metric, answers, references)
+    version = version_of(extract, metric)
     return [
         {
             "trajectory_id": row["trajectory_id"],
@@ -46,6 +47,7 @@ def _score(
             "metric": metric,
             "answer": answer,
             "value": value,
+            "version": version,
         }
         for row, answer, value in zip(rows, answers, values, strict=True)
     ]
@@ -54,12 +56,16 @@ def _score(
 def score_missing(
     db: Path, queries: Mapping[str, Query], data: Mapping[str, DatasetConfig], patience: float
 ) -> int:
-    """Score stored trajectories that lack a metric their data set asks for; how many scores."""
+    """Score stored trajectories that lack a metric their data set asks for; how many scores.
+
+    A score by another version of its extractor or metric counts as lacking, and is replaced.
+    """
     missing: list[dict[str, Any]] = []
     with Store(db) as store:
         for name, dataset in data.items():
             for metric in dataset.metrics:
-                frame = store.sql(UNSCORED, [name, dataset.extract, metric])
+                version = version_of(dataset.extract, metric)
+                frame = store.sql(UNSCORED, [name, dataset.extract, metric, version])
                 rows = [row for row in frame.iter_rows(named=True) if row["query_id"] in queries]
                 missing += _score(rows, queries, dataset.extract, metric)
     if missing:

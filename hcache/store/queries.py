@@ -1,8 +1,171 @@
-"""Every question that the package asks of a database."""
+"""Every question that the package asks of a database.
+
+Numbered parameters stand for values; tables that no schema knows are frames that the caller hands
+to `Store.sql`.
+"""
 
 from __future__ import annotations
 
-TRAJECTORIES = r"""
+from collections.abc import Iterable
+
+from hcache.store.schema import cost, price, quoted
+
+# What there is
+
+EXPERIMENTS = "select experiment from experiments order by experiment"
+
+POOL = """
+select a.name, a.arm_id, a.fingerprint, a.settings from pools p join arms a using (arm_id)
+where p.experiment = $1 order by p.position
+"""
+
+METRICS = "select distinct metric from scores"
+
+VIEW_COLUMNS = """
+select column_name from duckdb_columns() where table_name = 'outcomes' order by column_index
+"""
+
+# Sampling
+
+_STORED = """
+with stored as (
+    select t.query_id, t.asks from trajectories t semi join chosen using (query_id)
+    where t.workflow = $1 and t.replica < $2 and t.depth <= $3 and list_has_all($4, t.decisions)
+)
+"""
+
+COMPLETE = f"""{_STORED}
+select query_id from stored group by query_id having count(*) = $5
+"""
+
+GENERATIONS_BY_ARM = f"""{_STORED}
+select a.name, count(distinct ask.generation) from (select unnest(asks) as ask from stored)
+join arms a on a.arm_id = ask.arm group by a.name
+"""
+
+GENERATIONS = "select generation_id from generations semi join chosen using (fingerprint)"
+
+TRAJECTORIES = "select trajectory_id from trajectories where workflow = $1"
+
+RATE = """
+select epoch(max(created) - min(created)) / nullif(count(*) - 1, 0)
+from (select created from generations where fingerprint = $1 order by created desc limit 1000)
+"""
+
+UNSCORED = """
+select t.trajectory_id, t.query_id, t.output
+from trajectories t join queries q using (query_id)
+where q.dataset = $1 and not exists (
+    select 1 from scores s
+    where s.trajectory_id = t.trajectory_id and s.extractor = $2 and s.metric = $3
+      and s.version = $4)
+"""
+
+# Replay
+
+_COST = f"""coalesce({cost("t.asks", "i", "o")}, 0)"""
+
+_CHOSEN = """
+with prices as (select map($6, $7) as i, map($6, $8) as o),
+chosen as (select query_id, extractor from splits where experiment = $1 and split = $2)
+"""
+_SAMPLED = """
+where t.workflow = $3 and t.replica < $5 and list_has_all($6, t.decisions)
+"""
+STATES = f"""{_CHOSEN}
+select t.query_id, t.replica, [list_position($6, d) for d in t.decisions] as path,
+       t.context_id, t."role",
+       len(list_intersect(t.actions, $6)) as arms, t.stop, {_COST} as cost
+from states t join chosen using (query_id), prices {_SAMPLED} and t.depth < $4
+"""
+LEAVES = f"""{_CHOSEN}
+select t.query_id, t.replica, [list_position($6, d) for d in t.decisions] as path,
+       map($9, $10)[q.dataset] as metric, s.value as quality, {_COST} as cost
+from trajectories t join chosen c using (query_id) join queries q using (query_id)
+cross join prices
+left join scores s on s.trajectory_id = t.trajectory_id and s.extractor = c.extractor
+     and s.metric = map($9, $10)[q.dataset] and s.version = map($9, $11)[q.dataset]
+{_SAMPLED} and t.depth <= $4
+"""
+QUERIES = """
+select q.query_id, q.dataset, q.kind from splits s join queries q using (query_id)
+where s.experiment = $1 and s.split = $2 order by q.query_id
+"""
+
+CONTEXTS = """
+with wanted as (
+    select distinct s.context_id, s.context from states s semi join contexts using (context_id)
+), parts as (
+    select context_id, unnest(context) as text_id, generate_subscripts(context, 1) as place
+    from wanted
+)
+select p.context_id, list(t.text order by p.place) from parts p join texts t using (text_id)
+group by p.context_id order by p.context_id
+"""
+
+# A prompt that was too long has an output of no tokens: there is nothing to score.
+CALLS_OF_POOL = """
+with asked as (
+    select t.query_id, t.replica, [list_position($3, d) - 1 for d in t.decisions] as path,
+           t.trajectory_id, unnest(t.asks) as ask, generate_subscripts(t.asks, 1) as place
+    from trajectories t join splits s using (query_id)
+    where s.experiment = $1 and t.workflow = $2 and list_has_all($3, t.decisions)
+)
+select a.query_id, a.replica, a.path, a.ask.arm as arm, a.ask.generation as generation,
+       a.ask."role" as "role", q.question, g.token_ids, g.logprobs, m.messages
+from asked a join queries q using (query_id)
+join generations g on g.generation_id = a.ask.generation
+join messages m using (messages_id)
+where list_contains($4, a.ask.arm) and len(g.token_ids) > 0
+order by a.trajectory_id, a.place
+"""
+
+# For people
+
+FIND = """
+select o.*, q.question from outcomes o join queries q using (query_id)
+where starts_with(o.trajectory_id, $1) order by o.trajectory_id, o.experiment limit 100
+"""
+
+CALLS = f"""
+with asks as (
+    select unnest(asks) as ask, generate_subscripts(asks, 1) as place
+    from trajectories where trajectory_id = $1
+)
+select a.name as arm, ask."role" as "role", m.messages, g.text as reply, g.finish_reason,
+       ask.prompt_tokens, ask.output_tokens, coalesce(  -- a tool stands in no pool
+           {price("ask", "p.input_price", "p.output_price")}, 0) / 1000 as cost
+from asks
+join generations g on g.generation_id = ask.generation
+join messages m using (messages_id)
+join arms a on a.arm_id = ask.arm
+left join pools p on p.arm_id = ask.arm and p.experiment = $2
+order by place
+"""
+
+QUESTION = 'select question, "references" from queries where query_id = $1'
+
+QUESTIONS = "select query_id, question from queries"
+
+OUTCOME = """
+select o.trajectory_id, o.answer, o.notes
+from outcomes o join trajectories t using (trajectory_id)
+where o.experiment = $1 and o.query_id = $2 and o.replica = $3 and t.decisions = $4
+"""
+
+ROLES = """
+select any_value("role") as "role" from states
+where workflow = $1 and "role" != '' group by depth order by depth
+"""
+
+
+def exported(metrics: Iterable[str]) -> str:
+    """Every trajectory of an experiment with its replies and its values of the metrics.
+
+    The columns are listed one by one: questions and prompts stay out of a file by default.
+    """
+    values = "".join(f" c.{quoted(name)}," for name in metrics)
+    return rf"""
 with chosen as (select * from outcomes where experiment = $1),
 asks as (
     select trajectory_id, unnest(asks) as ask, generate_subscripts(asks, 1) as place
@@ -13,9 +176,9 @@ asked as (  -- what stands after the passages, where the reader has put some bef
 ),
 steps as (
     select k.trajectory_id,
-           list({arm: a.name, "role": k.ask."role", reply: g.text,
+           list({{arm: a.name, "role": k.ask."role", reply: g.text,
                  prompt_tokens: k.ask.prompt_tokens, output_tokens: k.ask.output_tokens,
-                 finish_reason: g.finish_reason}
+                 finish_reason: g.finish_reason}}
                 order by k.place) as steps
     from asks k
     join generations g on g.generation_id = k.ask.generation
@@ -24,40 +187,11 @@ steps as (
 )
 select c.experiment, c.split, c.dataset, c.kind, c.query_id, q.question, q."references",
        c.trajectory_id, c.replica, c.sequence, c.depth, s.steps, c.answer, c.notes,
-       c.f1, c.em, c.numeric, c.choice, c.quality, c.cost,
+      {values} c.quality, c.cost,
        c.prompt_tokens::bigint as prompt_tokens, c.output_tokens::bigint as output_tokens,
        len([step for step in s.steps if contains(step.reply, q.asked)]) > 0 as repeats
 from chosen c
 join asked q using (query_id)
 left join steps s using (trajectory_id)
 order by c.split, c.query_id, c.depth, c.sequence, c.replica
-"""
-
-FIND = """
-select o.*, q.question from outcomes o join queries q using (query_id)
-where starts_with(o.trajectory_id, $1) order by o.trajectory_id, o.experiment limit 100
-"""
-
-CALLS = """
-with asks as (
-    select unnest(asks) as ask, generate_subscripts(asks, 1) as place
-    from trajectories where trajectory_id = $1
-)
-select a.name as arm, ask."role" as "role", m.messages, g.text as reply, g.finish_reason,
-       ask.prompt_tokens, ask.output_tokens, coalesce(  -- a tool stands in no pool
-           p.input_price * ask.prompt_tokens + p.output_price * ask.output_tokens, 0) / 1000 as cost
-from asks
-join generations g on g.generation_id = ask.generation
-join messages m using (messages_id)
-join arms a on a.arm_id = ask.arm
-left join pools p on p.arm_id = ask.arm and p.experiment = $2
-order by place
-"""
-
-UNSCORED = """
-select t.trajectory_id, t.query_id, t.output
-from trajectories t join queries q using (query_id)
-where q.dataset = $1 and not exists (
-    select 1 from scores s
-    where s.trajectory_id = t.trajectory_id and s.extractor = $2 and s.metric = $3)
 """

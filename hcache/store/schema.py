@@ -1,11 +1,14 @@
 """The schema of the database: tables of raw facts, views for people, and migrations.
 
-All SQL that shapes the file stands here; queries on it stand in `store.py`.
+All SQL that shapes the file stands here; queries on it stand in `queries.py`.
 """
 
 from __future__ import annotations
 
-VERSION = 2
+from collections.abc import Iterable
+
+VERSION = 3
+OLDEST = 2  # the first version that was released
 
 ASK = """struct(arm varchar, generation varchar, prompt_tokens integer, output_tokens integer,
     "role" varchar)"""
@@ -55,7 +58,7 @@ create table trajectories (
 );
 create table scores (
     trajectory_id varchar not null, extractor varchar not null, metric varchar not null,
-    answer varchar not null, value double not null
+    answer varchar not null, value double not null, version varchar not null default ''
 );
 """
 
@@ -81,11 +84,70 @@ update states s set actions = list_sort(list_distinct(list_concat(s.actions, b.a
 from batch b
 where s.query_id = b.query_id and s.workflow = b.workflow and s.replica = b.replica
   and s.decisions = b.decisions and not list_has_all(s.actions, b.actions)
-"""
+""",
+    "scores": """
+update scores s set answer = b.answer, value = b.value, version = b.version
+from batch b
+where s.trajectory_id = b.trajectory_id and s.extractor = b.extractor and s.metric = b.metric
+  and s.version != b.version
+""",
 }
-"""What rows of a batch add to rows that are there: a pool that has grown offers more actions."""
+"""Changes of a batch to rows that are there: a larger pool offers more actions, and a score gives
+way to one by another version of its extractor or metric."""
 
-VIEWS = """
+RESERVED = frozenset(
+    {
+        "experiment", "split", "dataset", "kind", "query_id", "question", "references",
+        "trajectory_id", "replica", "sequence", "depth", "queries", "answer", "notes", "quality",
+        "cost", "prompt_tokens", "output_tokens", "steps", "repeats",
+    }
+)  # fmt: skip
+"""Names, in lower case, that no metric may have: columns beside metrics in views and exports."""
+
+FIRST = ("f1", "em", "numeric", "choice")
+"""Metrics whose columns come first; those of others follow in alphabetical order."""
+
+
+def price(ask: str, input_price: str, output_price: str) -> str:
+    """A thousand times the cost of a call: prices are for a thousand tokens."""
+    return f"({input_price} * {ask}.prompt_tokens + {output_price} * {ask}.output_tokens)"
+
+
+def cost(asks: str, input_prices: str, output_prices: str) -> str:
+    """The cost of a list of calls, at prices that are maps by arm."""
+    each = price("a", f"{input_prices}[a.arm]", f"{output_prices}[a.arm]")
+    return f"list_sum([{each} / 1000 for a in {asks}])"
+
+
+def quoted(name: str) -> str:
+    """An SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def columns(metrics: Iterable[str]) -> list[str]:
+    """Metrics that get a column, in order; of names that differ in case alone, the first does."""
+    names = set(metrics)
+    found: dict[str, str] = {}
+    for name in [*(name for name in FIRST if name in names), *sorted(names.difference(FIRST))]:
+        if name.lower() not in RESERVED:
+            found.setdefault(name.lower(), name)
+    return list(found.values())
+
+
+def views(metrics: Iterable[str]) -> str:
+    """The views for people, where the scores are of these metrics."""
+    names = columns(metrics)
+    found = [(f"metric_{place}", _literal(name), quoted(name)) for place, name in enumerate(names)]
+    maxima = "".join(f", max(value) filter (metric = {text}) as {at}" for at, text, _ in found)
+    values = "".join(f" v.{at} as {name}," for at, _, name in found)
+    means = "".join(f" avg({name}) as {name}," for _, _, name in found)
+    cases = "".join(f" when {text} then v.{at}" for at, text, _ in found)
+    quality = f"case s.quality{cases} end" if cases else "null::double"
+    return f"""
 create or replace view outcomes as
 with prices as (
     select p.experiment,
@@ -95,19 +157,12 @@ with prices as (
     from pools p group by p.experiment
 ),
 pivoted as (
-    select trajectory_id, extractor, any_value(answer) as answer,
-           max(value) filter (metric = 'f1') as f1,
-           max(value) filter (metric = 'em') as em,
-           max(value) filter (metric = 'numeric') as numeric,
-           max(value) filter (metric = 'choice') as choice
+    select trajectory_id, extractor, any_value(answer) as answer{maxima}
     from scores group by all
 )
 select e.experiment, s.split, q.dataset, q.kind, t.sequence, t.depth, t.replica,
-       v.answer, q."references", v.f1, v.em, v.numeric, v.choice,
-       case s.quality when 'em' then v.em when 'numeric' then v.numeric
-                      when 'choice' then v.choice else v.f1 end as quality,
-       list_sum([(p.input_price[a.arm] * a.prompt_tokens
-                  + p.output_price[a.arm] * a.output_tokens) / 1000 for a in t.asks]) as cost,
+       v.answer, q."references",{values} {quality} as quality,
+       {cost("t.asks", "p.input_price", "p.output_price")} as cost,
        list_sum([a.prompt_tokens for a in t.asks]) as prompt_tokens,
        list_sum([a.output_tokens for a in t.asks]) as output_tokens,
        t.notes, t.query_id, t.trajectory_id
@@ -121,16 +176,16 @@ left join pivoted v on v.trajectory_id = t.trajectory_id and v.extractor = s.ext
 
 create or replace view sequences as
 select experiment, split, sequence, depth, count(distinct query_id) as queries,
-       avg(f1) as f1, avg(em) as em, avg(numeric) as numeric, avg(choice) as choice,
-       avg(quality) as quality, avg(cost) as cost, avg(prompt_tokens) as prompt_tokens,
+      {means} avg(quality) as quality, avg(cost) as cost, avg(prompt_tokens) as prompt_tokens,
        avg(output_tokens) as output_tokens
 from outcomes group by all;
 
 create or replace view oracle as
 with best as (
     select experiment, split, dataset, kind, query_id, replica,
-           max(quality) as quality, arg_max(sequence, (quality, -cost)) as sequence,
-           arg_max(cost, (quality, -cost)) as cost
+           max(quality) as quality,
+           arg_max(sequence, (quality, -cost)) filter (quality is not null) as sequence,
+           arg_max(cost, (quality, -cost)) filter (quality is not null) as cost
     from outcomes group by all
 )
 select experiment, split, dataset, kind, count(distinct query_id) as queries,
@@ -156,8 +211,8 @@ asks as (select experiment, split, sequence, outcomes, unnest(asks) as ask from 
 select a.experiment, split, sequence, ask."role" as "role",
        sum(ask.prompt_tokens) / any_value(outcomes) as prompt_tokens,
        sum(ask.output_tokens) / any_value(outcomes) as output_tokens,
-       sum(coalesce(p.input_price * ask.prompt_tokens + p.output_price * ask.output_tokens, 0))
-           / 1000 / any_value(outcomes) as cost
+       sum(coalesce({price("ask", "p.input_price", "p.output_price")}, 0)) / 1000
+           / any_value(outcomes) as cost
 from asks a left join pools p on p.experiment = a.experiment and p.arm_id = ask.arm
 group by all;
 
@@ -178,7 +233,7 @@ offered as (
            sum(arms) as paths
     from sampled group by all
 ),
-passing as (
+passing as (  -- through a state without STOP: no trajectory ends there
     select experiment, split, depth, count(*) as paths
     from sampled where depth > 0 and not stop group by all
 ),
@@ -194,19 +249,12 @@ select w.experiment, w.split, w.depth, w.queries, w.expected,
 from wanted w left join present p using (experiment, split, depth)
 where w.expected > 0;
 """
-# In `coverage`, paths to a state without STOP pass through it: no trajectory ends there.
+
 
 MIGRATIONS: dict[int, str] = {
-    1: """
-alter table states add column asks.element."role" varchar default '';
-alter table trajectories add column asks.element."role" varchar default '';
-alter table trajectories add column notes varchar[] default [];
-alter table trajectories alter column notes set not null;
--- Files of the first days have one quality for all data sets of an experiment.
-alter table splits add column if not exists quality varchar;
-update splits s set quality = e.config->>'$.quality'
-from experiments e where e.experiment = s.experiment and s.quality is null;
-alter table experiments drop column if exists quality;
+    2: """
+alter table scores add column version varchar default '';
+alter table scores alter column version set not null;
 """,
 }
 """SQL that lifts a file from the version that is its key to the next one."""

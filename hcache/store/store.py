@@ -17,8 +17,17 @@ import duckdb
 import polars as pl
 
 from hcache.errors import StoreBusyError, StoreError
-from hcache.store.queries import CALLS
-from hcache.store.schema import MERGE, MIGRATIONS, TABLES, UNIQUE, VERSION, VIEWS
+from hcache.store.queries import CALLS, EXPERIMENTS, METRICS, POOL, VIEW_COLUMNS
+from hcache.store.schema import (
+    MERGE,
+    MIGRATIONS,
+    OLDEST,
+    RESERVED,
+    TABLES,
+    UNIQUE,
+    VERSION,
+    views,
+)
 from hcache.store.spool import disk_full
 
 T = TypeVar("T")
@@ -67,7 +76,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     },
     "scores": {
         "trajectory_id": TEXT, "extractor": TEXT, "metric": TEXT, "answer": TEXT,
-        "value": pl.Float64,
+        "value": pl.Float64, "version": TEXT,
     },
 }  # fmt: skip
 
@@ -85,7 +94,8 @@ class Store:
 
         Raises:
             StoreBusyError: another process has been writing to it for `patience` seconds.
-            StoreError: there is none, it is no database, or it is from a newer version.
+            StoreError: there is none, it is no database, or it is from a newer version or one
+                before the first release.
         """
         self.path = Path(path)
         if not self.path.exists():
@@ -118,30 +128,54 @@ class Store:
         """Let go of the file, so that it can be written."""
         self.connection.close()
 
-    def sql(self, query: str, parameters: Sequence[object] = ()) -> pl.DataFrame:
-        """The result of any SQL query as a polars frame.
+    def sql(
+        self, query: str, parameters: Sequence[object] = (), **frames: pl.DataFrame
+    ) -> pl.DataFrame:
+        """The result of any SQL query as a polars frame; it may read from `frames` by their names.
 
         Raises:
             StoreError: with DuckDB's own words about what is wrong in the query.
         """
+        for name, frame in frames.items():
+            self.connection.register(name, frame)
         try:
             relation = self.connection.sql(query, params=list(parameters))
-            frame: pl.DataFrame = pl.DataFrame() if relation is None else relation.pl()
+            found: pl.DataFrame = pl.DataFrame() if relation is None else relation.pl()
         except duckdb.Error as error:
             _raise_if_interrupted(error)
             raise StoreError(f"{error}") from error
         except RuntimeError as error:
             _raise_if_interrupted(error)
             raise
-        return frame
+        finally:
+            for name in frames:
+                self.connection.unregister(name)
+        return found
 
     def sequences(self, split: str | None = None) -> pl.DataFrame:
         """Mean quality and cost of each model sequence, best first."""
-        return self._view("sequences", split, "f1 desc, cost")
+        return self._view("sequences", split, "quality desc, cost")
 
     def trajectories(self, split: str | None = None) -> pl.DataFrame:
         """Every trajectory with answer, scores, tokens and cost."""
         return self._view("outcomes", split, "query_id, depth, sequence, replica")
+
+    def metrics(self) -> list[str]:
+        """Metrics with a column in the views, in the order of the columns."""
+        columns = self.sql(VIEW_COLUMNS)["column_name"]
+        return [column for column in columns if column not in RESERVED]
+
+    def experiments(self) -> list[str]:
+        """Names of the experiments, in alphabetical order."""
+        return self.sql(EXPERIMENTS)["experiment"].to_list()
+
+    def pool(self, experiment: str) -> pl.DataFrame:
+        """The arms of an experiment in their order: name, arm_id, fingerprint, settings."""
+        return self.sql(POOL, [experiment])
+
+    def rows_of(self, table: str, experiment: str) -> pl.DataFrame:
+        """The rows of a table that belong to an experiment."""
+        return self.match(table, pl.DataFrame({"experiment": [experiment]}))
 
     def calls(self, trajectory: str, experiment: str) -> pl.DataFrame:
         """The calls of a trajectory, in order, at an experiment's prices; a tool is free."""
@@ -154,12 +188,10 @@ class Store:
 
     def match(self, table: str, keys: pl.DataFrame) -> pl.DataFrame:
         """The rows of a table whose columns equal a row of `keys`."""
-        self.connection.register("wanted", keys)
         columns = ", ".join(f'"{column}"' for column in keys.columns)
-        try:
-            return self.sql(f"select t.* from {table} t semi join wanted using ({columns})")
-        finally:
-            self.connection.unregister("wanted")
+        return self.sql(
+            f"select t.* from {table} t semi join wanted using ({columns})", wanted=keys
+        )
 
 
 def write(path: Path, rows: Rows, replace: Sequence[str] = (), experiment: str = "") -> None:
@@ -176,6 +208,7 @@ def write(path: Path, rows: Rows, replace: Sequence[str] = (), experiment: str =
             connection.execute(f"delete from {table} where experiment = ?", [experiment])
         for table, items in rows.items():
             _insert(connection, table, items)
+        _follow_metrics(connection, {row["metric"] for row in rows.get("scores", ())})
 
 
 def _insert(
@@ -194,6 +227,20 @@ def _insert(
         f"insert into {table} by name select * from batch anti join {table} using ({UNIQUE[table]})"
     )
     connection.unregister("batch")
+
+
+def _follow_metrics(connection: duckdb.DuckDBPyConnection, metrics: set[str]) -> None:
+    """Give the views a column for each of these metrics, if they lack one."""
+    if not metrics:
+        return
+    known = {name.lower() for (name,) in connection.execute(VIEW_COLUMNS).fetchall()}
+    if any(metric.lower() not in known for metric in metrics):
+        _create_views(connection)
+
+
+def _create_views(connection: duckdb.DuckDBPyConnection) -> None:
+    metrics = [name for (name,) in connection.execute(METRICS).fetchall()]
+    connection.execute(views(metrics))
 
 
 def wait_and_write(
@@ -245,7 +292,7 @@ def _create(path: Path) -> None:
         connection.execute("create table meta (version integer not null)")
         connection.execute("insert into meta values (?)", [VERSION])
         connection.execute(TABLES)
-        connection.execute(VIEWS)
+        _create_views(connection)
     except duckdb.Error as error:
         raise _translated(error, path) from error
     finally:
@@ -259,7 +306,7 @@ def _migrate(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
         return
     for step in range(version, VERSION):
         connection.execute(MIGRATIONS[step])
-    connection.execute(VIEWS)
+    _create_views(connection)
     connection.execute("update meta set version = ?", [VERSION])
 
 
@@ -275,6 +322,11 @@ def _check_version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
         raise StoreError(
             f"{path} was written by a newer hcache (schema {version}, this one knows {VERSION}).",
             "Upgrade hcache to read it.",
+        )
+    if version < OLDEST:
+        raise StoreError(
+            f"{path} is from a version of hcache before the first release (schema {version}).",
+            "Sample again, into another file.",
         )
     return version
 

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
+from hcache.config.schema import ExperimentConfig
 from hcache.config.schema import Settings as AnySettings
 from hcache.errors import RunError
-from hcache.experiment import Experiment
 from hcache.plugins import Registry
 from hcache.policies import Policy
 from hcache.policies.rollout import greedy_leaves
 from hcache.replay.exact import hops_of, mean_by_query
-from hcache.replay.loading import Replay, load_replay
 from hcache.replay.tree import Tree
-from hcache.store import Store
+
+
+class Origin(Protocol):
+    """An experiment, as far as a trainer may know of it: where a tree was read from."""
+
+    @property
+    def config(self) -> ExperimentConfig:
+        """Its configuration."""
+
+    @property
+    def db(self) -> Path:
+        """Its database."""
 
 
 class TrainablePolicy(Policy, Protocol):
@@ -72,9 +83,9 @@ class Trainer(ABC):
         """
 
     @classmethod
-    def load(cls, store: Store, experiment: Experiment, split: str) -> Replay:
-        """A split as the trainer needs it, to train on and to validate on."""
-        return load_replay(store, experiment.config, split)
+    def enrich(cls, tree: Tree, origin: Origin) -> Tree:
+        """The tree with all that it takes to train and validate on; mostly the tree itself."""
+        return tree
 
     @classmethod
     def unfit(cls, train: Tree) -> str:

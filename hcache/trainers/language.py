@@ -162,9 +162,7 @@ def static_reward(valid: Tree, first: Tree, second: Tree, alpha: float) -> float
 
     −inf where no sequence is whole in every tree, NaN where a half is empty.
     """
-    paths = [
-        [action for action in path if action != NONE] for path in sequences(valid).path_SL.tolist()
-    ]
+    paths = sequences(valid)
     best = int(_static_rewards(first, paths, alpha).argmax())
     return float(_static_rewards(second, paths, alpha)[best])
 

@@ -17,10 +17,13 @@ from hcache.workflows.effects import (
     Finished,
     Flow,
     Message,
+    Part,
     Pending,
     Stop,
     Undecided,
     advance,
+    ask,
+    choose,
 )
 from hcache.workflows.relay import Relay
 from hcache.workflows.teacher_student import TeacherStudent
@@ -36,6 +39,7 @@ __all__ = [
     "Finished",
     "Flow",
     "Message",
+    "Part",
     "Pending",
     "Relay",
     "Stop",
@@ -43,6 +47,8 @@ __all__ = [
     "Undecided",
     "Workflow",
     "advance",
+    "ask",
+    "choose",
 ]
 
 load_package(__name__, __path__)

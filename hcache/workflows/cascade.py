@@ -16,7 +16,7 @@ from hcache.data.extractors import drop_thought
 from hcache.data.queries import Query
 from hcache.models.arms import Arm
 from hcache.workflows.base import WORKFLOWS, Workflow, prompt_for
-from hcache.workflows.effects import STOP, Ask, Choose, Flow
+from hcache.workflows.effects import Flow, Stop, ask, choose
 
 
 @WORKFLOWS.register("cascade")
@@ -34,13 +34,11 @@ class Cascade(Workflow):
         left = arms
         answer = ""
         for hop in range(min(self.hops, len(arms))):
-            arm = yield Choose(context, left, stop=hop > 0)
-            if arm is STOP:
+            arm = yield from choose(context, left, stop=hop > 0)
+            if isinstance(arm, Stop):
                 break
-            assert isinstance(arm, Arm)
-            reply = yield Ask(arm, prompt_for(arm, [query.question], self.separator))
-            assert isinstance(reply, str)
-            answer = drop_thought(reply)
+            prompt = prompt_for(arm, [query.question], self.separator)
+            answer = drop_thought((yield from ask(arm, prompt)))
             context = (*context, answer)
             left = tuple(other for other in left if other != arm)
         return answer

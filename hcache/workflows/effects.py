@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias, TypeVar, overload
 
 from hcache.errors import ConfigError
 from hcache.models.arms import Arm
@@ -71,7 +71,39 @@ class Answer:
     notes: tuple[str, ...] = ()  # what went amiss on the way, for people to read
 
 
-Flow: TypeAlias = Generator[Choose | Ask, Decision | str, Answer | str]
+R = TypeVar("R")
+Part: TypeAlias = Generator[Choose | Ask, Decision | str, R]
+"""A piece of a workflow, to be used with `yield from`."""
+Flow: TypeAlias = Part[Answer | str]
+
+
+@overload
+def choose(context: tuple[str, ...], arms: tuple[Arm, ...], *, role: str = "") -> Part[Arm]: ...
+@overload
+def choose(
+    context: tuple[str, ...], arms: tuple[Arm, ...], *, stop: bool, role: str = ""
+) -> Part[Decision]: ...
+def choose(
+    context: tuple[str, ...], arms: tuple[Arm, ...], *, stop: bool = False, role: str = ""
+) -> Part[Decision]:
+    """A decision of the router, see `Choose`: `arm = yield from choose(context, arms)`."""
+    decision = yield Choose(context, arms, stop, role)
+    if isinstance(decision, str):
+        raise TypeError("a Choose was answered with a reply")
+    return decision
+
+
+def ask(arm: Arm, messages: tuple[Message, ...], *, sample: int = 0, role: str = "") -> Part[str]:
+    """A call of a model, see `Ask`: `reply = yield from ask(arm, messages)`."""
+    return (yield from reply_of(Ask(arm, messages, sample, role)))
+
+
+def reply_of(call: Ask) -> Part[str]:
+    """The text of the reply to a call."""
+    reply = yield call
+    if not isinstance(reply, str):
+        raise TypeError("an Ask was answered with a decision")
+    return reply
 
 
 @dataclass(frozen=True)

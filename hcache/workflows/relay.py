@@ -14,7 +14,7 @@ from hcache.data.extractors import drop_thought
 from hcache.data.queries import Query
 from hcache.models.arms import Arm
 from hcache.workflows.base import WORKFLOWS, Workflow, prompt_for
-from hcache.workflows.effects import STOP, Ask, Choose, Flow, Message
+from hcache.workflows.effects import Flow, Message, Stop, ask, choose
 
 
 @WORKFLOWS.register("relay")
@@ -37,13 +37,10 @@ class Relay(Workflow):
         context: tuple[str, ...] = (query.question,)
         answer = ""
         for hop in range(self.hops):
-            arm = yield Choose(context, arms, stop=hop > 0)
-            if arm is STOP:
+            arm = yield from choose(context, arms, stop=hop > 0)
+            if isinstance(arm, Stop):
                 break
-            assert isinstance(arm, Arm)
-            reply = yield Ask(arm, self.messages(context, arm))
-            assert isinstance(reply, str)
-            answer = drop_thought(reply)
+            answer = drop_thought((yield from ask(arm, self.messages(context, arm))))
             context = (*context, answer)
         return answer
 

@@ -21,7 +21,7 @@ NAME = "search"
 
 
 class SearchSettings(BaseModel):
-    """How the search tool finds a passage."""
+    """Settings of the search tool."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -16,28 +16,24 @@ Both stand in the trajectory's notes, as do comments without verdict and empty s
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from hcache.config.file import read_yaml
 from hcache.data.extractors import drop_thought
 from hcache.data.queries import Query
-from hcache.errors import ConfigError
 from hcache.models.arms import Arm
 from hcache.models.files import locate
 from hcache.workflows.acts import Act, has_verdict, parse_act
 from hcache.workflows.base import WORKFLOWS, Workflow, prompt_for
-from hcache.workflows.effects import Answer, Ask, Choose, Decision, Flow
+from hcache.workflows.effects import Answer, Flow, Part, ask, choose, reply_of
 from hcache.workflows.search import SearchSettings, with_content
 
 Role: TypeAlias = Literal["teacher", "student", "summarizer"]
-R = TypeVar("R")
-Part: TypeAlias = Generator[Choose | Ask, Decision | str, R]
 """A part of a flow, which gives `R` to the part that it belongs to."""
 
 ROLES: tuple[Role, ...] = ("teacher", "student")
@@ -51,13 +47,13 @@ PLACES = {
     "teacher": DONE,
     "teacher_summary": DONE | {"comment"},
 }
-"""What can be filled into each prompt; into the others, nothing."""
+"""Names that can be filled into each prompt; into the others, none."""
 
 _PLACE = re.compile(r"\{(\w+)\}")
 
 
 class Prompts(BaseModel):
-    """What student and teacher are told."""
+    """Instructions to student and teacher."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -82,7 +78,7 @@ class Prompts(BaseModel):
 @cache
 def default_prompts() -> Prompts:
     """The prompts that come with the package."""
-    return Prompts.model_validate(_read_yaml(PROMPTS, "prompts"))
+    return Prompts.model_validate(read_yaml(PROMPTS))
 
 
 @WORKFLOWS.register("teacher_student")
@@ -121,7 +117,8 @@ class TeacherStudent(Workflow):
         filled = dict(settings)
         if isinstance(prompts := filled.get("prompts"), str):
             place = "workflow.prompts"
-            filled["prompts"] = _read_yaml(locate(prompts, folder, place), place)
+            hint = f"It has the entries of {PROMPTS}"
+            filled["prompts"] = read_yaml(locate(prompts, folder, place), place, hint)
         if isinstance(search := filled.get("search"), dict):
             filled["search"] = with_content(search, folder, "workflow.search")
         return filled
@@ -147,15 +144,13 @@ class TeacherStudent(Workflow):
         cast: dict[str, Arm] = {}
         for role in self.roles:
             given = [f"{other}: {arm.name}" for other, arm in cast.items()]
-            arm = yield Choose((query.question, *given), arms, role=role)
-            assert isinstance(arm, Arm)
-            cast[role] = arm
+            cast[role] = yield from choose((query.question, *given), arms, role=role)
         return cast
 
 
 @dataclass
 class _Dialogue:
-    """One dialogue: who speaks, and what is known so far."""
+    """State of a dialogue: its role assignment, and what is known so far."""
 
     settings: TeacherStudent
     query: Query
@@ -183,13 +178,12 @@ class _Dialogue:
         return act
 
     def _follow_up(self, turn: int, act: Act | None) -> Part[None]:
-        """What comes after an action that is no answer: evidence, summaries, advice."""
+        """Evidence, summaries and advice, after an action that is no answer."""
         prompts = self.settings.prompts
         done = {"step": prompts.no_action if act is None else act.step, "found": ""}
         if act is not None:
-            found = yield self.settings.search.ask(self.query, act.text)
-            assert isinstance(found, str)
-            done["found"] = found
+            search = self.settings.search.ask(self.query, act.text)
+            done["found"] = yield from reply_of(search)
             yield from self._summarise("student", prompts.student_summary, done, turn)
         comment = yield from self._say(
             "teacher", self._fill(prompts.teacher, "teacher", **done), turn
@@ -212,8 +206,7 @@ class _Dialogue:
         """A reply of whoever has the role; a later turn draws anew, even for an equal prompt."""
         arm = self.cast[role]
         prompt = prompt_for(arm, [text], self.settings.separator)
-        reply = yield Ask(arm, prompt, sample=turn - 1, role=role)
-        assert isinstance(reply, str)
+        reply = yield from ask(arm, prompt, sample=turn - 1, role=role)
         return drop_thought(reply).strip()
 
     def _fill(self, prompt: str, of: str, **done: str) -> str:
@@ -225,22 +218,3 @@ class _Dialogue:
         }
         # In one pass: what was filled in is never taken for a place.
         return _PLACE.sub(lambda match: values[match[1]] or self.settings.prompts.nothing, prompt)
-
-
-def _read_yaml(path: Path, place: str) -> dict[str, Any]:
-    """The mapping in a YAML file.
-
-    Raises:
-        ConfigError: it cannot be read, or is no mapping.
-    """
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"{place}: {path} cannot be read as YAML ({type(error).__name__})."
-        ) from error
-    if not isinstance(found, dict):
-        raise ConfigError(
-            f"{place}: {path} is no YAML mapping.", f"It has the entries of {PROMPTS}"
-        )
-    return found

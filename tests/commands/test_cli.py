@@ -17,6 +17,7 @@ from helpers.paths import ROOT
 from helpers.shell import Shell
 
 from hcache.commands.app import app
+from hcache.data.metrics import METRICS
 from hcache.store import Store
 
 QUICK = ["train.iterations=20", "train.patience=3"]
@@ -82,6 +83,18 @@ def test_show_tells_the_whole_trajectory(trained: Shell) -> None:
         assert part in shown
     message = trained("show", "nothing", "--db", "small.duckdb", code=1)
     assert "no trajectory 'nothing'" in message
+
+
+def test_show_tells_every_score(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METRICS.entries, "brevity", lambda answer, references: 0.125)
+    raw = settings("a")
+    raw["data"]["made"]["metrics"] = ["em", "f1", "brevity"]
+    load(shell.folder, raw)
+    shell("sample", "experiment.yaml")
+    query = "select trajectory_id from outcomes where f1 = 0 limit 1"
+    (row,) = json.loads(shell("sql", query, "--db", "small.duckdb", "--format", "json"))
+    shown = shell("show", row["trajectory_id"], "--db", "small.duckdb")
+    assert "scores: f1 0, em 0, brevity 0.125; cost" in shown.replace("\n", " ")
 
 
 def test_eval_prints_table_json_and_csv(trained: Shell) -> None:

@@ -13,6 +13,7 @@ from helpers.experiments import SPLITS, load, settings, table, write_script, wri
 
 from hcache.commands import main
 from hcache.commands.export import QUESTIONS
+from hcache.data.metrics import METRICS
 from hcache.experiment import Experiment
 from hcache.sampling import Sampler
 
@@ -125,6 +126,23 @@ def test_replies_that_repeat_their_question_are_counted(
     experiment = load(tmp_path, settings("a", db="passages.duckdb"))
     Sampler(experiment).run()
     assert "in 6 of them a reply repeats the question" in export(experiment.db, "passages.jsonl")
+
+
+def test_values_of_all_metrics_are_in_the_file(
+    export: Exports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METRICS.entries, "brevity", lambda answer, references: 1 / len(answer))
+    write_scripts(tmp_path, "a")
+    raw = settings("a", quality="brevity")
+    raw["data"]["made"]["metrics"] = ["em", "brevity"]
+    experiment = load(tmp_path, raw)
+    Sampler(experiment).run()
+    export(experiment.db, "out.jsonl")
+    frame = read_back("out.jsonl")
+    place = frame.columns.index("em")
+    assert frame.columns[place : place + 3] == ["em", "brevity", "quality"]
+    assert frame["brevity"].to_list() == [1 / len(answer) for answer in frame["answer"]]
+    assert frame["quality"].equals(frame["brevity"])
 
 
 def test_an_experiment_is_chosen_where_there_are_several(

@@ -135,8 +135,9 @@ def test_missing_file_points_to_one_to_start_from(tmp_path: Path) -> None:
     [
         (b"name: x\narms: [a\nmodels: {}\n", r"experiment\.yaml:3: "),
         (b"name: x\n\tdb: y\n", r"experiment\.yaml:2: "),
-        (b"- a\n- b\n", "is a YAML mapping"),
-        (b"", "is a YAML mapping"),
+        (b"name: x\n[a]: y\n", r"experiment\.yaml:2: "),
+        (b"- a\n- b\n", "no YAML mapping"),
+        (b"", "no YAML mapping"),
         (b"name: \xff\n", "not UTF-8"),
         (b"name: \x00\n", r"experiment\.yaml"),
         (b"1: x\nname: y\n", r"experiment\.yaml"),
@@ -247,7 +248,7 @@ def test_a_file_may_stand_on_another(tmp_path: Path) -> None:
     for text, message in (
         ("base: second.yaml", "second.yaml has a base itself"),
         ("base: ../base.yaml", "is no file beside it"),
-        ("base: none.yaml", "cannot read the experiment file"),
+        ("base: none.yaml", "cannot read the file"),
     ):
         (tmp_path / "third.yaml").write_text(text)
         with pytest.raises(ConfigError, match=message):

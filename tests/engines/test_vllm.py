@@ -162,7 +162,7 @@ def test_live_replies_equal_cached_ones(sampled: Path, tmp_path: Path) -> None:
     """Greedy decoding in float32: the live router and the replay may not drift apart."""
     sets = [*SMALL, "train.algo=sft", "train.iterations=40", f"runs={tmp_path}"]
     experiment = hcache.Experiment.load(ROOT / DEMO, sets, sampled)
-    trained = hcache.train(experiment.config, sampled, source=experiment.source)
+    trained = hcache.train(experiment)
     questions = experiment.splits["test"]
     stored = "select output from trajectories where query_id = $1 and sequence = $2"
     with hcache.live_router(trained.folder) as router:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from helpers.forest import Forest, Leaf, Node, lay_out, leaves_of, nodes_of, random_forest
 from helpers.fronts import aiq_twin, apgr_cpt_twin, area_twin, pareto_twin
+from helpers.policies import SequencePolicy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -32,7 +33,6 @@ from hcache.evaluation.fronts import aiq
 from hcache.evaluation.report import Report, Row
 from hcache.evaluation.static import common_paths, single_paths
 from hcache.policies import AnyAlpha, Policy
-from hcache.policies.fixed import SequencePolicy
 from hcache.replay.tree import States, Tree
 
 quick = settings(max_examples=25, deadline=None)

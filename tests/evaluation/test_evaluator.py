@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.forest import Forest, Leaf, Node, lay_out, leaves_of, random_forest
+from helpers.policies import RandomPolicy, SequencePolicy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -25,7 +26,6 @@ from hcache.evaluation.leaderboard import table
 from hcache.evaluation.report import Report, Row
 from hcache.evaluation.static import best_static
 from hcache.policies import Policy
-from hcache.policies.fixed import RandomPolicy, SequencePolicy
 from hcache.policies.mlp import MLPPolicy
 from hcache.replay.exact import returns
 from hcache.replay.tree import Tree

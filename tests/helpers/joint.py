@@ -25,7 +25,7 @@ from hcache.models.arms import Arm
 from hcache.policies import load_policy
 from hcache.replay.features import make_encoder
 from hcache.runs.folder import Run
-from hcache.runs.training import train
+from hcache.runs.training import train, with_train
 from hcache.store import Store
 from hcache.workflows import Message
 from helpers.experiments import load
@@ -143,9 +143,9 @@ def write_experiment(folder: Path, head_dim: int = 24, **sections: Any) -> Exper
 def trained(
     experiment: Experiment, db: Path | None = None, init: Path | None = None, **how: Any
 ) -> Run:
-    config = experiment.config
-    config = config.model_copy(update={"train": config.train.model_copy(update=how)})
-    return train(config, db or experiment.db, source=experiment.source, init=init)
+    sampled = Experiment(experiment.config, experiment.source, db or experiment.db)
+    settings = experiment.config.train.model_copy(update=how)
+    return train(with_train(sampled, settings), init=init)
 
 
 def policy_of(run: Run) -> JointPolicy:

@@ -11,7 +11,7 @@ from hcache.evaluation.report import Report
 from hcache.experiment import Experiment
 from hcache.reporting import write_report
 from hcache.runs.folder import Run
-from hcache.runs.training import train
+from hcache.runs.training import train, with_train
 from hcache.sampling import Sampler
 from helpers.experiments import load, settings, write_script
 
@@ -72,9 +72,8 @@ def short_runs(experiment: Experiment) -> list[Run]:
     runs = []
     for algo, seed in (("sft", 0), ("ppo", 0), ("sft", 1)):
         changed = {"algo": algo, "seed": seed, "iterations": 20, "evaluate_every": 5}
-        own = experiment.config.train.model_copy(update=changed)
-        config = experiment.config.model_copy(update={"train": own})
-        runs.append(train(config, experiment.db, source=experiment.source))
+        settings = experiment.config.train.model_copy(update=changed)
+        runs.append(train(with_train(experiment, settings)))
     return runs
 
 
@@ -83,5 +82,5 @@ def hostile_report(folder: Path) -> Written:
     experiment = hostile_experiment(folder)
     runs = short_runs(experiment)
     out = folder / "report"
-    report = write_report(experiment.config, experiment.db, runs, out, command=COMMAND)
+    report = write_report(experiment, runs, out, command=COMMAND)
     return Written(out, experiment, runs, report)

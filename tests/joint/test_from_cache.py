@@ -19,6 +19,7 @@ from hcache.joint.from_cache import Joint, JointSettings, Ratios, baselines, lea
 from hcache.joint.policy import JointPolicy
 from hcache.policies import load_policy
 from hcache.policies.mlp import MLPPolicy
+from hcache.replay.loading import load_replay
 from hcache.replay.tree import NONE, Tree, tree_of_leaf
 from hcache.runs.evaluating import evaluate_runs
 from hcache.runs.routing import with_changes
@@ -46,8 +47,7 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 def rewarded(experiment: Experiment, split: str = "train") -> CallTree:
     """A split whose qualities are numbers from a seed: untrained models are never right."""
     with Store(experiment.db) as store:
-        tree = Joint.load(store, experiment, split).tree
-    assert isinstance(tree, CallTree)
+        tree = Joint.enrich(load_replay(store, experiment.config, split).tree, experiment)
     generator = torch.Generator().manual_seed(0)
     quality_M = torch.rand(len(tree.quality_M), generator=generator, dtype=torch.float64)
     return replace(tree, quality_M=quality_M)
@@ -260,16 +260,16 @@ def test_it_learns_from_the_cache_what_helps_live(tmp_path: Path) -> None:
     """The two-role demo in small: better live on test than the best assignment without ΔW."""
     sets = [
         "data.roles.sources.valid.limit=24",
-        "data.roles.sources.test.limit=120",
+        "data.roles.sources.test.limit=160",
         "sampling.replicas=4",
-        "train.iterations=8",
-        "train.patience=8",
+        "train.iterations=14",
+        "train.patience=14",
     ]
     experiment = Experiment.load(ROLES / "experiment.yaml", sets, tmp_path / "roles.duckdb")
     Sampler(experiment, serve).run()
-    run = train(experiment.config, experiment.db, source=experiment.source, folder=tmp_path)
+    run = train(experiment, folder=tmp_path)
     Sampler(with_changes(experiment, run), splits=["test"]).run()
-    report = evaluate_runs(experiment.config, experiment.db, [run])
+    report = evaluate_runs(experiment, [run])
     (changed,) = (row for row in report.groups[0].rows if row.name == "joint with ΔW")
     assert changed.difference.low > 0
     assert changed.quality.estimate > changed.reward.estimate > 0

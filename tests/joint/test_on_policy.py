@@ -22,6 +22,7 @@ from helpers.joint import (
     write_checkpoint,
     write_experiment,
 )
+from helpers.policies import SequencePolicy
 from helpers.shell import Shell
 
 from hcache.data.queries import Query
@@ -34,8 +35,8 @@ from hcache.joint.scoring import Tokens
 from hcache.live import Episode
 from hcache.models.arms import Arm
 from hcache.policies import Policy
-from hcache.policies.fixed import SequencePolicy
 from hcache.replay.features import make_encoder
+from hcache.replay.loading import load_replay
 from hcache.replay.tree import ReadableStates, Texts
 from hcache.runs.benching import algorithms
 from hcache.sampling import Sampler
@@ -59,9 +60,7 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 def read(experiment: Experiment, split: str = "train") -> LiveTree:
     with Store(experiment.db) as store:
-        tree = JointLive.load(store, experiment, split).tree
-    assert isinstance(tree, LiveTree)
-    return tree
+        return JointLive.enrich(load_replay(store, experiment.config, split).tree, experiment)
 
 
 def trainer_of(experiment: Experiment, seed: int = 0, **settings: Any) -> JointLive:

@@ -214,7 +214,7 @@ def test_fingerprints_of_plain_arms_are_as_before_there_were_deltas(spoken: Expe
 
 
 def test_a_router_is_judged_with_what_it_makes_of_the_models(spoken: Experiment, run: Run) -> None:
-    report = evaluate_runs(spoken.config, spoken.db, [run])
+    report = evaluate_runs(spoken, [run])
     rows = {row.name: row for row in report.groups[0].rows}
     assert rows["joint"].quality.estimate == pytest.approx(slow_quality(spoken, run, spoken.db))
     changed = rows["joint with ΔW"]
@@ -227,17 +227,15 @@ def test_a_router_is_judged_with_what_it_makes_of_the_models(spoken: Experiment,
 
 def test_seeds_are_one_row_once_all_are_sampled(spoken: Experiment, run: Run) -> None:
     other = trained(spoken, seed=2)
-    before = evaluate_runs(spoken.config, spoken.db, [run, other])
+    before = evaluate_runs(spoken, [run, other])
     assert "joint with ΔW" not in [row.name for row in before.groups[0].rows]
     command = f"hcache sample EXPERIMENT.yaml --policy {other.name} --split test"
     assert sum(command in note for note in before.notes) == 1
     changed = with_changes(spoken, other)
     Sampler(changed, splits=["test"], budget=50).run()
-    assert (
-        evaluate_runs(spoken.config, spoken.db, [run, other]).notes == before.notes
-    )  # not to the end
+    assert evaluate_runs(spoken, [run, other]).notes == before.notes  # not to the end
     Sampler(changed, splits=["test"]).run()
-    report = evaluate_runs(spoken.config, spoken.db, [run, other])
+    report = evaluate_runs(spoken, [run, other])
     assert not any(command in note for note in report.notes)
     (row,) = (row for row in report.groups[0].rows if row.name == "joint with ΔW")
     qualities = [slow_quality(spoken, found, found.replies) for found in (run, other)]
@@ -249,11 +247,11 @@ def test_runs_are_compared_by_what_was_sampled_with_their_delta(
     spoken: Experiment, run: Run
 ) -> None:
     plain = trained(spoken, algo="sft", settings={})
-    report = evaluate_runs(spoken.config, spoken.db, [run, plain])
+    report = evaluate_runs(spoken, [run, plain])
     rewards = {row.name: row.reward.estimate for row in report.groups[0].rows}
     assert rewards["joint with ΔW"] != rewards["joint"]
     difference = f"difference in reward {rewards['joint with ΔW'] - rewards['sft']:+.4f}"
-    assert difference in compare(run, plain, spoken.db)
+    assert difference in compare(run, plain, db=spoken.db)
 
 
 QUALITY = """
@@ -287,9 +285,8 @@ def slow_quality(experiment: Experiment, run: Run, db: Path) -> float:
 
 def read(experiment: Experiment, db: Path, split: str = "train") -> CallTree:
     with Store(db) as store:
-        tree = Joint.load(store, experiment, split).tree
-    assert isinstance(tree, CallTree)
-    return tree
+        tree = load_replay(store, experiment.config, split).tree
+    return Joint.enrich(tree, Experiment(experiment.config, experiment.source, db))
 
 
 def test_training_goes_on_at_ratio_one(spoken: Experiment, run: Run) -> None:

@@ -173,9 +173,8 @@ def test_fingerprint_stays_what_it_is(tmp_path: Path, model: Path) -> None:
 @pytest.fixture
 def no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of the hub that is empty."""
-    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    return tmp_path / "home" / "hub"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
 
 
 def test_path_that_is_not_there_fails_at_once(
@@ -245,7 +244,7 @@ def test_beside_the_experiment_comes_first(tmp_path: Path, monkeypatch: pytest.M
 def test_name_of_the_hub_is_looked_up_in_its_cache(tmp_path: Path, no_hub: Path) -> None:
     repo = no_hub / "models--org--name"
     (repo / "refs").mkdir(parents=True)
-    (repo / "refs" / "main").write_text("abc\n")
+    (repo / "refs" / "main").write_text("abc")
     (repo / "snapshots").mkdir()
     snapshot = checkpoint(repo / "snapshots", "abc")
     assert locate("org/name", tmp_path, "x") == snapshot

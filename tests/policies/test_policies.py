@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.forest import random_forest
+from helpers.policies import SequencePolicy
 
 from hcache.errors import ConfigError, RunError
 from hcache.policies import POLICIES, Policy, load_policy
-from hcache.policies.fixed import SequencePolicy
 from hcache.policies.mlp import MASKED, MLPPolicy, MLPSettings
 from hcache.policies.rollout import greedy_leaves
 from hcache.replay.tree import Tree

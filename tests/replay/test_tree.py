@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 from helpers.forest import Forest, Leaf, Node, leaves_of, nodes_of, random_forest
+from helpers.policies import RandomPolicy, SequencePolicy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hcache.errors import DataError, RunError
-from hcache.policies.fixed import RandomPolicy, SequencePolicy
 from hcache.policies.rollout import greedy_leaves
 from hcache.replay.exact import (
     backward,
@@ -27,7 +27,7 @@ from hcache.replay.exact import (
     sequences,
     static_leaves,
 )
-from hcache.replay.tree import NONE, greedy, path_name, tree_of_state
+from hcache.replay.tree import NONE, greedy, tree_of_state
 
 forests = st.builds(
     random_forest,
@@ -112,21 +112,15 @@ def test_follow_and_greedy_equal_a_walk(forest: Forest, alpha: float) -> None:
 @quick
 @given(forests)
 def test_sequences_are_the_paths_of_the_leaves(forest: Forest) -> None:
-    tree, found = forest.tree, sequences(forest.tree)
     paths = {leaf.path for root in forest.roots for leaf in leaves_of(root)}
-    ordered = sorted(paths, key=lambda path: (len(path), path))
-    assert found.names == tuple(path_name(path, tree.arms) for path in ordered)
-    assert found.lengths.tolist() == [len(path) for path in ordered]
-    for t, root in enumerate(forest.roots):
-        where = {leaf.path: leaf.index for leaf in leaves_of(root)}
-        assert found.leaf_TS[t].tolist() == [where.get(path, NONE) for path in ordered]
+    assert sequences(forest.tree) == sorted(paths, key=lambda path: (len(path), path))
 
 
 @quick
 @given(forests)
 def test_static_leaves_equal_a_walk(forest: Forest) -> None:
     tree = forest.tree
-    paths = [tuple(a for a in path if a >= 0) for path in sequences(tree).path_SL.tolist()]
+    paths = sequences(tree)
     leaf_TS = static_leaves(tree, paths)
     for t, root in enumerate(forest.roots):
         for s, path in enumerate(paths):
@@ -169,7 +163,7 @@ def test_oracle_beats_all_and_chance_is_between(forest: Forest, alpha: float) ->
     tree = forest.tree
     reward_M = tree.reward_M(alpha)
     best_T = reward_M[oracle_leaves(tree, reward_M)]
-    for leaf_T in sequences(tree).leaf_TS.T:
+    for leaf_T in static_leaves(tree, sequences(tree)).T:
         has = leaf_T >= 0
         assert bool((best_T[has] >= reward_M[leaf_T[has]] - 1e-12).all())
     chance_T = random_means(tree, reward_M)
@@ -214,8 +208,8 @@ def test_levels_partition_the_states(forest: Forest) -> None:
 
 def test_without_stop_nobody_stops() -> None:
     tree = random_forest(1, ragged=False).tree
-    assert {len(n.split(">")) for n in sequences(tree).names} == {1, 2, 3}
-    assert {len(n.split(">")) for n in sequences(tree.without_stop()).names} == {3}
+    assert {len(path) for path in sequences(tree)} == {1, 2, 3}
+    assert {len(path) for path in sequences(tree.without_stop())} == {3}
 
 
 def test_to_keeps_everything() -> None:

@@ -39,12 +39,11 @@ from hcache.reporting import write_report
 from hcache.reporting.examples import leaves_of_sequence, tell
 from hcache.reporting.figures import pictures
 from hcache.reporting.labels import Label, place
-from hcache.reporting.methods import methods
 from hcache.reporting.numbers import number, printable, reason, short, signed, spans
 from hcache.reporting.page import Content, fenced
 from hcache.reporting.plane import draw_plane
 from hcache.reporting.style import STYLE
-from hcache.runs.evaluating import labelled
+from hcache.runs.methods import methods
 from hcache.store import Store
 
 FIGURES = ("plane", "training", "flows", "rewards")
@@ -164,8 +163,8 @@ def test_the_same_report_gives_the_same_bytes(written: Written) -> None:
 
 
 def test_rows_and_methods_have_the_same_names(written: Written) -> None:
-    assert list(labelled(written.runs)) == list(written.report.seeds)
     (sft, ppo) = methods(written.runs)
+    assert [sft.name, ppo.name] == list(written.report.seeds)
     assert (sft.name, len(sft.runs), len(ppo.runs)) == ("sft", 2, 1)
     points = {point[0]: point for point in sft.curve()}
     lines = [
@@ -227,7 +226,7 @@ def test_kinds_take_turns_among_the_stories(written: Written) -> None:
 
 
 def test_a_report_without_routers(written: Written, tmp_path: Path) -> None:
-    report = write_report(written.experiment.config, written.experiment.db, [], tmp_path)
+    report = write_report(written.experiment, [], tmp_path)
     page = (tmp_path / "index.html").read_text()
     assert "No router was evaluated." in page and 'id="examples"' not in page
     assert not (tmp_path / "figures" / "training.svg").exists()
@@ -238,8 +237,7 @@ def test_routers_of_another_experiment_stand_beside(written: Written, tmp_path: 
     other = hostile_experiment(tmp_path / "other", "deeper", hops=3)
     theirs = short_runs(other)[:1]
     given, out = written.experiment, tmp_path / "report"
-    beside = [(other.config, other.db, theirs)]
-    report = write_report(given.config, given.db, written.runs, out, beside=beside)
+    report = write_report(given, written.runs, out, others=[(other, theirs)])
     assert list(report.seeds) == ["sft", "ppo", "sft (deeper)"]
     flows = ElementTree.parse(out / "figures" / "flows.svg")
     texts = {"".join(element.itertext()) for element in flows.iter() if "text" in element.tag}
@@ -248,7 +246,7 @@ def test_routers_of_another_experiment_stand_beside(written: Written, tmp_path: 
 
 def test_a_missing_number_says_why(sampled: Experiment, tmp_path: Path) -> None:
     """The sampled experiment has one test query, which has no interval."""
-    write_report(sampled.config, sampled.db, [], tmp_path)
+    write_report(sampled, [], tmp_path)
     assert 'title="one query has no interval"' in (tmp_path / "index.html").read_text()
     assert "command" in (tmp_path / "report.md").read_text()
 
@@ -268,8 +266,7 @@ def test_the_command_writes_beside_the_runs(written: Written) -> None:
 
 def test_headlines_and_facts(written: Written) -> None:
     content = Content(
-        config=written.experiment.config,
-        db=written.experiment.db,
+        experiment=written.experiment,
         split="test",
         command=(),
         created="now",

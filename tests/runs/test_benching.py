@@ -15,7 +15,7 @@ from hcache.experiment import Experiment
 from hcache.runs.benching import algorithms, jobs, run_all
 from hcache.runs.evaluating import compare, evaluate_runs
 from hcache.runs.folder import Run
-from hcache.runs.training import train
+from hcache.runs.training import train, with_train
 from hcache.sampling import Sampler
 from hcache.trainers import TRAINERS
 
@@ -62,7 +62,7 @@ def test_jobs_differ_in_algorithm_and_seed_alone(pair: tuple[Experiment, Experim
     assert len({job.key for job in made}) == 4
     for job in made:
         same = {"algo": "ppo", "seed": 0, "settings": {}}
-        assert job.config.train.model_copy(update=same) == pair[0].config.train
+        assert job.experiment.config.train.model_copy(update=same) == pair[0].config.train
 
 
 def test_runs_are_those_of_the_train_command_and_are_not_made_twice(
@@ -75,7 +75,7 @@ def test_runs_are_those_of_the_train_command_and_are_not_made_twice(
     for job in wanted:
         run = done[job.key]
         written = (run.folder / "manifest.json").stat().st_mtime_ns
-        assert train(job.config, job.db, source=job.source).folder == run.folder
+        assert train(job.experiment).folder == run.folder
         assert (run.folder / "manifest.json").stat().st_mtime_ns == written
     chained = next(run for key, run in done.items() if "sft+ppo" in key)
     first = next(run for key, run in done.items() if "sft seed" in key)
@@ -91,39 +91,32 @@ def test_routers_of_two_workflows_are_judged_on_the_same_questions(
     pair: tuple[Experiment, Experiment],
 ) -> None:
     relay, cascade = pair
-    one = train(relay.config, relay.db, source=relay.source)
-    two = train(cascade.config, cascade.db, source=cascade.source)
-    report = evaluate_runs(
-        relay.config, relay.db, [one], "test", [(cascade.config, cascade.db, [two])]
-    )
-    alone = evaluate_runs(cascade.config, cascade.db, [two], "test")
+    one, two = train(relay), train(cascade)
+    report = evaluate_runs(relay, [one], "test", [(cascade, [two])])
+    alone = evaluate_runs(cascade, [two], "test")
     rewards = {row.name: row.reward.estimate for row in report.groups[0].rows}
     own = {row.name: row.reward.estimate for row in alone.groups[0].rows}
     assert rewards["cascade (cascaded)"] == own["cascade"]
     assert "cascade (cascaded)" in report.verdicts
-    assert f"{one.name} better than {two.name}" in compare(one, two, relay.db)
+    assert f"{one.name} better than {two.name}" in compare(one, two)
 
 
 def test_runs_of_other_rewards_cannot_be_compared(pair: tuple[Experiment, Experiment]) -> None:
     relay = pair[0]
     other = relay.config.train.model_copy(update={"alpha": 0.7})
-    one = train(relay.config, relay.db, source=relay.source)
-    two = train(relay.config.model_copy(update={"train": other}), relay.db, source=relay.source)
+    one, two = train(relay), train(with_train(relay, other))
     with pytest.raises(RunError, match="different rewards"):
-        compare(one, two, relay.db)
+        compare(one, two)
 
 
 def test_routers_for_any_alpha_are_judged_at_any(pair: tuple[Experiment, Experiment]) -> None:
     relay = pair[0]
-    algos = {
-        name: relay.config.train.model_copy(update={"algo": name}) for name in ("front", "sft")
-    }
     runs = [
-        train(relay.config.model_copy(update={"train": own}), relay.db, source=relay.source)
-        for own in algos.values()
+        train(with_train(relay, relay.config.train.model_copy(update={"algo": name})))
+        for name in ("front", "sft")
     ]
     dear = relay.config.train.model_copy(update={"alpha": 3.0})
-    report = evaluate_runs(relay.config.model_copy(update={"train": dear}), relay.db, runs, "valid")
+    report = evaluate_runs(with_train(relay, dear), runs, "valid")
     assert list(report.seeds) == ["front"]
     assert report.notes == ("Runs left out, being of another α, action set, encoder or pool: 1.",)
 
@@ -132,8 +125,8 @@ def test_of_joint_runs_only_the_high_level_is_judged_and_that_is_said(
     pair: tuple[Experiment, Experiment],
 ) -> None:
     (job,) = jobs(pair[0], ["joint"], 1)
-    run = train(job.config, job.db, source=job.source)
-    report = evaluate_runs(job.config, job.db, [run], "valid")
+    run = train(job.experiment)
+    report = evaluate_runs(job.experiment, [run], "valid")
     assert any("on replies as they are without its ΔW" in note for note in report.notes)
 
 

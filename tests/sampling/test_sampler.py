@@ -27,13 +27,15 @@ from helpers.experiments import (
 )
 from helpers.paths import ROOT
 
+from hcache.data.metrics import METRICS
 from hcache.engines import ScriptedEngine
 from hcache.engines.scripted import read_script
 from hcache.errors import DataError, EngineError, StoreBusyError, StoreError
 from hcache.experiment import Experiment
 from hcache.models.arms import Arm
+from hcache.replay import loading
 from hcache.replay.loading import load_replay as replay
-from hcache.sampling import Sampler, make_plan, sampler
+from hcache.sampling import Sampler, make_plan, sampler, scoring
 from hcache.sampling.scoring import score_missing
 from hcache.store import Store, spool_path
 from hcache.store.schema import UNIQUE
@@ -509,6 +511,42 @@ def test_score_missing_says_how_many_it_made(folder: Path) -> None:
     assert score_missing(experiment.db, few, data, 1.0) == 2 * 6
     assert score_missing(experiment.db, queries, data, 1.0) == (QUERIES - 2) * 6
     assert score_missing(experiment.db, queries, data, 1.0) == 0
+
+
+def renewed(patch: pytest.MonkeyPatch, version: str) -> None:
+    """As if the source of the metric `em` were changed."""
+    for module in (scoring, loading):
+        patch.setattr(module, "version_of", lambda extract, name: version * (name == "em"))
+
+
+def test_scores_by_an_older_version_are_made_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = settings("ab", quality="em")
+    sample(folder, raw)
+    experiment, db = load(folder, raw), folder / "small.duckdb"
+    before = table(db, "scores")
+    monkeypatch.setitem(METRICS.entries, "em", lambda answer, references: 0.25)
+    renewed(monkeypatch, "2")
+    with Store(db) as store, pytest.raises(StoreError, match=r"18 trajectories have no score 'em'"):
+        replay(store, experiment.config, "train")
+    assert generated(folder, raw, factory=None) == {}
+    assert_unique(db)
+    scores = table(db, "scores")
+    assert set(scores.filter(metric="em")["value"]) == {0.25}
+    assert set(scores.filter(metric="em")["version"]) == {"2"}
+    assert scores.filter(metric="f1").equals(before.filter(metric="f1"))
+    with Store(db) as store:
+        assert set(replay(store, experiment.config, "train").tree.quality_M.tolist()) == {0.25}
+    queries = {query.id: query for query in experiment.queries()}
+    assert score_missing(db, queries, experiment.config.data, 1.0) == 0
+
+
+def test_new_scores_carry_their_version(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    renewed(monkeypatch, "1")
+    sample(folder, settings("ab"))
+    scores = table(folder / "small.duckdb", "scores")
+    assert {*scores["metric", "version"].iter_rows()} == {("f1", ""), ("em", "1")}
 
 
 # The plan

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import polars as pl
 import pytest
 from helpers.experiments import sample, settings, table
 
@@ -396,6 +397,17 @@ def test_coverage_of_a_whole_run_is_whole(sampled: Experiment) -> None:
         count = sizes[row["split"]]
         assert row["queries"] == count
         assert row["expected"] == row["trajectories"] == count * 2 ** row["depth"]
+
+
+def test_frames_are_there_for_one_query(tmp_path: Path) -> None:
+    with Store(new(tmp_path, texts=[TEXT])) as opened:
+        keys = pl.DataFrame({"text_id": ["1", "2"]})
+        query = "select text from texts semi join here using (text_id)"
+        assert opened.sql(query, here=keys).rows() == [("one",)]
+        with pytest.raises(StoreError, match="nothing"):
+            opened.sql("select nothing from here", here=keys)
+        with pytest.raises(StoreError, match="here"):
+            opened.sql(query)
 
 
 def test_match_gives_the_rows_of_the_keys(sampled: Experiment) -> None:

@@ -12,18 +12,18 @@ import pytest
 import torch
 from helpers.fitting import ALPHA, NAMES, fresh, run, same, small
 from helpers.forest import random_forest
+from helpers.policies import RandomPolicy
 
 from hcache.errors import RunError
 from hcache.evaluation.evaluator import evaluate
 from hcache.experiment import Experiment
 from hcache.policies import load_policy
-from hcache.policies.fixed import RandomPolicy
 from hcache.policies.rollout import greedy_leaves
 from hcache.replay.loading import load_replay
 from hcache.replay.tree import path_name
 from hcache.runs.evaluating import evaluate_runs
 from hcache.runs.routing import live_router
-from hcache.runs.training import repeat, train
+from hcache.runs.training import repeat, train, with_train
 from hcache.store import Store
 from hcache.trainers import TRAINERS
 
@@ -128,13 +128,13 @@ def test_it_is_trained_judged_repeated_and_routes_live(
     name: str, sampled: Experiment, tmp_path: Path
 ) -> None:
     settings = sampled.config.train.model_copy(update={"algo": name, "iterations": 2})
-    config = sampled.config.model_copy(update={"train": settings})
-    run = train(config, sampled.db, source=sampled.source, folder=tmp_path)
-    report = evaluate_runs(config, sampled.db, [run], "valid")
+    experiment = with_train(sampled, settings)
+    run = train(experiment, folder=tmp_path)
+    report = evaluate_runs(experiment, [run], "valid")
     assert report.seeds == {name: 1}
     assert repeat(run, sampled.db) is None
     with Store(sampled.db) as store:
-        tree = load_replay(store, config, "valid").tree
+        tree = load_replay(store, sampled.config, "valid").tree
     leaf_T = greedy_leaves(load_policy(run.policy_folder), tree)
     questions = {query.id: query.question for query in sampled.splits["valid"]}
     with live_router(run.folder) as router:

@@ -16,6 +16,7 @@ import torch
 from helpers.experiments import load, settings, write_script, write_scripts
 from helpers.fitting import ALPHA, same, small
 from helpers.paths import DEMO
+from helpers.policies import RandomPolicy
 from typer.testing import CliRunner
 
 from hcache.commands.app import app
@@ -26,16 +27,15 @@ from hcache.experiment import Experiment
 from hcache.live import Live
 from hcache.models.causal_lm import beginning, by_length, last_hidden, token_ids, with_end
 from hcache.policies import load_policy
-from hcache.policies.fixed import RandomPolicy
 from hcache.policies.language import CUE, LanguagePolicy, labels_of
 from hcache.policies.rollout import greedy_leaves
-from hcache.replay.exact import sequences
+from hcache.replay.exact import sequences, static_leaves
 from hcache.replay.features import make_encoder
 from hcache.replay.loading import load_replay
 from hcache.replay.tree import ReadableStates, Texts, Tree, path_name, to_read
 from hcache.runs.evaluating import evaluate_runs
 from hcache.runs.routing import Router, live_router
-from hcache.runs.training import repeat, train
+from hcache.runs.training import repeat, train, with_train
 from hcache.sampling import Sampler
 from hcache.store import Store
 from hcache.trainers import TRAINERS, fit, greedy_metrics
@@ -356,8 +356,7 @@ def test_halves_are_the_queries_by_turns() -> None:
 
 def test_the_static_sequence_is_chosen_on_one_half_and_judged_on_the_other() -> None:
     tree = small("valid")
-    found = sequences(tree)
-    reward_TS = tree.reward_M(ALPHA)[found.leaf_TS]
+    reward_TS = tree.reward_M(ALPHA)[static_leaves(tree, sequences(tree))]
     best = int(reward_TS[0::2].mean(dim=0).argmax())
     expected = float(reward_TS[1::2].mean(dim=0)[best])
     halves = half_of(tree, 0), half_of(tree, 1)
@@ -385,9 +384,9 @@ def test_it_is_trained_saved_judged_repeated_and_routes_live(
 ) -> None:
     algorithm = {"algo": "language", "iterations": 2, "settings": values(checkpoint)}
     chosen = worded.config.train.model_copy(update=algorithm)
-    config = worded.config.model_copy(update={"train": chosen})
-    run = train(config, worded.db, source=worded.source, folder=tmp_path / "runs")
-    assert evaluate_runs(config, worded.db, [run], "valid").seeds == {"language": 1}
+    experiment = with_train(worded, chosen)
+    run = train(experiment, folder=tmp_path / "runs")
+    assert evaluate_runs(experiment, [run], "valid").seeds == {"language": 1}
     assert repeat(run, worded.db) is None
     tree = tree_of(worded, "valid")
     leaf_T = greedy_leaves(load_policy(run.policy_folder), tree)
@@ -404,7 +403,7 @@ def test_any_trainer_may_see_the_pooled_hidden_states(
     features = FeaturesConfig(encoder="causal-lm", path=str(checkpoint))
     chosen = worded.config.train.model_copy(update={"algo": "sft", "iterations": 2})
     config = worded.config.model_copy(update={"features": features, "train": chosen})
-    run = train(config, worded.db, source=worded.source, folder=tmp_path)
+    run = train(Experiment(config, worded.source, worded.db), folder=tmp_path)
     with live_router(run.folder) as router:
         assert router.live.encoder.dim == 16
         assert router.route("What country is 0 train").choices
@@ -470,7 +469,7 @@ def test_errors_are_one_line(
 ) -> None:
     tree = tree_of(worded)
     train_config = worded.config.train.model_copy(update={"algo": "language"})
-    config = worded.config.model_copy(update={"train": train_config})
+    experiment = with_train(worded, train_config)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
 
     def no_peft() -> Language:
@@ -482,7 +481,7 @@ def test_errors_are_one_line(
         return fresh(checkpoint, tree)
 
     for attempt, words in (
-        (lambda: train(config, worded.db, folder=tmp_path), "train.settings: path: missing"),
+        (lambda: train(experiment, folder=tmp_path), "train.settings: path: missing"),
         (lambda: fresh(tmp_path / "none", tree), "none does not exist"),
         (lambda: fresh(tmp_path, tree), "cannot be loaded"),
         (no_peft, "lora_rank: peft cannot be imported"),

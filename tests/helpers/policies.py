@@ -1,4 +1,4 @@
-"""Policies that learn nothing: one static sequence for every query, and uniform chance."""
+"""Policies that learn nothing, for tests: one static sequence for every query, and chance."""
 
 from __future__ import annotations
 
