@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from hcache.config.file import describe, read_config
 from hcache.config.schema import DatasetConfig, ExperimentConfig
-from hcache.data.extractors import extractor
+from hcache.data.extractors import EXTRACTORS
 from hcache.data.hub import fetch, is_hub_name
-from hcache.data.metrics import metric
+from hcache.data.metrics import METRICS
 from hcache.data.queries import Query, check_splits, split_by_hash
 from hcache.data.readers import read
 from hcache.engines import ENGINES, build_pool
@@ -23,6 +23,7 @@ from hcache.models.arms import Arm, Pool
 from hcache.models.files import locate
 from hcache.plugins import load_file
 from hcache.store import Store, wait_and_write
+from hcache.store.schema import RESERVED
 from hcache.workflows import WORKFLOWS, Workflow
 
 Row = dict[str, Any]
@@ -241,8 +242,13 @@ def _check_free(workflow: Workflow, config: ExperimentConfig, place: str) -> Non
 def _check_names(dataset: DatasetConfig, place: str) -> None:
     """Refuse unknown extractors and metrics before anything is read or run."""
     try:
-        extractor(dataset.extract)
+        EXTRACTORS.find(dataset.extract)
         for name in dataset.metrics:
-            metric(name)
+            METRICS.find(name)
+            if name.lower() in RESERVED:
+                raise ConfigError(
+                    f"the metric {name!r} has the name of a column of the view `outcomes`.",
+                    "Register it under another name.",
+                )
     except ConfigError as error:
         raise ConfigError(f"{place}: {error.message}", error.hint) from error

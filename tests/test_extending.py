@@ -57,7 +57,7 @@ def experiment(name: str, workflow: dict[str, Any], plugins: list[str]) -> dict[
         "db": f"{name}.duckdb",
         "plugins": plugins,
         "workflow": workflow,
-        "models": {"loud": {"path": "none", "engine": "echo"}},
+        "models": {"loud": {"path": ".", "engine": "echo"}},
         "arms": {"a": {"model": "loud", "price": 1}, "b": {"model": "loud", "price": 2}},
         "data": {"made": data},
         "quality": "contains",

@@ -13,6 +13,7 @@ from hcache.commands.options import (
     Database,
     ExperimentFile,
     Overrides,
+    Plugins,
     With,
     console,
     notes,
@@ -35,6 +36,7 @@ def bench(
     split: Annotated[str, typer.Option(help="Where they are evaluated.")] = "test",
     db: Database = None,
     set_: Overrides = None,
+    plugin: Plugins = None,
     as_json: AsJson = False,
 ) -> None:
     """Train every router in several seeds, a process per core, and evaluate them all.
@@ -48,8 +50,8 @@ def bench(
     from hcache.runs.benching import algorithms, jobs
     from hcache.runs.evaluating import evaluate_runs
 
-    loaded = Experiment.load(experiment, set_ or (), db)
-    others = [Experiment.load(file, set_ or (), db) for file in with_ or ()]
+    loaded = Experiment.load(experiment, set_ or (), db, plugins=plugin or ())
+    others = [Experiment.load(file, set_ or (), db, plugins=plugin or ()) for file in with_ or ()]
     chosen = algos.split(",") if algos else _all_that_fit(algorithms(loaded))
     own = jobs(loaded, chosen, seeds)
     theirs = [jobs(other, [other.config.train.algo], seeds) for other in others]

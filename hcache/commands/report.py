@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hcache.commands.options import Database, Overrides, With, console
+from hcache.commands.options import Database, Overrides, Plugins, With, console
 from hcache.commands.routers import EvaluationProgress, target_of
 
 
@@ -28,6 +28,7 @@ def report(
     with_: With = None,
     db: Database = None,
     set_: Overrides = None,
+    plugin: Plugins = None,
 ) -> None:
     """Write a report of runs as a folder: one page, Markdown, JSON, and figures.
 
@@ -37,10 +38,12 @@ def report(
     """
     from hcache.reporting import write_report
 
-    (experiment, runs), *more = [target_of(target, set_ or (), db) for target in targets]
+    (experiment, runs), *more = [
+        target_of(target, set_ or (), db, plugins=plugin or ()) for target in targets
+    ]
     runs = list(dict.fromkeys([*runs, *(run for _, own in more for run in own)]))
     folder = out or (runs[0].folder.parent if runs else Path(experiment.config.runs)) / "report"
-    others = [target_of(str(file), set_ or (), db) for file in with_ or ()]
+    others = [target_of(str(file), set_ or (), db, plugins=plugin or ()) for file in with_ or ()]
     with EvaluationProgress() as on_router:
         command = ["hcache", *sys.argv[1:]]
         written = write_report(experiment, runs, folder, split, command, others, on_router)

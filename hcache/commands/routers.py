@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +22,7 @@ from hcache.commands.options import (
     Database,
     ExperimentFile,
     Overrides,
+    Plugins,
     Seed,
     With,
     console,
@@ -41,6 +42,7 @@ def train(
     seed: Seed = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     init: Annotated[str | None, typer.Option(help="Run to start from: SFT, then PPO.")] = None,
+    plugin: Plugins = None,
     live: Annotated[
         bool, typer.Option("--live", help="Joint training on-policy: runs the models.")
     ] = False,
@@ -59,7 +61,9 @@ def train(
     overrides = list(set_ or ())
     overrides += [f"train.seed={seed}"] if seed is not None else []
     overrides += [f"train.settings.device={device}"] if device is not None else []
-    loaded = Experiment.load(experiment, overrides, db, "joint-live" if live else algo)
+    loaded = Experiment.load(
+        experiment, overrides, db, "joint-live" if live else algo, plugin or ()
+    )
     with TrainingProgress(loaded.config) as on_metrics:
         run = train_router(loaded, init=init, on_metrics=on_metrics)
     for line in _outcome(run, str(experiment)):
@@ -150,6 +154,7 @@ def evaluate(
     with_: With = None,
     db: Database = None,
     set_: Overrides = None,
+    plugin: Plugins = None,
     as_json: AsJson = False,
     csv: Annotated[Path | None, typer.Option(help="Also write the rows to this CSV file.")] = None,
 ) -> None:
@@ -165,11 +170,11 @@ def evaluate(
     from hcache.runs.evaluating import evaluate_runs
     from hcache.runs.training import with_train
 
-    experiment, runs = target_of(target, set_ or (), db)
+    experiment, runs = target_of(target, set_ or (), db, plugin or ())
     if alpha is not None:
         settings = experiment.config.train.model_copy(update={"alpha": alpha})
         experiment = with_train(experiment, settings)
-    others = [target_of(str(file), set_ or (), db) for file in with_ or ()]
+    others = [target_of(str(file), set_ or (), db, plugin or ()) for file in with_ or ()]
     with EvaluationProgress() as on_router:
         report = evaluate_runs(experiment, runs, split, others, on_router)
     if csv is not None:
@@ -245,13 +250,13 @@ def rerun(
 
 
 def target_of(
-    target: str, overrides: list[str] | tuple[()], db: Path | None
+    target: str, overrides: Sequence[str], db: Path | None, plugins: Sequence[Path]
 ) -> tuple[Experiment, list[Run]]:
     """An experiment file with its finished runs, or a run with its experiment."""
     from hcache.runs.folder import all_runs, find_run
 
     if target.endswith((".yaml", ".yml")):
-        loaded = Experiment.load(target, overrides, db)
+        loaded = Experiment.load(target, overrides, db, plugins=plugins)
         runs = [
             run
             for run in all_runs(Path(loaded.config.runs))

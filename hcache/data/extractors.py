@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from hcache.data.metrics import choice_letter, last_number
+from hcache.data.metrics import METRICS, choice_letter, last_number
+from hcache.keys import digest
 from hcache.plugins import Registry
 
 Extractor = Callable[[str], str]
@@ -39,6 +40,18 @@ def extractor(name: str) -> Extractor:
     """
     extract = EXTRACTORS.find(name)
     return lambda text: extract(drop_thought(text))
+
+
+def version_of(extract: str, metric: str) -> str:
+    """Version of the scores that an extractor and a metric make; "" where both are of the package.
+
+    Raises:
+        ConfigError: for an unknown name.
+    """
+    EXTRACTORS.find(extract), METRICS.find(metric)
+    sources = (EXTRACTORS.source(extract), METRICS.source(metric))
+    digests = ["" if source is None else source.digest for source in sources]
+    return digest(digests)[:12] if any(digests) else ""
 
 
 def drop_thought(text: str) -> str:

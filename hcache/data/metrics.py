@@ -182,11 +182,6 @@ def score_many(
     return out
 
 
-def version_of(extract: str, metric: str) -> str:
-    """The version of an extractor and a metric together; "" where both are of the package."""
-    return ""
-
-
 def _best(score: Callable[[str, str], float], answer: str, references: Sequence[str]) -> float:
     if not references:
         raise DataError("no reference to score an answer against.", "Give each query at least one.")

@@ -136,14 +136,14 @@ def evaluate(
 
 def _candidates(setup: _Setup, routers: Sequence[Candidate]) -> list[Candidate]:
     """All candidates in the order of their rows."""
-    evaluator, best_here = setup.evaluator, best_static([setup.evaluator.tree], setup.alpha)
+    evaluator, alpha = setup.evaluator, setup.alpha
     return [
         *singles(setup.open),
         *role_assignments(setup.open),
         *cheapest_and_most_expensive(setup.open, setup.selection),
         evaluator.static(BEST_STATIC, "static", setup.static),
         *evaluator.per_kind(setup.allowed),
-        evaluator.static(BEST_ON_TEST, "static on test", best_here),
+        evaluator.static(BEST_ON_TEST, "static on test", best_static([evaluator.tree], alpha)),
         evaluator.random(),
         *routers,
         *evaluator.halves(),

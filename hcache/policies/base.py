@@ -101,7 +101,8 @@ def load_policy(folder: Path) -> Policy:
     if name not in POLICIES:
         raise RunError(
             f"{folder} holds a policy of the unknown class {name!r}.",
-            f"This version knows {', '.join(sorted(POLICIES))}; use the version that saved it.",
+            f"Known: {', '.join(POLICIES)}. Name the plug-in that it comes from (`plugins:` in the "
+            "experiment, or --plugin FILE), or use the version that saved it.",
         )
     tensors = _read_tensors(folder, description["tensors"])
     try:

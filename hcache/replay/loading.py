@@ -22,7 +22,7 @@ import polars as pl
 import torch
 
 from hcache.config.schema import ExperimentConfig
-from hcache.data.metrics import version_of
+from hcache.data.extractors import version_of
 from hcache.errors import StoreError
 from hcache.experiment import build_workflow
 from hcache.keys import digest

@@ -30,6 +30,7 @@ from hcache.errors import RunError
 from hcache.experiment import Experiment
 from hcache.files import replace_file
 from hcache.packages import installed_version
+from hcache.plugins import sources
 
 if TYPE_CHECKING:
     from hcache.policies import Policy
@@ -176,11 +177,12 @@ def all_runs(folder: Path) -> list[Run]:
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, machine and command of this process."""
+    """Versions, plug-ins, machine and command of this process."""
     return {
         "command": sys.argv,
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := installed_version(name))},
+        "plugins": [vars(source) for source in sources()],
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
             "processor": _processor(),

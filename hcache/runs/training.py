@@ -99,11 +99,13 @@ def _load(experiment: Experiment, kind: type[Trainer], split: str) -> Replay:
 def _identity(
     config: ExperimentConfig, data: Mapping[str, Replay], start: Run | None
 ) -> dict[str, Any]:
-    """All that the outcome depends on."""
+    """All that the outcome depends on; the code of a trainer from a plug-in too."""
+    source = TRAINERS.source(config.train.algo.split("+")[-1])
     return {
         "config": _relevant(config),
         "data": {split: loaded.fingerprint for split, loaded in data.items()},
         "init": None if start is None else _weights(start),
+        **({} if source is None else {"plugin": source.digest}),
     }
 
 
@@ -218,8 +220,9 @@ def repeat(
 
 
 def _difference(run: Run, again: Run) -> str | None:
-    for part in ("config", "data", "init"):
-        if run.manifest["identity"][part] != again.manifest["identity"][part]:
+    before, after = (each.manifest["identity"] for each in (run, again))
+    for part in sorted(before | after):
+        if before.get(part) != after.get(part):
             return f"the {part} is not what it was"
     place = first_difference(run.metrics(), again.metrics())
     if place is not None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hcache.config.schema import DatasetConfig
-from hcache.data.extractors import extractor
-from hcache.data.metrics import score_many, version_of
+from hcache.data.extractors import extractor, version_of
+from hcache.data.metrics import score_many
 from hcache.data.queries import Query
 from hcache.store import Store, wait_and_write
 from hcache.store.queries import UNSCORED

@@ -87,7 +87,7 @@ def test_quality_is_the_metric_that_the_split_names(folder: Path, brevity: str) 
 
 
 def test_quality_that_was_not_scored_is_no_other(copy: Path) -> None:
-    alter(copy, "update splits set quality = 'choice'")
+    alter(copy, "update splits set quality = 'brevity'")
     for view in ("outcomes", "sequences", "leaderboard", "oracle"):
         assert table(copy, view)["quality"].is_null().all()
     assert not table(copy, "outcomes")["f1"].is_null().any()
@@ -155,10 +155,10 @@ def test_reserved_names_are_the_columns_beside_metrics(copy: Path) -> None:
 
 
 def test_oracle_passes_over_trajectories_without_score(copy: Path) -> None:
-    scores(copy, "new", value=0.5)
-    alter(copy, "update splits set quality = 'new'")
+    scores(copy, "numeric", value=0.5)
+    alter(copy, "update splits set quality = 'numeric'")
     best = table(copy, "oracle", "all")
-    alter(copy, "delete from scores where metric = 'new' and trajectory_id in "
+    alter(copy, "delete from scores where metric = 'numeric' and trajectory_id in "
                 "(select trajectory_id from trajectories where depth = 2)")  # fmt: skip
     assert table(copy, "oracle", "all").equals(best)  # where all are as good, the cheapest
 
