@@ -128,13 +128,14 @@ class EvaluationProgress:
         self.task = self.bars.add_task("evaluating", total=None)
 
     def __enter__(self) -> Callable[[str, int, int], None]:
-        self.bars.start()
         return self._update
 
     def __exit__(self, *error: object) -> None:
-        self.bars.stop()
+        if self.bars.live.is_started:
+            self.bars.stop()
 
     def _update(self, name: str, done: int, total: int) -> None:
+        self.bars.start()  # at the first router, so that errors before it stand alone
         self.bars.update(self.task, completed=done, total=total, description=f"evaluating: {name}")
 
 
@@ -180,7 +181,7 @@ def evaluate(
     if csv is not None:
         _write_csv(csv, report.to_dict()["rows"])
     if as_json:
-        typer.echo(json.dumps(report.to_dict(), indent=2))
+        typer.echo(report.to_json(), nl=False)
         return
     console.print(table(report))
     for note in report.notes:

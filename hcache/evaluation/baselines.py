@@ -121,7 +121,9 @@ class Evaluator:
         if not all(isinstance(policy, AnyAlpha) for policy in policies):
             return found
         at_each = [
-            [greedy_leaves(at_alpha(policy, alpha), self.tree) for policy in policies]
+            leaves
+            if alpha == self.alpha
+            else [greedy_leaves(at_alpha(policy, alpha), self.tree) for policy in policies]
             for alpha in self.alphas
         ]
         return replace(found, front=self._front(at_each))

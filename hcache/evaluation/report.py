@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from hcache.evaluation.fronts import TwoModels
-from hcache.evaluation.statistics import (
-    Interval,
-)
+from hcache.evaluation.statistics import Interval
 
 
 @dataclass(frozen=True)
@@ -98,6 +97,10 @@ class Report:
         """The report as JSON-safe values, with `rows`; NaN becomes None."""
         plain: dict[str, Any] = _jsonable({**asdict(self), "rows": self.rows})
         return plain
+
+    def to_json(self) -> str:
+        """The report as text, a file's content."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
 
 
 def _flat(group: Group, row: Row) -> dict[str, Any]:

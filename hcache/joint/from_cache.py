@@ -308,6 +308,8 @@ def baselines(tree: Tree, calls: Calls, reward_M: Tensor) -> Tensor:
         pair_e = (query_E == query).nonzero()[:, 0]
         leaf_m = (query_M == query).nonzero()[:, 0]
         if len(pair_e):
+            # A mean over all other leaves would be biased: they share calls with this one. So it
+            # is over the narrowest set of leaves that lack this call.
             widening = _others(calls, pair_e, leaf_m, path_M)
             baseline_E[pair_e] = _first_mean(widening, reward_M.cpu()[leaf_m])
     return baseline_E.to(reward_M.device)
@@ -319,9 +321,12 @@ def _others(calls: Calls, pair_e: Tensor, leaf_m: Tensor, path_M: Tensor) -> lis
     index_e = torch.searchsorted(leaf_m, leaf_e)
     has_eu, has_mu = _incidence(call_e, index_e, len(leaf_m))
     asks_ep, asks_mp = _incidence(calls.prompt_U[call_e], index_e, len(leaf_m))
+    # Products of 0/1 incidence matrices count what two leaves share.
     lacks_em = has_eu @ has_mu.T == 0
+    # The same prompt was asked there, and another reply drawn.
     redrawn_em = lacks_em & (asks_ep @ asks_mp.T > 0)
     same_em = path_M[leaf_e][:, None] == path_M[leaf_m]
+    # No call in common at all.
     apart_em = (has_mu @ has_mu.T == 0)[index_e] & (leaf_e[:, None] != leaf_m)
     return [redrawn_em & same_em, redrawn_em, apart_em]
 

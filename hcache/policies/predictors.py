@@ -167,6 +167,8 @@ class PredictorPolicy(PlanningPolicy):
     def restore(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
         """The policy that `save` wrote."""
         name = settings["trainer"]
+        if name not in REGRESSIONS:
+            raise ValueError(f"{name} predicts nothing")
         return cls(
             name,
             REGRESSIONS[name].Settings(**settings["settings"]),

@@ -101,6 +101,7 @@ class HashingEncoder:
         return self._parts
 
 
+# Hashed under names of their own, so that a word in the question and in a reply are two features.
 def _segments(contexts: Sequence[Context]) -> dict[str, list[str]]:
     return {
         "question": [context[0] for context in contexts],

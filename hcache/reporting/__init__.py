@@ -8,7 +8,6 @@ figures/        each figure as SVG and PNG
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,9 +62,8 @@ def _write(out: Path, content: Content, drawn: Sequence[Picture]) -> None:
     for picture in drawn:
         replace_file(out / "figures" / f"{picture.name}.svg", picture.svg)
         replace_file(out / "figures" / f"{picture.name}.png", picture.png)
-    found = json.dumps(content.report.to_dict(), indent=2) + "\n"
     for name, text in (
-        ("report.json", found),
+        ("report.json", content.report.to_json()),
         ("report.md", markdown(content)),
         ("index.html", html(content)),
     ):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from hcache.data.queries import known_split
@@ -88,9 +89,9 @@ def evaluation_of(
     if left_out := len(runs) - len(evaluated):
         notes.append(f"Runs left out, being of another α, action set, encoder or pool: {left_out}.")
     report = replace(report, notes=(*report.notes, *notes))
-    found = report.to_dict()
+    text = report.to_json()
     for run in (*evaluated, *(run for _, other_runs in theirs for run in other_runs)):
-        run.write_evaluation(split, found)
+        run.write_evaluation(split, text)
     stop = experiment.config.train.stop
     acted = trees if stop else {name: tree.without_stop() for name, tree in trees.items()}
     return Evaluation(report, tuple(own), acted, leaves)
@@ -114,17 +115,18 @@ def _evaluate(
         done.append(router.name)
         on_router(router.name, len(done), total)
 
-    report = evaluate(
-        test,
-        {method.name: method.policies for method in own},
-        alpha=config.train.alpha,
-        selection=selection,
-        stop=config.train.stop,
-        resamples=config.evaluate.resamples,
-        seed=config.evaluate.seed,
-        elsewhere=elsewhere,
-        on_router=evaluated,
-    )
+    with threadpool_limits(1):  # networks and samples this small gain nothing from more
+        report = evaluate(
+            test,
+            {method.name: method.policies for method in own},
+            alpha=config.train.alpha,
+            selection=selection,
+            stop=config.train.stop,
+            resamples=config.evaluate.resamples,
+            seed=config.evaluate.seed,
+            elsewhere=elsewhere,
+            on_router=evaluated,
+        )
     return report, leaves
 
 

@@ -120,9 +120,9 @@ class Run:
         lines = (self.folder / "metrics.jsonl").read_text().split("\n")[:-1]
         return [json.loads(line) for line in lines]
 
-    def write_evaluation(self, split: str, report: dict[str, Any]) -> None:
+    def write_evaluation(self, split: str, report: str) -> None:
         """Keep an evaluation, and record the look at the split."""
-        replace_file(self.folder / f"eval-{split}.json", _json(report))
+        replace_file(self.folder / f"eval-{split}.json", report.encode())
         self.record_look(split)
 
     def record_look(self, split: str) -> None:

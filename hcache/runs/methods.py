@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from hcache.config.schema import ExperimentConfig
 from hcache.keys import canonical
@@ -49,7 +50,8 @@ class Method:
     def reward(self, tree: Tree, alpha: float) -> float:
         """Mean reward over queries and seeds."""
         reward_M = tree.reward_M(alpha)
-        leaves = [greedy_leaves(at_alpha(policy, alpha), tree) for policy in self.policies]
+        with threadpool_limits(1):
+            leaves = [greedy_leaves(at_alpha(policy, alpha), tree) for policy in self.policies]
         means = [float(mean_by_query(tree, reward_M[leaf_T]).mean()) for leaf_T in leaves]
         return float(np.mean(means))
 

@@ -401,7 +401,7 @@ def test_defects_of_mmlu_in_json(tmp_path: Path, change: dict[str, object], mess
 
 
 @pytest.mark.parametrize("name", READERS)
-@pytest.mark.parametrize("content", ["", "\n\n", gzip.compress(b"")])
+@pytest.mark.parametrize("content", ["", "\n\n", gzip.compress(b"", mtime=0)])
 def test_an_empty_file(tmp_path: Path, name: str, content: str | bytes) -> None:
     path = write(tmp_path, content)
     with pytest.raises(DataError, match=r"data\.jsonl: holds no rows"):

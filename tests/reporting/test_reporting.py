@@ -95,7 +95,7 @@ def test_the_folder_is_whole(written: Written) -> None:
 def test_each_run_keeps_the_report_and_the_look_is_recorded(written: Written) -> None:
     for run in written.runs:
         assert (run.folder / "eval-test.json").exists()
-        assert (run.folder / "style.jsonl").read_text().count("\n") == 1
+        assert (run.folder / "looks.jsonl").read_text().count("\n") == 1
 
 
 def test_what_models_and_data_say_stays_text(written: Written) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import subprocess
 import sys
@@ -18,9 +19,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hcache.errors import RunError
-from hcache.policies import at_alpha, load_policy
+from hcache.policies import at_alpha, load_policy, predictors
 from hcache.policies.planning import Paths, PlanningPolicy, continuations
-from hcache.policies.regression import KNNSettings, SoftLogistic
+from hcache.policies.predictors import PredictorPolicy
+from hcache.policies.regression import KNNSettings, LogisticSettings, SoftLogistic, SVMSettings
 from hcache.policies.rollout import greedy_leaves
 from hcache.replay.exact import oracle_leaves, static_leaves
 from hcache.replay.tree import NONE, States, Tree
@@ -29,6 +31,11 @@ from hcache.trainers.base import greedy_metrics
 from hcache.trainers.predictors import KNN
 
 NAMES = ["boosting", "knn", "logistic", "svm"]
+OTHER_SETTINGS = {
+    "knn": KNNSettings(k=2),
+    "logistic": LogisticSettings(strength=1.0),
+    "svm": SVMSettings(strength=2.0),
+}
 
 
 def walk(node: Node) -> dict[tuple[int, ...], int]:
@@ -216,7 +223,7 @@ def test_alpha_is_chosen_at_the_decision(name: str) -> None:
     assert bool((tree.quality_M[greedy_leaves(best, tree)] == 1).all())
     assert bool((tree.cost_M[greedy_leaves(cheapest, tree)] == 1).all())
     assert policy.alpha == 0.05
-    assert policy.at(1.0)._models is policy._models
+    assert policy.at(1.0).regressors is policy.regressors
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -253,6 +260,48 @@ def test_other_training_data_are_fitted_anew() -> None:
     assert not torch.equal(policy.probs(two.states), other.probs(two.states))
     policy.load_state_dict(other.state_dict())
     assert torch.equal(policy.probs(two.states), other.probs(two.states))
+
+
+@pytest.mark.parametrize(("name", "together"), [("knn", True), ("logistic", True), ("svm", False)])
+def test_seeds_share_what_does_not_depend_on_them(name: str, together: bool) -> None:
+    tree = random_forest(0, queries=8, arms=3, ragged=False).tree
+    one, two = (TRAINERS[name](tree, alpha=0.1, seed=seed).policy for seed in (0, 1))
+    again = TRAINERS[name](tree, alpha=0.7, seed=0).policy
+    assert isinstance(one, PredictorPolicy) and isinstance(two, PredictorPolicy)
+    assert isinstance(again, PredictorPolicy)
+    assert again.regressors is one.regressors
+    assert (one.regressors is two.regressors) == together
+    other = TRAINERS[name](tree, OTHER_SETTINGS[name], alpha=0.1, seed=0).policy
+    assert isinstance(other, PredictorPolicy)
+    assert other.regressors is not one.regressors
+
+
+def test_nothing_is_predicted_twice_and_no_more_is_kept_than_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tree = random_forest(0, queries=8, arms=3, ragged=False).tree
+    policy = KNN(tree, alpha=0.1, seed=0).policy
+    assert isinstance(policy, PredictorPolicy)
+    asked: list[int] = []
+    predict = predictors.Regressors._predict
+
+    def counted(self: Any, hop: int, x_ND: Any) -> Any:
+        asked.append(hop)
+        return predict(self, hop, x_ND)
+
+    monkeypatch.setattr(predictors.Regressors, "_predict", counted)
+    views = [policy, policy.at(0.0), policy.at(5.0)]
+    first = [view.probs(tree.states) for view in views]
+    assert asked == list(range(tree.hops))
+    monkeypatch.setattr(predictors, "REMEMBERED", 1)
+    policy.regressors._predicted.clear()
+    second = [view.probs(tree.states) for view in views]
+    assert len(asked) == 4 * tree.hops and len(policy.regressors._predicted) == 1
+    assert all(torch.equal(*pair) for pair in zip(first, second, strict=True))
+    before = len(predictors._in_use)
+    del policy, views
+    gc.collect()
+    assert len(predictors._in_use) == before - 1
 
 
 @pytest.mark.parametrize("name", ["svm", "cascade", "factorisation"])
