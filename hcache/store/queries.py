@@ -19,7 +19,7 @@ select a.name, a.arm_id, a.fingerprint, a.settings from pools p join arms a usin
 where p.experiment = $1 order by p.position
 """
 
-METRICS = "select distinct metric from scores"
+METRICS = "select metric from scores union select quality from splits"
 
 VIEW_COLUMNS = """
 select column_name from duckdb_columns() where table_name = 'outcomes' order by column_index

@@ -7,7 +7,7 @@ transaction on a connection of its own, and readers open the file read-only.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -203,12 +203,13 @@ def write(path: Path, rows: Rows, replace: Sequence[str] = (), experiment: str =
         StoreBusyError: another process has the file open; nothing was written.
         StoreError: the disk is full, or the file is not ours to write.
     """
-    with _writing(path) as connection:
+    metrics = _metrics_of(rows)
+    with _writing(path, metrics) as connection:
         for table in replace:
             connection.execute(f"delete from {table} where experiment = ?", [experiment])
         for table, items in rows.items():
             _insert(connection, table, items)
-        _follow_metrics(connection, {row["metric"] for row in rows.get("scores", ())})
+        _follow_metrics(connection, metrics)
 
 
 def _insert(
@@ -229,6 +230,12 @@ def _insert(
     connection.unregister("batch")
 
 
+def _metrics_of(rows: Rows) -> set[str]:
+    """The metrics that rows hold, and those that they will be asked for."""
+    held = {row["metric"] for row in rows.get("scores", ())}
+    return held | {row["quality"] for row in rows.get("splits", ())}
+
+
 def _follow_metrics(connection: duckdb.DuckDBPyConnection, metrics: set[str]) -> None:
     """Give the views a column for each of these metrics, if they lack one."""
     if not metrics:
@@ -238,9 +245,10 @@ def _follow_metrics(connection: duckdb.DuckDBPyConnection, metrics: set[str]) ->
         _create_views(connection)
 
 
-def _create_views(connection: duckdb.DuckDBPyConnection) -> None:
-    metrics = [name for (name,) in connection.execute(METRICS).fetchall()]
-    connection.execute(views(metrics))
+def _create_views(connection: duckdb.DuckDBPyConnection, metrics: Iterable[str] = ()) -> None:
+    """Make the views for the metrics of the file, and further ones that it is about to get."""
+    held = [name for (name,) in connection.execute(METRICS).fetchall()]
+    connection.execute(views({*held, *metrics}))
 
 
 def wait_and_write(
@@ -263,9 +271,9 @@ def _patiently(action: Callable[[], T], seconds: float) -> T:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+def _writing(path: Path, metrics: Iterable[str] = ()) -> Iterator[duckdb.DuckDBPyConnection]:
     if not path.exists():
-        _create(path)
+        _create(path, metrics)
     connection = _connect(path, read_only=False)
     try:
         connection.begin()
@@ -281,8 +289,10 @@ def _writing(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         connection.close()
 
 
-def _create(path: Path) -> None:
-    """A new database, made beside its place: a crash or a full disk leaves none, never half."""
+def _create(path: Path, metrics: Iterable[str]) -> None:
+    """A new database with columns for some metrics, made beside its place:
+    a crash or a full disk leaves none, never half.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".new")
     for left_behind in (draft, draft.with_name(draft.name + ".wal")):
@@ -292,7 +302,7 @@ def _create(path: Path) -> None:
         connection.execute("create table meta (version integer not null)")
         connection.execute("insert into meta values (?)", [VERSION])
         connection.execute(TABLES)
-        _create_views(connection)
+        _create_views(connection, metrics)
     except duckdb.Error as error:
         raise _translated(error, path) from error
     finally:

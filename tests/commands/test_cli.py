@@ -284,7 +284,7 @@ def test_train_on_a_device_that_is_not_there(trained: Shell) -> None:
 
 def test_training_that_was_killed_goes_on_to_the_same_bits(shell: Shell) -> None:
     shell("sample", "experiment.yaml")
-    sets = shell.sets("train.iterations=300", "train.patience=300", "train.evaluate_every=5")
+    sets = shell.sets("train.iterations=100", "train.patience=100", "train.evaluate_every=5")
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "cli.py"), "train", "experiment.yaml", *sets],
         cwd=shell.folder,

@@ -101,6 +101,14 @@ def test_new_file_has_no_metrics(tmp_path: Path) -> None:
             assert store.sql(f"from {view}").is_empty()
 
 
+def test_the_quality_that_is_asked_for_has_a_column_before_any_score(tmp_path: Path) -> None:
+    split = {"experiment": "e", "query_id": "q", "split": "test", "extractor": "text"}
+    write(tmp_path / "new.duckdb", {"splits": [split | {"quality": "brevity"}]})
+    with Store(tmp_path / "new.duckdb") as store:
+        assert store.metrics() == ["brevity"]
+        assert store.sql("select brevity, quality from sequences").is_empty()
+
+
 def test_metrics_have_columns_in_one_order(copy: Path) -> None:
     order = ["f1", "em", "choice", "alpha", "zeta"]
     for metric in ("zeta", "choice", "alpha"):
