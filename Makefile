@@ -17,7 +17,7 @@ demo: setup ## sample, train and evaluate the demo
 	$(BIN)/hcache demo
 
 test: lint ## run the checks of lint, then the tests on all cores, warnings being errors
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: setup ## check style, formatting and types
 	$(BIN)/ruff check .

@@ -38,7 +38,7 @@ class Experiment:
         source: Path = Path("experiment.yaml"),
         db: Path | None = None,
     ) -> None:
-        """`source` is the file that relative paths of data and models are looked up beside."""
+        """`source` is the file; relative paths are looked up in its folder first."""
         self.source = source
         self.folder = source.resolve().parent
         self.db = db if db is not None else Path(config.db)
@@ -65,7 +65,7 @@ class Experiment:
         algo: str | None = None,
         plugins: Sequence[str | Path] = (),
     ) -> Experiment:
-        """Read an experiment file; see `read_config`. `plugins` are files beside those it names.
+        """Read an experiment file; see `read_config`. `plugins` are files besides those it names.
 
         Raises:
             ConfigError: naming the place in the file and the fix.

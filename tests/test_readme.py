@@ -84,7 +84,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hcache(arguments: list[str], folder: Path) -> str:
     done = subprocess.run(
         [sys.executable, str(ROOT / "cli.py"), *arguments],
-        cwd=folder, capture_output=True, text=True, timeout=120,
+        cwd=folder, capture_output=True, text=True, timeout=1800,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -24,7 +24,7 @@ class Section(BaseModel):
 
 
 class Settings(Section):
-    """Settings of an algorithm, beside which they stand; nothing is converted on the way."""
+    """Settings of an algorithm, defined next to it; nothing is converted on the way."""
 
     model_config = ConfigDict(strict=True)
 
@@ -165,11 +165,15 @@ class SamplingConfig(Section):
 
 
 class AlgorithmConfig(Section):
-    """An algorithm that an experiment trains beside its own; what is not given is as in `train`."""
+    """A further algorithm of an experiment; what is not given is as in `train`."""
 
     iterations: int | None = Field(None, ge=1, description="steps of the trainer, at most")
-    evaluate_every: int | None = Field(None, ge=1, description="between looks at validation")
-    patience: int | None = Field(None, ge=1, description="looks without improvement at the end")
+    evaluate_every: int | None = Field(
+        None, ge=1, description="iterations between evaluations on validation"
+    )
+    patience: int | None = Field(
+        None, ge=1, description="evaluations without improvement before early stopping"
+    )
     settings: dict[str, Any] = Field({}, description="of the algorithm; its defaults otherwise")
 
 
@@ -181,8 +185,12 @@ class TrainConfig(Section):
     stop: bool = Field(True, description="whether the router may stop from the second hop on")
     seed: int = Field(0, description="of weights and of all that is drawn in training")
     iterations: int = Field(400, ge=1, description="steps of the trainer, at most")
-    evaluate_every: int = Field(10, ge=1, description="iterations between looks at validation")
-    patience: int = Field(20, ge=1, description="looks without improvement before it ends")
+    evaluate_every: int = Field(
+        10, ge=1, description="iterations between evaluations on validation"
+    )
+    patience: int = Field(
+        20, ge=1, description="evaluations without improvement before early stopping"
+    )
     settings: dict[str, Any] = Field({}, description="of the algorithm; its defaults otherwise")
     also: dict[str, AlgorithmConfig] = Field(
         {}, description="other algorithms by name, for `--algo`, `bench` and chains"
@@ -199,7 +207,7 @@ class TrainConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """How a figure is reported."""
+    """Statistics of the figures that are reported."""
 
     resamples: int = Field(10_000, ge=100, description="of the bootstrap over queries")
     seed: int = Field(0, description="of the bootstrap")

@@ -1,4 +1,4 @@
-"""Routers evaluated on stored trees, beside all that they have to beat; no model is loaded.
+"""Routers evaluated on stored trees, with the baselines they have to beat; no model is loaded.
 
 What comes in: the test trees, the routers, and the trees that choices may be made on (train and
 validation). What goes out: a `Report` with one row per single model, static sequence, router,

@@ -6,7 +6,7 @@ vector of counts, one per query, so that every mean of every resample is one mat
 (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 6, 13 and 16).
 
 Seeds are a second axis: with values [seeds, Q] the estimate is the mean over both, the interval
-is over queries with the seeds averaged, and the spread over seeds is given beside it.
+is over queries with the seeds averaged, and the spread over seeds is given with it.
 
 Axes in names: B resamples, Q queries, V quantities. All sums are float64.
 """

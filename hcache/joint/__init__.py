@@ -1,7 +1,7 @@
 """Low-rank changes of the models' weights, a query at a time, learned from stored calls.
 
 A *call* is a model call of a trajectory: rendered prompt, output tokens. From the features of a
-query a small network makes ΔW = scale·A·B for each arm (`generator`); stored calls are read beside
+query a small network makes ΔW = scale·A·B for each arm (`generator`); stored calls are read with
 the tree (`calls`), scored under W + ΔW (`scoring`), and new ones are sampled with it (`engine`,
 `serving`). What is learned from them is in `hcache.trainers.joint`.
 

@@ -1,4 +1,4 @@
-"""The stored calls of a tree: who said which tokens to which messages, and on which leaves.
+"""The stored calls of a tree: arm, messages, tokens generated, and the leaves they lead to.
 
 A call that several trajectories share, as a common beginning, stands here once. Calls of arms
 without weights (scripted ones, tools) are left out: nothing about them can be learned.

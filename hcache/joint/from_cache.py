@@ -21,7 +21,7 @@ fixed cache, which never shows what comes instead, would have them all unlearned
 
 High level: every assignment of a query is in the cache, so the expectation over assignments is
 exact, Σ_a π(a)·Q(a) at each state, and nothing need be sampled or weighted for it. A baseline
-common to the actions drops out of its gradient. What a trajectory is worth under ΔW is its quality
+common to the actions drops out of its gradient. The value of a trajectory under ΔW is its quality
 times its ratio. Ratios of trajectories are cut off at TRUST and not normalised: where the models
 come to say what the cache lacks, ratios of what it has sum up to less than their number, and what
 is lacking counts as a failure. Normalised, it would count as what is there, which is too good.
@@ -210,7 +210,7 @@ class Joint(PairTrainer):
         return logprob_B.double() - stored.scorer.behaviour_U[part].to(self.device)
 
     def _worth(self) -> Tensor:
-        """What each leaf is worth under ΔW; what the cache lacks counts as a failure, [M]."""
+        """Value of each leaf under ΔW; what the cache lacks counts as a failure, [M]."""
         ratio_M = leaf_sums(self.cache.calls, self.log_ratio_U, self.tree).exp().clamp(max=TRUST)
         failure, quality_M = self.settings.failure, self.value_of(self.tree.quality_M)
         return failure + ratio_M * (quality_M - failure) - self.alpha * self.tree.cost_M

@@ -64,7 +64,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Examples:
-    """The extremes of one router against one static sequence."""
+    """The largest gains and losses of a router against a static sequence."""
 
     router: str
     static: str

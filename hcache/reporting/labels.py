@@ -1,4 +1,4 @@
-"""Labels beside points, placed so that they cover neither each other nor the points.
+"""Labels next to points, placed so that they cover neither each other nor the points.
 
 Each label in turn tries places around its point, near ones first, and takes the one that costs
 least: other labels and the edge cost most, marked points less, the small points least. One that

@@ -3,7 +3,7 @@
 For each hop, regressors learn from the features of a state the quality and the cost to go (cost
 of the leaf less cost so far) of every continuation; the policy plans with the largest
 Q̂ − α·Ĉ. α enters at the decision, so one fit serves every α. `knn` is the router of RouterBench
-(Hu et al., arXiv 2403.12031), which has an MLP and an SVM beside it.
+(Hu et al., arXiv 2403.12031), which also has an MLP and an SVM.
 """
 
 from __future__ import annotations

@@ -42,7 +42,9 @@ class SoftSettings(NetworkSettings):
 
     target: Target = Field("soft", description="Q-values to learn: the policy's or the oracle's")
     temperature: float = Field(0.05, gt=0, description="τ of softmax(Q/τ), in units of the reward")
-    floor: float = Field(0.05, ge=0, description="weight of a state beside its chance of reach")
+    floor: float = Field(
+        0.05, ge=0, description="weight of a state, added to its probability of being reached"
+    )
     lr: float = Field(1e-2, gt=0, description="learning rate of Adam")
     batch_size: int = Field(64, ge=1, description="states of a minibatch")
 

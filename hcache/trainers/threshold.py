@@ -46,7 +46,7 @@ class CascadeSettings(Settings):
 
 @TRAINERS.register("cascade")
 class Cascade(ClosedForm):
-    """Arms in a fixed order, and after each call a learned judgement whether to stop."""
+    """Arms in a fixed order, and after each call a learned decision whether to stop."""
 
     Settings = CascadeSettings
     settings: CascadeSettings

@@ -37,7 +37,7 @@ class Workflow(BaseModel, ABC):
 
     @classmethod
     def with_files(cls, settings: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """The settings with what files say in place of their paths, which are beside `folder`.
+        """The settings with the contents of files in place of their paths, relative to `folder`.
 
         The settings are then complete: a database or a run needs none of these files.
 
@@ -47,7 +47,7 @@ class Workflow(BaseModel, ABC):
         return settings
 
     def tools(self) -> tuple[Arm, ...]:
-        """The arms that are asked beside those of the pool."""
+        """Arms that may be asked besides those of the pool."""
         return ()
 
     def trajectories(self, arms: int) -> int:

@@ -1,4 +1,4 @@
-"""The search tool: an arm that finds passages of the query, asked beside those of the pool.
+"""The search tool: an arm that finds passages of the query, asked besides those of the pool.
 
 What it searches travels in the messages, so its replies are stored by content like any other.
 """

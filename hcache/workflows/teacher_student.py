@@ -128,7 +128,7 @@ class TeacherStudent(Workflow):
         return (self.search.arm(),)
 
     def trajectories(self, arms: int) -> int:
-        """See `Workflow.trajectories`: only a full cast gives one."""
+        """See `Workflow.trajectories`: only a full assignment gives one."""
         return int(arms**self.hops)
 
     def stand_in(self, text: str) -> str:
@@ -137,15 +137,15 @@ class TeacherStudent(Workflow):
 
     def run(self, query: Query, arms: tuple[Arm, ...]) -> Flow:
         """See `Workflow.run`."""
-        cast = yield from self._cast(query, arms)
-        return (yield from _Dialogue(self, query, cast).run())
+        assigned = yield from self._assign(query, arms)
+        return (yield from _Dialogue(self, query, assigned).run())
 
-    def _cast(self, query: Query, arms: tuple[Arm, ...]) -> Part[dict[str, Arm]]:
-        cast: dict[str, Arm] = {}
+    def _assign(self, query: Query, arms: tuple[Arm, ...]) -> Part[dict[str, Arm]]:
+        assigned: dict[str, Arm] = {}
         for role in self.roles:
-            given = [f"{other}: {arm.name}" for other, arm in cast.items()]
-            cast[role] = yield from choose((query.question, *given), arms, role=role)
-        return cast
+            given = [f"{other}: {arm.name}" for other, arm in assigned.items()]
+            assigned[role] = yield from choose((query.question, *given), arms, role=role)
+        return assigned
 
 
 @dataclass
@@ -154,7 +154,7 @@ class _Dialogue:
 
     settings: TeacherStudent
     query: Query
-    cast: dict[str, Arm]
+    assigned: dict[str, Arm]
     summaries: dict[str, str] = field(default_factory=lambda: {"student": "", "teacher": ""})
     advice: str = ""
     notes: list[str] = field(default_factory=list)
@@ -195,7 +195,7 @@ class _Dialogue:
         self.advice = comment
 
     def _summarise(self, of: str, prompt: str, done: dict[str, str], turn: int) -> Part[None]:
-        writer = "summarizer" if "summarizer" in self.cast else of
+        writer = "summarizer" if "summarizer" in self.assigned else of
         summary = yield from self._say(writer, self._fill(prompt, of, **done), turn)
         if summary:
             self.summaries[of] = summary
@@ -204,7 +204,7 @@ class _Dialogue:
 
     def _say(self, role: str, text: str, turn: int) -> Part[str]:
         """A reply of whoever has the role; a later turn draws anew, even for an equal prompt."""
-        arm = self.cast[role]
+        arm = self.assigned[role]
         prompt = prompt_for(arm, [text], self.settings.separator)
         reply = yield from ask(arm, prompt, sample=turn - 1, role=role)
         return drop_thought(reply).strip()

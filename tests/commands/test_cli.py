@@ -249,7 +249,7 @@ def test_ctrl_c_is_exit_code_130_and_loses_nothing(shell: Shell) -> None:
         time.sleep(0.01)
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=1800)
     assert process.returncode == 130, errors
     assert "run the same command again" in errors and "Traceback" not in errors
     with Store(shell.folder / "small.duckdb") as store:

@@ -34,7 +34,7 @@ def command(*arguments: str, sets: list[str] = SMALL) -> list[str]:
 
 def run(*arguments: str, sets: list[str] = SMALL) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        command(*arguments, sets=sets), cwd=ROOT, capture_output=True, text=True, timeout=300
+        command(*arguments, sets=sets), cwd=ROOT, capture_output=True, text=True, timeout=1800
     )
     assert done.returncode == 0, done.stderr
     return done
@@ -110,8 +110,7 @@ def test_killed_in_the_middle_it_resumes_to_the_same_rows(sampled: Path, tmp_pat
         stderr=subprocess.DEVNULL,
     )
     spool = spool_path(db)
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
+    while process.poll() is None:
         if spool.exists() and spool.read_bytes().count(b"\n") >= 40:
             break
         time.sleep(0.005)
