@@ -89,8 +89,12 @@ class Registry(Mapping[str, T]):
         return lookup(self, name, self.kind, place, hint)
 
     def source(self, name: str) -> Source | None:
-        """The source of an entry; None for one of the package itself."""
-        return source_of(self[name])
+        """The source of an entry; None for one of the package itself.
+
+        Raises:
+            ConfigError: as `find` does.
+        """
+        return source_of(self.find(name))
 
     def __getitem__(self, name: str) -> T:
         if name not in self.entries and name in (points := _entry_points(self.group)):

@@ -196,6 +196,11 @@ class TrainConfig(Section):
         {}, description="other algorithms by name, for `--algo`, `bench` and chains"
     )
 
+    @property
+    def trainer(self) -> str:
+        """The algorithm, or the last of a chain of them, which is the one meant."""
+        return self.algo.split("+")[-1]
+
     def of(self, algo: str) -> TrainConfig:
         """The same for an algorithm, or a chain of them, the last of which is the one meant."""
         last = algo.split("+")[-1]

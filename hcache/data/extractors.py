@@ -48,7 +48,6 @@ def version_of(extract: str, metric: str) -> str:
     Raises:
         ConfigError: for an unknown name.
     """
-    EXTRACTORS.find(extract), METRICS.find(metric)
     sources = (EXTRACTORS.source(extract), METRICS.source(metric))
     digests = ["" if source is None else source.digest for source in sources]
     return digest(digests)[:12] if any(digests) else ""

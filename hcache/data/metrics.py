@@ -79,15 +79,6 @@ _LEADING = re.compile(
 )
 
 
-def metric(name: str) -> Metric:
-    """The metric of that name.
-
-    Raises:
-        ConfigError: for an unknown name, listing the known ones.
-    """
-    return METRICS.find(name)
-
-
 def normalize(text: str) -> str:
     """HotpotQA's normal form: lower case; no ASCII punctuation, no articles, single spaces."""
     return " ".join(_ARTICLE.sub(" ", text.lower().translate(_PUNCTUATION)).split())

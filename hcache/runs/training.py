@@ -73,7 +73,7 @@ def with_train(experiment: Experiment, train: TrainConfig) -> Experiment:
 
 def _trainer_class(experiment: Experiment) -> type[Trainer]:
     """The last of the chain of trainers."""
-    return TRAINERS.find(experiment.config.train.algo.split("+")[-1], "train.algo")
+    return TRAINERS.find(experiment.config.train.trainer, "train.algo")
 
 
 def _start(
@@ -100,7 +100,7 @@ def _identity(
     config: ExperimentConfig, data: Mapping[str, Replay], start: Run | None
 ) -> dict[str, Any]:
     """All that the outcome depends on; the code of a trainer from a plug-in too."""
-    source = TRAINERS.source(config.train.algo.split("+")[-1])
+    source = TRAINERS.source(config.train.trainer)
     return {
         "config": _relevant(config),
         "data": {split: loaded.fingerprint for split, loaded in data.items()},
@@ -153,7 +153,7 @@ def _trainer(
         ConfigError: it cannot be trained on such a tree.
     """
     train = config.train
-    kind = TRAINERS[train.algo.split("+")[-1]]
+    kind = TRAINERS[train.trainer]
     if reason := kind.unfit(tree):
         raise ConfigError(f"train.algo: {train.algo} cannot be trained here: {reason}")
     init = None if start is None else load_policy(start.policy_folder)

@@ -18,7 +18,6 @@ from hcache.data.metrics import (
     em,
     f1,
     last_number,
-    metric,
     normalize,
     numeric,
     score_many,
@@ -314,20 +313,20 @@ def test_choice_ignores_formatting(letter: str, reference: str) -> None:
 @given(answer=st.text())
 def test_every_metric_scores_any_text(name: str, answer: str) -> None:
     reference = "B" if name == "choice" else "2"
-    assert 0 <= metric(name)(answer, [reference]) <= 1
-    assert metric(name)("", [reference]) == 0
-    assert metric(name)(reference, [reference]) == 1
+    assert 0 <= METRICS.find(name)(answer, [reference]) <= 1
+    assert METRICS.find(name)("", [reference]) == 0
+    assert METRICS.find(name)(reference, [reference]) == 1
 
 
 @pytest.mark.parametrize("noise", ["answer" + "-" * 50_000, "1," * 50_000, "\\boxed{" * 5_000])
 @pytest.mark.parametrize("name", METRICS)
 def test_long_noise_costs_no_more_than_its_length(name: str, noise: str) -> None:
-    assert metric(name)(noise, ["B" if name == "choice" else "2"]) == 0
+    assert METRICS.find(name)(noise, ["B" if name == "choice" else "2"]) == 0
 
 
 def test_unknown_metric() -> None:
     with pytest.raises(ConfigError, match=r"unknown metric 'rouge'.*choice, em, f1, numeric"):
-        metric("rouge")
+        METRICS.find("rouge")
     with pytest.raises(ConfigError, match="rouge"):
         score_many("rouge", [], [])
 
@@ -335,7 +334,7 @@ def test_unknown_metric() -> None:
 @pytest.mark.parametrize("name", METRICS)
 def test_no_reference(name: str) -> None:
     with pytest.raises(DataError):
-        metric(name)("Paris", [])
+        METRICS.find(name)("Paris", [])
 
 
 def test_a_reference_that_no_answer_could_match() -> None:

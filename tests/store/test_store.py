@@ -17,7 +17,7 @@ import polars as pl
 import pytest
 from helpers.experiments import sample, settings, table
 
-from hcache.data.metrics import metric
+from hcache.data.metrics import METRICS
 from hcache.errors import StoreBusyError, StoreError
 from hcache.experiment import Experiment
 from hcache.store import Store, store, wait_and_write, write
@@ -301,8 +301,8 @@ def outcomes(experiment: Experiment) -> list[Outcome]:
                 "sequence": row["sequence"],
                 "depth": row["depth"],
                 "answer": row["output"].strip(),
-                "f1": metric("f1")(row["output"], query["references"]),
-                "em": metric("em")(row["output"], query["references"]),
+                "f1": METRICS.find("f1")(row["output"], query["references"]),
+                "em": METRICS.find("em")(row["output"], query["references"]),
                 "cost": sum(costs) / 1000,
                 "prompt_tokens": sum(ask["prompt_tokens"] for ask in row["asks"]),
                 "output_tokens": sum(ask["output_tokens"] for ask in row["asks"]),
