@@ -1,9 +1,12 @@
-"""Files that are whole or absent, and the folder of what may be lost without harm."""
+"""Files that are whole or absent, what JSON can say, and the folder of what may be lost."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 
 def cache_folder() -> Path:
@@ -24,3 +27,23 @@ def replace_file(path: Path, data: bytes) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def json_text(value: Any, indent: int | None = 2) -> str:
+    """A value as JSON, which knows no NaN and no infinity: they are null.
+
+    What JSON has no type for, such as a date, stands as its text.
+    """
+    plain = finite(value)
+    return json.dumps(plain, indent=indent, ensure_ascii=False, allow_nan=False, default=str)
+
+
+def finite(value: Any) -> Any:
+    """The value with None for every NaN and infinity in it."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
+from typing import NoReturn
 
 import typer
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from hcache.commands import (
     assignments,
@@ -19,6 +20,7 @@ from hcache.commands import (
     routers,
     sampling,
 )
+from hcache.commands.console import notes, say, visible
 from hcache.errors import HcacheError
 
 INTERRUPTED = 130  # what typer exits with after Ctrl-C
@@ -50,16 +52,21 @@ app.command()(doctor.doctor)
 
 def main() -> None:
     """Run the command line and exit."""
-    console = Console(stderr=True, soft_wrap=True)
+    for stream in (sys.stdout, sys.stderr):  # what an encoding lacks is written out
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except HcacheError as error:
-        console.print(f"[bold red]error:[/] {escape(error.message)} {escape(error.hint)}".rstrip())
-        sys.exit(1)
+        _fail(f"{error}")
     except OSError as error:  # a file or folder that cannot be read or written
-        console.print(f"[bold red]error:[/] {escape(str(error))}")
-        sys.exit(1)
+        _fail(f"{error}")
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            console.print("stopped; run the same command again to go on.")
+            say("stopped; run the same command again to go on.", to=notes)
         raise
+
+
+def _fail(message: str) -> NoReturn:
+    notes.print(Text("error:", "bold red"), visible(message), soft_wrap=True)
+    sys.exit(1)

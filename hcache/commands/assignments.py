@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hcache.commands.console import say
 from hcache.commands.export import check_free, chosen_experiment
 from hcache.commands.inspect import DatabaseFile
-from hcache.commands.options import console
 from hcache.config.file import parse_settings
 from hcache.config.schema import ExperimentConfig, FeaturesConfig
 from hcache.data.queries import known_split
@@ -63,7 +63,7 @@ def assignments(
     with Store(db) as store:
         rows = _rows(store, chosen_experiment(store, experiment), split, alpha, settings, seed)
     replace_file(out, (json.dumps(rows, indent=2, ensure_ascii=False) + "\n").encode())
-    console.print(f"{len(rows)} assignments in {out}", soft_wrap=True, highlight=False)
+    say(f"{len(rows)} assignments in {out}")
 
 
 def _rows(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
+from hcache.commands.console import console, notes, progress, say
 from hcache.commands.options import (
     AsJson,
     Database,
@@ -14,8 +15,6 @@ from hcache.commands.options import (
     Overrides,
     Plugins,
     With,
-    console,
-    notes,
 )
 from hcache.commands.routers import EvaluationProgress
 from hcache.experiment import Experiment
@@ -71,13 +70,13 @@ def bench(
         return
     console.print(table(report))
     for sentence in report.verdicts.values():
-        console.print(sentence, soft_wrap=True, highlight=False)
+        say(sentence)
 
 
 def _all_that_fit(known: dict[str, str]) -> list[str]:
     for name, reason in known.items():
         if reason:
-            notes.print(f"left out: {name}: {reason}", soft_wrap=True, highlight=False)
+            say(f"left out: {name}: {reason}", to=notes)
     return [name for name, reason in known.items() if not reason]
 
 
@@ -86,13 +85,8 @@ def _train_all(wanted: list[Job]) -> dict[str, Run]:
     from hcache.runs.benching import run_all
 
     done: dict[str, Run] = {}
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=notes,
-    ) as bars:
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with progress(*columns) as bars:
         task = bars.add_task("training", total=len(wanted))
 
         def finished(job: Job, run: Run) -> None:

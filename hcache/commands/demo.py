@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hcache.commands import routers, sampling
-from hcache.commands.options import console
+from hcache.commands.console import console, say
 from hcache.errors import ConfigError
 
 EXPERIMENT = Path("data/demo/experiment.yaml")
@@ -39,4 +39,4 @@ def demo() -> None:
     routers.train(EXPERIMENT)
     console.rule("3. evaluate: on the test questions")
     routers.evaluate(str(EXPERIMENT))
-    console.print(NEXT, highlight=False, markup=False)
+    say(NEXT)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import sys
 from dataclasses import dataclass
 
-import typer
-
-from hcache.commands.options import AsJson, console, table_of
+from hcache.commands.console import console, print_json, table_of
+from hcache.commands.options import AsJson
 from hcache.engines.vllm import has_gpu
 from hcache.packages import installed_version
 
@@ -65,6 +63,6 @@ def doctor(as_json: AsJson = False) -> None:
 
     findings = examine()
     if as_json:
-        typer.echo(json.dumps([vars(finding) for finding in findings], indent=2))
+        print_json([vars(finding) for finding in findings])
         return
     console.print(table_of([vars(finding) for finding in findings]))

@@ -14,8 +14,8 @@ from typing import Annotated
 import polars as pl
 import typer
 
+from hcache.commands.console import say
 from hcache.commands.inspect import DatabaseFile
-from hcache.commands.options import console
 from hcache.errors import ConfigError, StoreError
 from hcache.files import replace_file
 from hcache.plugins import lookup
@@ -67,7 +67,7 @@ def export(
     said = f"{len(frame)} trajectories of {chosen} in {out}"
     if repeating and not questions:
         said += f"; in {repeating} of them a reply repeats the question"
-    console.print(said, soft_wrap=True, highlight=False)
+    say(said)
 
 
 def check_free(out: Path, force: bool) -> None:

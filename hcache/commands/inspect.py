@@ -7,10 +7,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
+import polars as pl
 import typer
 
-from hcache.commands.options import AsJson, console, table_of
+from hcache.commands.console import console, field, print_json, say, table_of
+from hcache.commands.options import AsJson
 from hcache.errors import StoreError
+from hcache.files import json_text
 from hcache.runs.folder import all_runs, find_run
 from hcache.store import Store
 from hcache.store.queries import FIND
@@ -41,13 +44,24 @@ def sql(
     with Store(db) as store:
         frame = store.sql(query)
     if format is Format.csv:
-        typer.echo(frame.write_csv(), nl=False)
+        typer.echo(_flat(frame).write_csv(), nl=False)
     elif format is Format.json:
-        typer.echo(json.dumps(frame.to_dicts(), indent=2, default=str, ensure_ascii=False))
+        print_json(frame.to_dicts())
     elif frame.is_empty():
-        console.print("no rows")
+        say("no rows")
     else:
         console.print(table_of(frame.to_dicts()))
+
+
+def _flat(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with its nested columns as JSON text, for formats of plain cells."""
+    nested = [name for name, kind in frame.schema.items() if kind.is_nested()]
+    return frame.with_columns(
+        pl.Series(
+            name, [None if v is None else json_text(v, indent=None) for v in frame[name].to_list()]
+        )
+        for name in nested
+    )
 
 
 def show(
@@ -81,26 +95,21 @@ def _show(
     outcome: dict[str, Any], hops: list[dict[str, Any]], scores: dict[str, float | None]
 ) -> None:
     console.rule(f"{outcome['sequence']}  ({outcome['dataset']}, {outcome['split']})")
-    _field("question", outcome["question"])
+    field("question:", outcome["question"])
     for number, hop in enumerate(hops, 1):
         cost = f"{hop['prompt_tokens']} + {hop['output_tokens']} tokens, cost {hop['cost']:.4g}"
         who = f"{hop['role']} {hop['arm']}".strip()
         console.rule(f"{number}. {who}: {cost}, {hop['finish_reason']}")
         for message in json.loads(hop["messages"]):
-            _field(message["role"], message["content"])
-        _field("reply", hop["reply"])
+            field(f"{message['role']}:", message["content"])
+        field("reply:", hop["reply"])
     console.rule("outcome")
-    _field("answer", outcome["answer"] or "")
-    _field("references", " | ".join(outcome["references"]))
+    field("answer:", outcome["answer"] or "")
+    field("references:", " | ".join(outcome["references"]))
     known = ", ".join(f"{name} {value:.4g}" for name, value in scores.items() if value is not None)
-    _field("scores", f"{known}; cost {outcome['cost']:.4g}")
+    field("scores:", f"{known}; cost {outcome['cost']:.4g}")
     if outcome["notes"]:
-        _field("notes", "; ".join(outcome["notes"]))
-
-
-def _field(name: str, text: str) -> None:
-    console.print(f"[bold]{name}:[/]", end=" ")
-    console.print(text, markup=False, highlight=False)
+        field("notes:", "; ".join(outcome["notes"]))
 
 
 runs = typer.Typer(
@@ -118,11 +127,11 @@ def list_runs(
         return
     rows = [_run_row(run.manifest, run.folder) for run in all_runs(folder)]
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        print_json(rows)
     elif rows:
         console.print(table_of(rows))
     else:
-        console.print(f"no runs below {folder}; train one with: hcache train EXPERIMENT.yaml")
+        say(f"no runs below {folder}; train one with: hcache train EXPERIMENT.yaml")
 
 
 @runs.command("show")
@@ -137,7 +146,7 @@ def show_run(
     found = find_run(run, folder)
     metrics = found.metrics()
     shown = found.manifest | {"last_metrics": metrics[-1] if metrics else None}
-    typer.echo(json.dumps(shown, indent=2, ensure_ascii=False))
+    print_json(shown)
 
 
 @runs.command("compare")
@@ -155,8 +164,7 @@ def compare_runs(
     from hcache.runs.evaluating import compare
 
     first, second = find_run(one, folder), find_run(two, folder)
-    said = compare(first, second, split, db)
-    console.print(said, soft_wrap=True, highlight=False)
+    say(compare(first, second, split, db))
 
 
 def _run_row(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:

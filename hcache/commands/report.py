@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from hcache.commands.options import Database, Overrides, Plugins, With, console
+from hcache.commands.console import say
+from hcache.commands.options import Database, Overrides, Plugins, With
 from hcache.commands.routers import EvaluationProgress, target_of
 
 
@@ -48,5 +49,5 @@ def report(
         command = ["hcache", *sys.argv[1:]]
         written = write_report(experiment, runs, folder, split, command, others, on_router)
     for sentence in written.verdicts.values():
-        console.print(sentence, soft_wrap=True, highlight=False, markup=False)
-    console.print(f"{folder / 'index.html'}", soft_wrap=True, highlight=False, markup=False)
+        say(sentence)
+    say(str(folder / "index.html"))

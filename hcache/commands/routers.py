@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
+from hcache.commands.console import console, field, print_json, progress, say
 from hcache.commands.options import (
     AsJson,
     Database,
@@ -25,8 +19,6 @@ from hcache.commands.options import (
     Plugins,
     Seed,
     With,
-    console,
-    notes,
 )
 from hcache.config.schema import ExperimentConfig
 from hcache.errors import DataError, RunError
@@ -67,7 +59,7 @@ def train(
     with TrainingProgress(loaded.config) as on_metrics:
         run = train_router(loaded, init=init, on_metrics=on_metrics)
     for line in _outcome(run, str(experiment)):
-        console.print(line, soft_wrap=True, highlight=False)
+        say(line)
 
 
 def _outcome(run: Run, experiment: str) -> Iterator[str]:
@@ -94,12 +86,11 @@ class TrainingProgress:
     """A bar over iterations with the validation reward; gives the callback that moves it."""
 
     def __init__(self, config: ExperimentConfig) -> None:
-        self.bars = Progress(
-            TextColumn("{task.description}"),
+        self.bars = progress(
+            "{task.description}",
             BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} valid R {task.fields[reward]}"),
+            "{task.completed:.0f}/{task.total:.0f} valid R {task.fields[reward]}",
             TimeRemainingColumn(),
-            console=notes,
         )
         name = f"{config.train.algo} seed {config.train.seed}"
         self.task = self.bars.add_task(name, total=config.train.iterations, reward="")
@@ -122,9 +113,7 @@ class EvaluationProgress:
     """A bar over the routers that are evaluated; gives the callback that moves it."""
 
     def __init__(self) -> None:
-        self.bars = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=notes
-        )
+        self.bars = progress("{task.description}", BarColumn(), MofNCompleteColumn())
         self.task = self.bars.add_task("evaluating", total=None)
 
     def __enter__(self) -> Callable[[str, int, int], None]:
@@ -185,7 +174,7 @@ def evaluate(
         return
     console.print(table(report))
     for note in report.notes:
-        console.print(note, soft_wrap=True, highlight=False)
+        say(note)
 
 
 def route(
@@ -208,16 +197,14 @@ def route(
     with live_router(run, experiment) as router:
         routed = router.route(question, _lines(passages))
     if as_json:
-        typer.echo(json.dumps(asdict(routed), indent=2, ensure_ascii=False))
+        print_json(asdict(routed))
         return
     for step in routed.steps:
         role = f", {step.role}" if step.role else ""
-        console.print(f"[bold]{step.arm}[/]{role} ({step.cost:.4g}):", end=" ")
-        console.print(step.reply, markup=False, highlight=False)
-    console.print(f"[bold]answer[/] ({routed.sequence}, cost {routed.cost:.4g}):", end=" ")
-    console.print(routed.answer, markup=False, highlight=False)
+        field(f"{step.arm}{role} ({step.cost:.4g}):", step.reply)
+    field(f"answer ({routed.sequence}, cost {routed.cost:.4g}):", routed.answer)
     for note in routed.notes:
-        console.print(note, style="dim", markup=False, highlight=False)
+        say(note, "dim")
 
 
 def _lines(file: Path | None) -> list[str]:
@@ -247,7 +234,7 @@ def rerun(
         difference = repeat(found, db, on_metrics)
     if difference is not None:
         raise RunError(f"{found.name}: {difference}")
-    console.print(f"{found.name}: identical")
+    say(f"{found.name}: identical")
 
 
 def target_of(

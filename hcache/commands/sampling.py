@@ -6,16 +6,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TimeRemainingColumn
 
+from hcache.commands.console import console, field, progress, say, table_of
 from hcache.commands.options import (
     Database,
     ExperimentFile,
     Overrides,
     Plugins,
-    console,
-    notes,
-    table_of,
 )
 from hcache.config.schema import Server
 from hcache.data.queries import SPLITS
@@ -38,15 +36,14 @@ def plan(
     loaded = Experiment.load(experiment, set_ or (), db, plugins=plugin or ())
     made = make_plan(loaded, show)
     console.print(table_of(_plan_rows(made), f"plan of {loaded.name}"))
-    console.print(
+    say(
         f"{len(loaded.queries())} queries, at most {made.missing} generations to make, "
         f"{_duration(made.seconds)}."
     )
     for number, request in enumerate(made.prompts, 1):
         console.rule(f"prompt {number}: {request.arm.name}")
         for message in request.messages:
-            console.print(f"[dim]{message.role}:[/]", end=" ")
-            console.print(message.content, markup=False, highlight=False)
+            field(f"{message.role}:", message.content, "dim")
 
 
 def sample(
@@ -95,20 +92,19 @@ def sample(
             minutes=minutes,
             on_progress=progress.update,
         ).run()
-    console.print(summary(tally, str(loaded.db)))
+    say(summary(tally, str(loaded.db)))
 
 
 class SamplingProgress:
     """A bar for each arm, with rate and time left."""
 
     def __init__(self) -> None:
-        self.bars = Progress(
-            TextColumn("{task.description}"),
+        self.bars = progress(
+            "{task.description}",
             BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[rate]}"),
+            "{task.completed:.0f}/{task.total:.0f}",
+            "{task.fields[rate]}",
             TimeRemainingColumn(),
-            console=notes,
         )
         self.tasks: dict[str, TaskID] = {}
 

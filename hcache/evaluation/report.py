@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from hcache.evaluation.fronts import TwoModels
 from hcache.evaluation.statistics import Interval
+from hcache.files import finite, json_text
 
 
 @dataclass(frozen=True)
@@ -95,12 +94,12 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-safe values, with `rows`; NaN becomes None."""
-        plain: dict[str, Any] = _jsonable({**asdict(self), "rows": self.rows})
+        plain: dict[str, Any] = finite({**asdict(self), "rows": self.rows})
         return plain
 
     def to_json(self) -> str:
         """The report as text, a file's content."""
-        return json.dumps(self.to_dict(), indent=2) + "\n"
+        return json_text(self.to_dict()) + "\n"
 
 
 def _flat(group: Group, row: Row) -> dict[str, Any]:
@@ -111,15 +110,5 @@ def _flat(group: Group, row: Row) -> dict[str, Any]:
             flat[f"{name}_spread"] = value.spread
         elif not isinstance(value, tuple):
             flat[name] = value
-    safe: dict[str, Any] = _jsonable(flat)
+    safe: dict[str, Any] = finite(flat)
     return safe
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _jsonable(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_jsonable(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

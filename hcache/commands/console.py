@@ -1,0 +1,98 @@
+"""The one console: foreign text is shown as it is, never obeyed.
+
+Questions, replies, paths and names come from others. Nothing in them is markup or an emoji code,
+and control characters are shown instead of acting on the terminal. Styles stand apart from text.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from rich.console import Console, RenderableType
+from rich.progress import Progress, ProgressColumn, Task, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from hcache.files import json_text
+
+WIDE = 160  # where output is not a terminal: files and pipes have no margin
+
+# What moves the cursor, changes colours or the order of letters, or cannot be written: C0 but tab
+# and line feed, DEL and C1, separators and bidirectional controls, halves of surrogate pairs.
+_ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    r"""The text with every character that would act on a terminal written out, as \x1b."""
+    return _ACTING.sub(_written_out, text.replace("\r\n", "\n"))
+
+
+def _written_out(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+class PlainConsole(Console):
+    """A console to which all strings, those in tables and titles included, are plain text."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """See `Console`."""
+        return super().render_str(visible(text), **options)
+
+
+console = PlainConsole(width=None if sys.stdout.isatty() else WIDE)
+notes = PlainConsole(stderr=True)
+
+
+def say(text: str, style: str = "", to: Console = console) -> None:
+    """Print a paragraph; the terminal breaks its lines, so that it is copied in one piece."""
+    to.print(text, style=style or None, soft_wrap=True)
+
+
+def field(name: str, text: str, style: str = "bold") -> None:
+    """Print a name in that style, and a text behind it."""
+    console.print(Text(visible(name), style), Text(visible(text)))
+
+
+def print_json(value: Any) -> None:
+    """Print a value for programs."""
+    typer.echo(json_text(value))
+
+
+def table_of(rows: Sequence[dict[str, Any]], title: str | None = None) -> Table:
+    """Rows as a table for people: numbers to four digits, to the right."""
+    table = Table(title=title, title_justify="left")
+    for name in rows[0] if rows else ():
+        numeric = all(isinstance(row[name], (int, float, type(None))) for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(_cell, row.values()))
+    return table
+
+
+def progress(*columns: str | ProgressColumn) -> Progress:
+    """Bars on standard error; a string is a format of the `task` that it shows."""
+    return Progress(
+        *(_PlainColumn(each) if isinstance(each, str) else each for each in columns), console=notes
+    )
+
+
+class _PlainColumn(TextColumn):
+    """A column of plain text."""
+
+    def render(self, task: Task) -> Text:
+        """See `TextColumn`."""
+        return Text(visible(self.text_format.format(task=task)), self.style)
+
+
+def _cell(value: object) -> RenderableType:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

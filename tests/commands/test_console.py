@@ -1,0 +1,150 @@
+"""Foreign text on the terminal: shown as it is, never obeyed, wherever it comes from."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import io
+import json
+import unicodedata
+from pathlib import Path
+
+import pytest
+from helpers.experiments import load, settings, write_script
+from helpers.paths import ROOT
+from helpers.shell import Shell
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.progress import BarColumn
+
+from hcache.commands.console import PlainConsole, notes, progress, table_of, visible
+from hcache.files import json_text
+
+HOSTILE = r"s[a:b:c] + t[0:100:2] and \[x = 5\] [/bold] [red]no[/red] :smile: \\[1] end"
+BIDI = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+ACTING = "a\x1b[2Jb\x07c\x9bd\u202ee\u2066f\x7fg\rh"
+
+
+def printed(renderable: object, width: int = 200) -> str:
+    out = io.StringIO()
+    PlainConsole(file=out, width=width).print(renderable)
+    return out.getvalue()
+
+
+@pytest.fixture
+def shell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Shell:
+    script = json.dumps(HOSTILE)[1:-1].replace("\\\\", "\\\\\\\\")
+    write_script(tmp_path, "m", [["(?s).*", json.loads(f'"{script}"') + ACTING]])
+    rows = [{"question": f"Row {n}: {HOSTILE}?", "answer": "5", "kind": HOSTILE} for n in range(3)]
+    for split, row in zip(("train", "valid", "test"), rows, strict=True):
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
+    load(tmp_path, settings("m", runs="runs"))
+    return Shell(tmp_path, capsys, monkeypatch)
+
+
+def flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_replies_and_questions_are_printed_as_they_are(shell: Shell) -> None:
+    planned = shell("plan", "experiment.yaml", "--show", "1")
+    assert HOSTILE in flat(planned)
+    shell("sample", "experiment.yaml")
+    query = "select trajectory_id, kind from outcomes limit 1"
+    (row,) = json.loads(shell("sql", query, "--db", "small.duckdb", "--format", "json"))
+    assert row["kind"] == HOSTILE
+    told = shell("show", row["trajectory_id"], "--db", "small.duckdb")
+    assert flat(told).count(HOSTILE) >= 3  # question, prompt and reply
+    assert r"a\x1b[2Jb\x07c\x9bd\u202ee\u2066f\x7fg" in flat(told)
+    assert not set(told) & set(ACTING) - set("abcdefgh[2J")
+    table = shell("sql", "select kind from outcomes limit 1", "--db", "small.duckdb")
+    assert HOSTILE in table
+
+
+def test_a_defect_in_line_100_is_reported_in_line_100(shell: Shell) -> None:
+    rows = [json.dumps({"question": f"q{n}", "answer": "x"}) for n in range(99)]
+    (shell.folder / "train.jsonl").write_text("\n".join([*rows, '{"question": "q", "answer":']))
+    message = shell("sample", "experiment.yaml", code=1)
+    assert "train.jsonl:100:" in message
+
+
+@pytest.mark.parametrize("name", ["x[/y]", "x[red]y", ":smile:", r"x\[y\]", "x\x1b[31my"])
+def test_paths_in_messages_are_text(shell: Shell, name: str) -> None:
+    assert visible(name) in shell("runs", "--runs", name)
+    for command in (["sql", "select 1", "--db", name], ["sample", name], ["runs", "show", name]):
+        assert visible(name) in flat(shell(*command, code=1))
+    assert visible(name) in shell("sql", f'select "{name}"', "--db", "small.duckdb", code=1) or (
+        not (shell.folder / "small.duckdb").exists()
+    )
+
+
+def test_runs_in_a_folder_with_brackets(shell: Shell) -> None:
+    shell("sample", "experiment.yaml")
+    quick = shell.sets("train.iterations=2", "runs=runs[/bold]:100:x")
+    assert "runs[/bold]:100:x/sft-" in shell("train", "experiment.yaml", "--algo", "sft", *quick)
+    assert "runs[/bold]:100:x" in flat(shell("runs", "--runs", "runs[/bold]:100:x"))
+
+
+def test_nested_columns_are_json_in_csv(shell: Shell) -> None:
+    shell("sample", "experiment.yaml")
+    query = "select [1, 2] as list, {'a': [date '2026-01-02']} as struct"
+    query += ", null::int[] as none, 'a,b' as t"
+    text = shell("sql", query, "--db", "small.duckdb", "--format", "csv")
+    (row,) = csv.DictReader(text.splitlines())
+    assert json.loads(row["list"]) == [1, 2] and row["none"] == "" and row["t"] == "a,b"
+    assert json.loads(row["struct"]) == {"a": ["2026-01-02"]}
+    asks = shell("sql", "select asks from trajectories", "--db", "small.duckdb", "--format", "csv")
+    assert all(json.loads(each["asks"]) for each in csv.DictReader(asks.splitlines()))
+
+
+def test_json_has_no_nan(shell: Shell) -> None:
+    shell("sample", "experiment.yaml")
+    query = "select 'nan'::double as a, ['inf'::double, 1] as b, date '2026-01-02' as c"
+    text = shell("sql", query, "--db", "small.duckdb", "--format", "json")
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    (row,) = json.loads(text, parse_constant=refuse)
+    assert row == {"a": None, "b": [None, 1.0], "c": "2026-01-02"}
+
+
+@given(st.text())
+def test_nothing_that_acts_reaches_the_terminal(text: str) -> None:
+    shown = visible(text)
+    kinds = {character: unicodedata.category(character) for character in shown}
+    assert not {c for c, kind in kinds.items() if kind in ("Cc", "Cs", "Zl", "Zp")} - {"\n", "\t"}
+    assert not {c for c in shown if unicodedata.bidirectional(c) in BIDI}
+    assert visible(shown) == shown
+
+
+@given(st.text(st.characters(categories=("L", "N", "P", "S"))))
+def test_plain_text_is_not_touched(text: str) -> None:
+    assert visible(text) == text
+    assert printed(text, 10_000) == text + "\n"
+    assert text in printed(table_of([{"a": text}]), 10_000)
+
+
+def test_progress_bars_show_names_as_they_are() -> None:
+    bars = progress("{task.description}", BarColumn())
+    bars.add_task(HOSTILE + ACTING, total=1)
+    assert HOSTILE + visible(ACTING) in printed(bars.get_renderable())
+    assert bars.console is notes
+
+
+def test_json_text_of_what_json_lacks() -> None:
+    assert json.loads(json_text({"a": float("nan"), "b": (1, Path("x"))})) == {
+        "a": None,
+        "b": [1, "x"],
+    }
+
+
+def test_only_one_place_makes_consoles() -> None:
+    for file in sorted((ROOT / "hcache").rglob("*.py")):
+        if file.name == "console.py":
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.ImportFrom) else []
+            assert not {"Console", "Progress", "TextColumn", "escape"} & set(names), file
