@@ -24,7 +24,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from hcache.data.metrics import last_number
+from hcache.data.metrics import unmet
+from hcache.data.numbers import whole_number
 from hcache.data.queries import Query
 from hcache.data.source import Row, Source, is_list_of_str
 from hcache.errors import ConfigError, DataError
@@ -140,7 +141,7 @@ def gsm8k(source: Source) -> Iterator[Query]:
     """GSM8K rows; the reference is the number after ####, as written."""
     for row in source.json_rows():
         _, marker, reference = row.text("answer").rpartition("####")
-        if not marker or not last_number(reference):
+        if not marker or not whole_number(reference):
             raise source.defect("'answer' does not end in #### and a number")
         yield Query(row.text("question"), (reference.strip(),))
 

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from hcache.data.metrics import (
     METRICS,
     choice,
-    choice_letter,
     em,
     f1,
-    last_number,
     normalize,
     numeric,
     score_many,
 )
+from hcache.data.letters import choice_letter
+from hcache.data.numbers import last_number
 from hcache.errors import ConfigError, DataError
 
 WORDS = st.lists(
