@@ -17,9 +17,11 @@ _MARKUP = re.compile(
     re.IGNORECASE,
 )
 
-# A letter that answers, rather than one that belongs to a word, to initials or to a hedge. A capital
-# "A dog", "I think" is an article and a pronoun unless a reason follows; so is any lower-case one.
-_REASON = r"(?: because | since | as | due | for | is | are | was | rather | instead | not | and | or | but | with | given )\b"
+# A letter that answers, rather than one that belongs to a word or to initials. "A dog", "I think" are
+# an article and a pronoun unless a reason follows; so is every lower-case letter before a word.
+_REASON = (
+    r"(?:because|since|as|due|for|is|are|was|rather|instead|not|and|or|but|with|given)\b"
+)
 _LETTER = rf"""
     (?: [(\[{{] [ ]? (?P<round>[A-Ja-j]) [ ]? [)\]}}]
       | (?P<capital>[A-J]) (?! [A-Za-z0-9_+\#] | ['’-][A-Za-z0-9] | \.[ ]?[A-Za-z]\. | \.[A-Za-z] )
@@ -34,7 +36,7 @@ _ADVERB = r"""
       |therefore|then|still|obviously|surely|just|also|hence|now)\b [\s,]+ )?
 """
 _NAMED = r"""(?: (?:the\s+)? (?: option | choice | letter | opción | opção | opzione | opcja | вариант
-    | 选项 | 選項 | 選択肢 | 보기 | die | la | le | el | il | o | a\s+letra | letra )
+    | 选项 | 選項 | 選択肢 | 보기 | letra | die | la | le | el | il | o | a (?=\s+[A-J]\b) )
     (?:\s*:\s*|[\s]+|(?=[^A-Za-z])) )?"""
 _ANSWERS = re.compile(
     rf"""{_SKIPPED} (?i:{_ADVERB}) (?i:{_NAMED}) {_SKIPPED} {_LETTER}""", re.VERBOSE
