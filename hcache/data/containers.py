@@ -36,15 +36,15 @@ _DEEPEST = 4  # containers in one another, lists and objects in a value
 
 _BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[{}]|[{}]")
 _WRAPPED = re.compile(r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|sf|it))\s*\{([^{}]*)\}")
+_SPACED_MINUS = re.compile(r"^[-−–]\s+(?=[\d.\\])")  # in a box never the bullet of a list
 
-_ENGLISH = re.compile(
+_ANSWER = re.compile("[aA](?i:nswer)")  # its two sides are looked at apart, which is fast
+_THE = re.compile(r"\b(?:the|my|our|final|correct|right|best)\s{1,3}\Z", re.IGNORECASE)
+_COLON = re.compile(r"""["'`*_)\]\s]{0,6}[:=]""")
+_VERB = re.compile(
     r"""
-    \b (?P<the> (?: (?:the|my|our|final|correct|right|best) \s+ ){1,4} )?
-    answer (?: ["'`*_)\]\s]{0,6} [:=]
-      | (?(the) \b (?: (?!\bnot\b|n['’]t\b|\bcannot\b|\bnever\b) (?: [^.:;!?\n'’] | ['’](?=\w) )
-                   ){0,60}?
-          \b (?:is | was | (?<!can\s)(?<!could\s)(?<!might\s)(?<!may\s) be) \b \s* :? | (?!) )
-    )
+    \b (?: (?!\bnot\b|n['’]t\b|\bcannot\b|\bnever\b) (?: [^.:;!?\n'’] | ['’](?=\w) ) ){0,60}?
+    \b (?: is | was | (?<!can\s)(?<!could\s)(?<!might\s)(?<!may\s) be ) \b \s* :?
     """,
     re.VERBOSE | re.IGNORECASE,
 )
@@ -85,13 +85,23 @@ def contained(text: str) -> str | None:
 
 def markers(text: str) -> list[int]:
     """Where each marker ends, in order."""
-    plain, lower = half_width(text), text.lower()
-    patterns = []
-    if "answer" in lower:
-        patterns.append(_ENGLISH)
+    plain = half_width(text)
+    ends = [end for match in _ANSWER.finditer(plain) if (end := _announced(plain, match))]
+    lower = plain.lower()
     if any(noun in lower for noun in _NOUNS):
-        patterns.append(_FOREIGN)
-    return sorted(match.end() for pattern in patterns for match in pattern.finditer(plain))
+        ends += [match.end() for match in _FOREIGN.finditer(plain)]
+    return sorted(ends)
+
+
+def _announced(plain: str, answer: re.Match[str]) -> int:
+    """Where the marker that holds this "answer" ends; 0 if it is none."""
+    start, end = answer.span()
+    if start and (plain[start - 1].isalnum() or plain[start - 1] == "_"):
+        return 0
+    after = _COLON.match(plain, end)
+    if not after and _THE.search(plain[max(0, start - 12) : start]):
+        after = _VERB.match(plain, end)
+    return after.end() if after else 0
 
 
 def unwrapped(text: str) -> str:
@@ -107,7 +117,7 @@ def without_wrappers(text: str) -> str:
 
 def _last(text: str) -> str | None:
     found: list[tuple[int, str]] = []
-    if "answer" in text.lower():
+    if _ANSWER.search(text):
         found += [*_tagged(text), *_valued(text)]
     if "\\boxed" in text or "\\fbox" in text:
         found += _boxed(text)
@@ -176,10 +186,13 @@ def _boxed(text: str) -> list[tuple[int, str]]:
     boxes: list[tuple[int, int]] = []
     opened: list[re.Match[str]] = []
     for brace in _BRACE.finditer(text):
-        if brace[0] == "{" or brace[0].endswith("{") and len(brace[0]) > 2:
+        if brace[0] == "{" or (brace[0].endswith("{") and len(brace[0]) > 2):
             opened.append(brace)
         elif brace[0] == "}" and opened:
             opening = opened.pop()
             if opening[0] != "{":
                 boxes.append((opening.end(), brace.start()))
-    return [(end, unwrapped(text[start:end])) for start, end in [max(boxes)]] if boxes else []
+    if not boxes:
+        return []
+    start, end = max(boxes)
+    return [(end, _SPACED_MINUS.sub("-", unwrapped(text[start:end])))]

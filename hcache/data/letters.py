@@ -17,11 +17,9 @@ _MARKUP = re.compile(
     re.IGNORECASE,
 )
 
-# A letter that answers, rather than one that belongs to a word or to initials. "A dog", "I think" are
-# an article and a pronoun unless a reason follows; so is every lower-case letter before a word.
-_REASON = (
-    r"(?:because|since|as|due|for|is|are|was|rather|instead|not|and|or|but|with|given)\b"
-)
+# A letter that answers, rather than one that belongs to a word or to initials. "A dog", "I think"
+# are an article and a pronoun unless a reason follows; so is every lower-case letter before a word.
+_REASON = r"(?:because|since|as|due|for|is|are|was|rather|instead|not|and|or|but|with|given)\b"
 _LETTER = rf"""
     (?: [(\[{{] [ ]? (?P<round>[A-Ja-j]) [ ]? [)\]}}]
       | (?P<capital>[A-J]) (?! [A-Za-z0-9_+\#] | ['’-][A-Za-z0-9] | \.[ ]?[A-Za-z]\. | \.[A-Za-z] )
@@ -35,19 +33,23 @@ _ADVERB = r"""
     (?: (?:most[ ])? (?:likely|probably|definitely|certainly|clearly|simply|actually|indeed|thus
       |therefore|then|still|obviously|surely|just|also|hence|now)\b [\s,]+ )?
 """
-_NAMED = r"""(?: (?:the\s+)? (?: option | choice | letter | opción | opção | opzione | opcja | вариант
-    | 选项 | 選項 | 選択肢 | 보기 | letra | die | la | le | el | il | o | a (?=\s+[A-J]\b) )
-    (?:\s*:\s*|[\s]+|(?=[^A-Za-z])) )?"""
+_NAMED = r"""
+    (?: (?: the | die | la | le | el | il | o | a (?=\s+(?:letra|opç|[A-J]\b)) ) \s+ )?
+    (?: (?: option | choice | letter | letra | opción | opção | opzione | opcja | вариант | 选项
+        | 選項 | 選択肢 | 보기 ) (?: \s*:\s* | \s+ | (?=[^A-Za-z]) ) )?
+"""
 _ANSWERS = re.compile(
     rf"""{_SKIPPED} (?i:{_ADVERB}) (?i:{_NAMED}) {_SKIPPED} {_LETTER}""", re.VERBOSE
 )
 _HEDGE = re.compile(
     r"""
-    [)\]}]? \s* (?: [,/&;、+] | \b(?:or|and|vs\.?|oder|und|ou|et|o|u|y|e|или|и)\b | 或 | 和 | 또는 ) \s*
+    [)\]}]? \s*
+    (?: [,/&;、+] | \b(?:or|and|vs\.?|oder|und|ou|et|o|u|y|e|или|и)\b | 或 | 和 | 또는 ) \s*
     (?: [,]?\s* (?:or|and|maybe|perhaps|possibly|both|also|even|either|option|choice|,)\s+ ){0,3}
     [(\[{]? ([A-HJa-hj]) (?![A-Za-z0-9_'’]) [)\]}]?
     (?! \s+ (?: (?:is|are|was|were|being|would\sbe|seems) \s+
-        (?:clearly\s+|also\s+|both\s+)? (?:wrong|incorrect|not|false|ruled|eliminated|out|invalid) ) )
+        (?:clearly\s+|also\s+|both\s+)?
+        (?:wrong|incorrect|not|false|ruled|eliminated|out|invalid) ) )
     """,
     re.VERBOSE,
 )
@@ -59,21 +61,24 @@ _LABELLED = re.compile(
 )
 _VERDICT = re.compile(
     rf"""
-    (?<![A-Za-z0-9'’.]) (?<!\bif\s) (?<!\bnot\s) (?<!whether\s) (?<!neither\s) (?<!nor\s)
-    (?: (?P<bracketed> \( [A-Ja-j] \) ) | (?P<bare> [A-J] ) ) (?![A-Za-z0-9_'’-])
-    \s+ (?: is | must\sbe | would\sbe | should\sbe | seems | seems\sto\sbe | appears\sto\sbe ) \s+
+    (?: (?P<bare>[A-J]) (?<![A-Za-z0-9'’.].) (?<!\b[Ii]f\s.) (?<!\bnot\s.) (?<!hether\s.)
+        (?<!either\s.)
+      | (?P<bracketed> \( [A-Ja-j] \) )
+    ) (?![A-Za-z0-9_'’-])
+    \s+ (?: is | must\sbe | would\sbe | should\sbe | seems(?:\sto\sbe)? | appears\sto\sbe ) \s+
     {_ADVERB} (?:the\s+)? (?:only\s+|most\s+|single\s+)?
     (?: correct | right | best | answer | appropriate | accurate )\b
     """,
     re.VERBOSE,
 )
+_JUDGED = ("correct", "right", "best", "answer", "appropriate", "accurate")
 _AROUND = r"""[\s"'_()\[\]{}.:,!=]*"""
 _ALONE = re.compile(
     rf"{_AROUND} (?i: (?:option|choice|letter|answer) [\s:]+ )? (?P<letter>[A-Ja-j]) {_AROUND}",
     re.VERBOSE,
 )
 _LEADING = re.compile(
-    rf"""
+    r"""
     ["'_\[\s]* (?i: (?:option|choice) \s+ )?
     (?: [(\[] (?P<both>[A-Ja-j]) [)\]]
       | (?P<capital>[A-J]) (?! \.\s?[A-Za-z]\. ) (?= [)\].:] ) | (?P<small>[a-j]) (?=\)) )
@@ -93,14 +98,16 @@ def choice_letter(text: str) -> str:
     if content is not None and (letter := _contained_letter(_unmarked(content))):
         return letter
     plain = _unmarked(text)
-    labels = [match.end() for match in _LABELLED.finditer(plain)]
+    lower = plain.lower()
+    judged = any(word in lower for word in _JUDGED)
+    labels = [match.end() for match in _LABELLED.finditer(plain)] if judged else []
     for end in sorted([*markers(plain), *labels], reverse=True):
         if match := _ANSWERS.match(plain, end):
             return "" if _HEDGE.match(plain, match.end()) else _captured(match)
     lines = [line for line in plain.splitlines() if line.strip()]
     if lines and (alone := _ALONE.fullmatch(lines[-1])):
         return _captured(alone)
-    verdicts = list(_VERDICT.finditer(plain))
+    verdicts = list(_VERDICT.finditer(plain)) if judged else []
     if verdicts:
         return _only({_captured(match) for match in verdicts})
     openings = (_ALONE.fullmatch(line) or _leading(line) for line in lines)

@@ -24,7 +24,9 @@ _FRACTIONS = {
     chr(code): "\\frac{{{}}}{{{}}}".format(*unicodedata.normalize("NFKC", chr(code)).split("⁄"))
     for code in (*range(0xBC, 0xBF), *range(0x2150, 0x215F), 0x2189)
 }
-_SIGNS = str.maketrans({"×": "*", "·": "*", "∙": "*", "⁄": "/", "٬": ",", "٫": ".", "’": "'"} | _FRACTIONS)
+_SIGNS = str.maketrans(
+    {"×": "*", "·": "*", "∙": "*", "⁄": "/", "٬": ",", "٫": ".", "’": "'"} | _FRACTIONS
+)
 _RAISED = re.compile("⁻?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 _LOWERED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _LATEX = re.compile(
@@ -75,7 +77,8 @@ _NUMERAL = r"""
         (?: (?P<whole>\d++) [ ]? )?+ \\frac
         \{ \s*+ (?P<top> -?(?:\d++(?:\.\d++)?|\.\d++) ) \s*+ \} \s*+
         \{ \s*+ (?P<bottom> -?(?:\d++(?:\.\d++)?|\.\d++) ) \s*+ \}
-      | (?: (?P<mixed>\d++) [ ]++ )? (?<![\d.,/]) (?P<over> \d++(?:\.\d++)? ) / (?P<under> \d++(?:\.\d++)? )
+      | (?: (?P<mixed>\d++) [ ]++ )? (?<![\d.,/])
+        (?P<over> \d++(?:\.\d++)? ) / (?P<under> \d++(?:\.\d++)? )
         (?! \d | [.,:/]\d )
       | (?P<plain> \d++(?:\.\d++)? | (?<![A-Za-z\d])\.\d++ ) (?! [.:/]\d )
         (?: (?P<e> [eE][-+]?\d{1,3} (?![A-Za-z_\d]) )
@@ -97,7 +100,7 @@ _TOKEN = re.compile(
       | (?<![A-Za-z\\]) (?: [a-jln-rt-zA-LN-Z] (?=\^)
           | [b-fijn-rt-z] (?= [-+*/][\d\\(A-Za-z] | [ ][+*][ ][\d\\(A-Za-z] )
           | (?<=\d) [b-fijn-rt-z] (?= [ ][-+*][ ][\d\\(A-Za-z] )
-          | (?<=[-+*/(]) [b-fijn-rt-z] (?![A-Za-z0-9_'])
+          | (?<=[-+*/(^]) [b-fijn-rt-z] (?![A-Za-z0-9_'])
           | (?<=\d[ ][-+*][ ]) [b-fijn-rt-z] (?![A-Za-z0-9_'])
           | (?<=[\d{{]) [A-Za-z] (?=\}})
         )
@@ -225,6 +228,8 @@ def _numbers(line: str) -> list[tuple[int, int, str | None]]:
         kind = "number" if token["number"] is not None else kind
         if kind == "blank":
             spaced = spaced or token[0].isspace()
+            if "{" in token[0] and last == "number":  # the next argument of a command
+                last = "operator"
             continue
         if not _joins(last, kind, spaced):
             found += _ended(run, symbolic)
