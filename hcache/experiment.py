@@ -119,7 +119,12 @@ class Experiment:
             else:
                 path = locate(source.path, self.folder, place)
             queries = read(
-                dataset.reader, path, dataset=name, options=dataset.options, limit=source.limit
+                dataset.reader,
+                path,
+                dataset=name,
+                options=dataset.options,
+                limit=source.limit,
+                metrics=dataset.metrics,
             )
             parts = split_by_hash(queries, key.split("/"))
             for split, part in parts.items():

@@ -11,25 +11,27 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from hcache.data.metrics import METRICS, choice_letter, last_number
+from hcache.data import metrics
+from hcache.data.containers import contained, markers
+from hcache.data.letters import choice_letter
+from hcache.data.metrics import METRICS
+from hcache.data.numbers import find_number, first_clause
 from hcache.keys import digest
 from hcache.plugins import Registry
 
 Extractor = Callable[[str], str]
 EXTRACTORS: Registry[Extractor] = Registry("extractor", "hcache.extractors")
 """Extractors by name, for texts whose thought has been dropped."""
-EXTRACTORS.register("number")(last_number)
+EXTRACTORS.register("number")(find_number)
 EXTRACTORS.register("choice")(choice_letter)
 
+VERSIONS = {"number": 2, "choice": 2, "short": 2, "boxed": 2}
+"""Versions of the extractors of the package that are not 1; raised whenever an answer changes."""
+
 _THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
-_MARKER = re.compile(
-    r"\b(?:(?:final\s+)?answer[*_]*\s*:|the\s+(?:(?:final|correct)\s+)?answer\s+is\b\s*:?)",
-    re.IGNORECASE,
-)
-_BRACE = re.compile(r"\\boxed\s*\{|\\[{}]|[{}]")
 _HASHES = re.compile(r"####[ \t]*(\S.*)")
 _FENCED = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
-_QUOTES = ('""', "''", "``", "“”", "‘’")
+_QUOTES = ('""', "''", "``", "“”", "‘’", "「」", "『』", "«»")
 
 
 def extractor(name: str) -> Extractor:
@@ -43,14 +45,24 @@ def extractor(name: str) -> Extractor:
 
 
 def version_of(extract: str, metric: str) -> str:
-    """Version of the scores that an extractor and a metric make; "" where both are of the package.
+    """Version of the scores that an extractor and a metric make; "" where both are the first ones.
+
+    Ours have numbers, as in "number-2/numeric-2"; the digest of what is from outside follows.
 
     Raises:
         ConfigError: for an unknown name.
     """
     sources = (EXTRACTORS.source(extract), METRICS.source(metric))
+    numbers = (VERSIONS.get(extract, 1), metrics.VERSIONS.get(metric, 1))
+    ours = [
+        f"{name}-{number}"
+        for name, number, source in zip((extract, metric), numbers, sources, strict=True)
+        if source is None
+    ]
+    raised = any(number > 1 for number, source in zip(numbers, sources, strict=True) if not source)
     digests = ["" if source is None else source.digest for source in sources]
-    return digest(digests)[:12] if any(digests) else ""
+    outside = digest(digests)[:12] if any(digests) else ""
+    return "/".join([*(ours if raised else []), *([outside] if outside else [])])
 
 
 def drop_thought(text: str) -> str:
@@ -81,21 +93,18 @@ def _last_line(text: str) -> str:
 
 @EXTRACTORS.register("short")
 def _short(text: str) -> str:
-    markers = list(_MARKER.finditer(text))
-    if not markers:
-        return _bare(_last_line(text))
-    # "**Answer:** Paris" leaves asterisks, which may stand on a line of their own.
-    return _bare(_line(text[markers[-1].end() :].lstrip(" \t\r\n*_")))
+    content = contained(text)
+    if content is None:
+        return _said(text)
+    return _said(content) if markers(content) else _bare(content)
 
 
 @EXTRACTORS.register("boxed")
 def _boxed(text: str) -> str:
-    boxes = _boxes(text)
-    if boxes:
-        start, end = max(boxes)
-        return text[start:end].strip()
     hashes = _HASHES.findall(text)
-    return _bare(hashes[-1]) if hashes else _short(text)
+    if hashes and contained(text) is None:
+        return _bare(first_clause(hashes[-1]))
+    return _short(text)
 
 
 @EXTRACTORS.register("code")
@@ -103,6 +112,15 @@ def _code(text: str) -> str:
     fenced = _FENCED.search(text)
     # Indentation stays: the answer may be the body of a function.
     return (fenced[1] if fenced else text).strip("\r\n").rstrip()
+
+
+def _said(text: str) -> str:
+    """The answer after the last marker, or else the last line."""
+    ends = markers(text)
+    if not ends:
+        return _bare(_last_line(text))
+    # "**Answer:** Paris" leaves asterisks, which may stand on a line of their own.
+    return _bare(first_clause(_line(text[ends[-1] :].lstrip(" \t\r\n*_"))))
 
 
 def _lines(text: str) -> list[str]:
@@ -125,17 +143,3 @@ def _is_quoted(text: str) -> bool:
         return False
     inner = text[1:-1]  # `"A" and "B"` is two quotations, not one
     return text[0] not in inner and text[-1] not in inner
-
-
-def _boxes(text: str) -> list[tuple[int, int]]:
-    r"""Start and end of the content of each \boxed{…} whose braces balance."""
-    boxes: list[tuple[int, int]] = []
-    opened: list[re.Match[str]] = []
-    for brace in _BRACE.finditer(text):
-        if brace[0] == "{" or brace[0].startswith("\\boxed"):
-            opened.append(brace)
-        elif brace[0] == "}" and opened:
-            opening = opened.pop()
-            if opening[0] != "{":
-                boxes.append((opening.end(), brace.start()))
-    return boxes

@@ -2,10 +2,13 @@
 
 In comes an answer (as an extractor found it, see `extractors`) with the references of its
 query; out comes the best score over the references. `f1` and `em` follow HotpotQA's evaluation
-script, hotpot_evaluate_v1.py at github.com/hotpotqa/hotpot. This module also holds the one
-parser of numbers and the one parser of multiple-choice letters.
+script, hotpot_evaluate_v1.py at github.com/hotpotqa/hotpot, except for references of which its
+normal form leaves nothing, such as "A": there no answer could be right under F1, and under EM every
+answer that also normalises to nothing would be.
 
-To add a metric: write a function of (answer, references) and register it in `METRICS`.
+To add a metric: write a function of (answer, references) and register it in `METRICS`; where only
+some references can be met, say which with `requires`. `VERSIONS` holds the version of each metric
+of the package, to be raised whenever a score changes.
 """
 
 from __future__ import annotations
@@ -14,69 +17,20 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
-from decimal import Decimal
-from fractions import Fraction
+from dataclasses import dataclass
 
+from hcache.data.letters import choice_letter
+from hcache.data.numbers import find_number, value, whole_number
 from hcache.errors import DataError
 from hcache.plugins import Registry
 
 Metric = Callable[[str, Sequence[str]], float]
 METRICS: Registry[Metric] = Registry("metric", "hcache.metrics")
+VERSIONS = {"f1": 2, "em": 2, "numeric": 2, "choice": 2}
 VERDICTS = frozenset({"yes", "no", "noanswer"})
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
-
-_NUMBER = re.compile(
-    r"""
-    (?: (?<! [A-Za-z0-9_)\]}%] ) (?P<sign> [-−] ) )?     # after these, "-" joins or subtracts
-    \\? \$?
-    (?<! [A-Za-z_\d] ) (?<! [A-Za-z]\^ ) (?<! \d\. )     # not inside H2O, m^2, 3.5.2
-    (?:
-        (?<! [/.,] ) (?P<over> \d+ ) / (?P<under> 0*[1-9]\d* ) (?! [\d/] | [.,]\d )
-      | (?P<plain>
-            (?: \d{1,3} (?: ,\d{3} )+ (?!\d) | \d+ ) (?: \.\d+ )?
-          | \.\d+
-        )
-        (?P<exponent> [eE] [-+]? \d{1,3} (?! [A-Za-z_\d] ) )?
-    )
-    """,
-    re.VERBOSE,
-)
-
-# A letter that answers, rather than one that belongs to a word, to initials or to a hedge.
-_LETTER = r"""
-    (?: \( ([A-Ja-j]) \)
-      | ([A-J])
-        (?! [A-Za-z0-9_+\#] | ['’-][A-Za-z0-9] | \.\s?[A-Za-z]\. )
-        # "A dog", "I think": an article and a pronoun, unless a reason follows the letter
-        (?: (?<! [AI] ) | (?! [ \t]+ (?! (?:because|since|as|due|for|is)\b ) [A-Za-z] ) )
-    )
-    (?! \)? \s* (?: [,/&] | or\b | and\b ) \s* \(? [A-HJ]\b )
-"""
-_MARKED = re.compile(
-    rf"""
-    (?i: \b (?: answer | (?:correct|right|best) \s (?:option|choice) ) \b | \\boxed )
-    \W{{0,8}}
-    (?i: (?: is | was | would\sbe | should\sbe | must\sbe ) \W{{1,8}} )?
-    (?i: (?: option | choice | letter ) \W{{1,8}} )?
-    (?: (?:boxed|text) \W{{1,8}} ){{0,2}}
-    {_LETTER}
-    """,
-    re.VERBOSE,
-)
-_AROUND = r"""[\s"'`*_()\[\]{}.:,$\\]*"""
-_ALONE = re.compile(
-    rf"{_AROUND} (?: (?:boxed|text) [\s{{\\]+ ){{0,2}} ([A-Ja-j]) {_AROUND}", re.VERBOSE
-)
-_LEADING = re.compile(
-    rf"""
-    ["'`*_\[\s]* (?i: (?:option|choice) \s+ )?
-    (?: {_LETTER} | ([a-j]) (?=\)) )
-    (?: (?<=\)) | [)\].:*] | \s+ is \s+ (?:the\s+)? (?:correct|right|best|answer)\b )
-    """,
-    re.VERBOSE,
-)
 
 
 def normalize(text: str) -> str:
@@ -84,33 +38,37 @@ def normalize(text: str) -> str:
     return " ".join(_ARTICLE.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
-def last_number(text: str) -> str:
-    """The last number of a text in plain notation ("-1080", "3.5", "1/2", "1e3"), or ""."""
-    numbers = list(_NUMBER.finditer(text))
-    if not numbers:
-        return ""
-    last = numbers[-1]
-    sign = "-" if last["sign"] else ""
-    if last["over"]:
-        return f"{sign}{last['over']}/{last['under']}"
-    return sign + last["plain"].replace(",", "") + (last["exponent"] or "")
+@dataclass(frozen=True)
+class Requirement:
+    """What a metric asks of a reference, for a reference that no answer could meet is a defect."""
+
+    what: str  # in the words of a message: "a whole number"
+    met: Callable[[str], object]  # true where an answer can meet the reference
 
 
-def choice_letter(text: str) -> str:
-    """The letter A to J that a text chooses, or "" where it chooses none or several.
+_requirements: dict[Metric, Requirement] = {}
 
-    In order: the letter after the last "answer is", "Answer:" or the like; a last line that is
-    nothing but a letter; the one letter that opens lines, as in "(B) Paris" or "B. Paris".
+
+def requires(what: str, met: Callable[[str], object]) -> Callable[[Metric], Metric]:
+    """A decorator of a metric that only some references fit; a data set without them is refused."""
+
+    def add(metric: Metric) -> Metric:
+        _requirements[metric] = Requirement(what, met)
+        return metric
+
+    return add
+
+
+def unmet(name: str, references: Sequence[str]) -> str:
+    """What a metric asks for where no reference can be met, else "".
+
+    Raises:
+        ConfigError: for an unknown metric.
     """
-    marked = [_captured(match) for match in _MARKED.finditer(text)]
-    if marked:
-        return marked[-1]
-    lines = [line for line in text.splitlines() if line.strip()]
-    if lines and (alone := _ALONE.fullmatch(lines[-1])):
-        return _captured(alone)
-    openings = (_ALONE.fullmatch(line) or _LEADING.match(line) for line in lines)
-    letters = {_captured(match) for match in openings if match}
-    return letters.pop() if len(letters) == 1 else ""
+    requirement = _requirements.get(METRICS.find(name))
+    if requirement is None or any(requirement.met(reference) for reference in references):
+        return ""
+    return requirement.what
 
 
 @METRICS.register("f1")
@@ -126,29 +84,29 @@ def em(answer: str, references: Sequence[str]) -> float:
 
 
 @METRICS.register("numeric")
+@requires("a number and nothing else", whole_number)
 def numeric(answer: str, references: Sequence[str]) -> float:
-    """1 where the last number of the answer equals the last number of a reference, exactly.
+    """1 where the number of the answer equals a reference that is a number, exactly.
 
     Raises:
-        DataError: if no reference holds a number, since no answer could then be right.
+        DataError: if no reference is a number as a whole, since no answer could then be right.
     """
-    wanted = {_value(number) for number in map(last_number, references) if number}
-    if not wanted:
-        raise _unfit("numeric", "a number", references)
-    found = last_number(answer)
-    return float(bool(found) and _value(found) in wanted)
+    _check("numeric", references)
+    wanted = {value(number) for number in map(whole_number, references) if number}
+    found = find_number(answer)
+    return float(bool(found) and value(found) in wanted)
 
 
 @METRICS.register("choice")
+@requires("a letter from A to J", choice_letter)
 def choice(answer: str, references: Sequence[str]) -> float:
     """1 where the answer chooses the letter of a reference, else 0.
 
     Raises:
         DataError: if no reference is a letter from A to J.
     """
+    _check("choice", references)
     wanted = {letter for letter in map(choice_letter, references) if letter}
-    if not wanted:
-        raise _unfit("choice", "a letter from A to J", references)
     return float(choice_letter(answer) in wanted)
 
 
@@ -183,6 +141,8 @@ def _best(score: Callable[[str, str], float], answer: str, references: Sequence[
 
 def _f1(answer: str, reference: str) -> float:
     found, wanted = normalize(answer), normalize(reference)
+    if not wanted:
+        return _equal(answer, reference)
     if found != wanted and (found in VERDICTS or wanted in VERDICTS):
         return 0.0
     found_tokens, wanted_tokens = found.split(), wanted.split()
@@ -193,21 +153,26 @@ def _f1(answer: str, reference: str) -> float:
 
 
 def _em(answer: str, reference: str) -> float:
-    return float(normalize(answer) == normalize(reference))
+    wanted = normalize(reference)
+    return float(normalize(answer) == wanted) if wanted else _equal(answer, reference)
 
 
-def _value(number: str) -> Fraction:
-    over, _, under = number.partition("/")
-    # By way of Decimal: int() refuses the thousands of digits that a looping model may write.
-    return Fraction(Decimal(over)) / Fraction(Decimal(under or "1"))
+def _equal(answer: str, reference: str) -> float:
+    """1 for a reference of articles and punctuation alone, if the answer is the same.
+
+    Articles are kept; where nothing but punctuation is left, that is kept too. There is no partial
+    credit, since an article of any sentence would earn it.
+    """
+    for kept in (lambda text: text.lower().translate(_PUNCTUATION), str.casefold):
+        found, wanted = (" ".join(kept(text).split()) for text in (answer, reference))
+        if wanted:
+            return float(found == wanted)
+    return 0.0
 
 
-def _captured(match: re.Match[str]) -> str:
-    return next(letter for letter in match.groups() if letter).upper()
-
-
-def _unfit(name: str, what: str, references: Sequence[str]) -> DataError:
-    return DataError(
-        f"metric {name!r} needs {what} as reference, not {list(references)!r}.",
-        "Choose a metric that fits the data set.",
-    )
+def _check(name: str, references: Sequence[str]) -> None:
+    if what := unmet(name, references):
+        raise DataError(
+            f"metric {name!r} needs {what} as reference, not {list(references)!r}.",
+            "Choose a metric that fits the data set.",
+        )

@@ -24,7 +24,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from hcache.data.metrics import last_number
+from hcache.data.metrics import unmet
+from hcache.data.numbers import whole_number
 from hcache.data.queries import Query
 from hcache.data.source import Row, Source, is_list_of_str
 from hcache.errors import ConfigError, DataError
@@ -49,14 +50,16 @@ def read(
     dataset: str,
     options: Mapping[str, object] | None = None,
     limit: int | None = None,
+    metrics: Sequence[str] = (),
 ) -> list[Query]:
     """Read the queries of a file, or of all files of a folder in the order of their names.
 
-    With `limit`, those of the first rows of each file only.
+    With `limit`, those of the first rows of each file only. `metrics` will score the answers.
 
     Raises:
         ConfigError: for an unknown reader or option, or a value that an option does not take.
-        DataError: if the file cannot be read, is empty, or has a row that cannot be used.
+        DataError: if the file cannot be read, is empty, or has a row that cannot be used, or
+            whose references a metric cannot meet.
     """
     function = READERS.find(reader)
     options = dict(options or {})
@@ -64,6 +67,7 @@ def read(
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}.", "Give the number of rows to read, at least 1.")
     queries: list[Query] = []
+    places: list[str] = []
     first_places: dict[str, str] = {}
     for source in map(Source, _files(path)):
         for query in islice(function(source, **options), limit):
@@ -75,8 +79,11 @@ def read(
                 )
             first_places[query.question] = source.place
             queries.append(replace(query, dataset=dataset))
+            places.append(source.place)
     if not queries:
         raise DataError(f"{path}: holds no rows.", "Check that the file was written in full.")
+    for metric in metrics:
+        _check_references(metric, queries, places)
     return queries
 
 
@@ -140,7 +147,7 @@ def gsm8k(source: Source) -> Iterator[Query]:
     """GSM8K rows; the reference is the number after ####, as written."""
     for row in source.json_rows():
         _, marker, reference = row.text("answer").rpartition("####")
-        if not marker or not last_number(reference):
+        if not marker or not whole_number(reference):
             raise source.defect("'answer' does not end in #### and a number")
         yield Query(row.text("question"), (reference.strip(),))
 
@@ -206,6 +213,24 @@ def _check_unicode(source: Source, query: Query) -> None:
         "".join([query.question, *query.references, query.kind, *query.passages]).encode()
     except UnicodeEncodeError as error:
         raise source.defect(r"holds half a surrogate pair (\ud800 to \udfff)") from error
+
+
+def _check_references(metric: str, queries: Sequence[Query], places: Sequence[str]) -> None:
+    """Refuse rows that no answer could get right, all in one error, before any model runs."""
+    lacking = [
+        (place, query, what)
+        for place, query in zip(places, queries, strict=True)
+        if (what := unmet(metric, query.references))
+    ]
+    if not lacking:
+        return
+    place, query, what = lacking[0]
+    shown = ", ".join(repr(reference) for reference in query.references[:3])
+    raise DataError(
+        f"{place}: the metric {metric!r} needs {what} as reference, not {shown} "
+        f"({len(lacking):,} of {len(queries):,} rows have none).",
+        "Give these rows such a reference, leave them out, or choose another metric, such as em.",
+    )
 
 
 def _prompt(paragraphs: Sequence[str], question: str) -> str:
