@@ -1,7 +1,7 @@
 """Extractors: from the raw output of a model to the answer that a metric scores.
 
 In comes the text as generated, reasoning included; out comes the answer, "" where there is none.
-Every extractor first drops what stands in <think>…</think>, and none raises on any text.
+Every extractor first drops what stands in known reasoning tags, and none raises on any text.
 
 To add an extractor: write a function of a text and register it in `EXTRACTORS`.
 """
@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 
 from hcache.data.metrics import METRICS, choice_letter, last_number
+from hcache.data.thoughts import drop_thought
 from hcache.keys import digest
 from hcache.plugins import Registry
 
@@ -21,7 +22,6 @@ EXTRACTORS: Registry[Extractor] = Registry("extractor", "hcache.extractors")
 EXTRACTORS.register("number")(last_number)
 EXTRACTORS.register("choice")(choice_letter)
 
-_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 _MARKER = re.compile(
     r"\b(?:(?:final\s+)?answer[*_]*\s*:|the\s+(?:(?:final|correct)\s+)?answer\s+is\b\s*:?)",
     re.IGNORECASE,
@@ -51,17 +51,6 @@ def version_of(extract: str, metric: str) -> str:
     sources = (EXTRACTORS.source(extract), METRICS.source(metric))
     digests = ["" if source is None else source.digest for source in sources]
     return digest(digests)[:12] if any(digests) else ""
-
-
-def drop_thought(text: str) -> str:
-    """The text without its <think> parts.
-
-    After an opening tag that is never closed, and before a closing tag that was never opened
-    (some chat templates open it in the prompt), all is thought.
-    """
-    before, close, after = text.rpartition("</think>")
-    kept = _THOUGHT.sub("", before + close).rpartition("</think>")[2]
-    return kept + after.partition("<think>")[0]
 
 
 @EXTRACTORS.register("text")

@@ -8,7 +8,6 @@ from typing import Any
 from hcache.engines import Engine, Generation, Request
 from hcache.keys import canonical, digest
 
-
 UNKNOWN = {"thinking": False, "prompt_key": ""}
 """What records of an older version lack."""
 
