@@ -76,9 +76,7 @@ class LowRankEngine:
         for request, prompt in mine:
             longest = max(longest, len(prompt.ids) + self._limit(request, prompt.ids))
             full = len(taken) == self.batch or longest * (len(taken) + 1) > TOKENS
-            ends = [
-                one[1].ids for one in (*taken[:1], *taken[1:][-1:])
-            ]  # sorted: these differ most
+            ends = [one.ids for _, one in (*taken[:1], *taken[1:][-1:])]  # sorted: they differ most
             if taken and (full or begins_otherwise(prompt.ids, ends)):
                 break
             taken.append((request, prompt))

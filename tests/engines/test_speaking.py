@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,17 +86,9 @@ def sampled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     (folder / "rows.jsonl").write_text(json.dumps({"question": "Which?", "answer": "Paris"}))
     row = {"prompt": "def f(n):\n", "canonical_solution": "".join(BODY)}
     (folder / "body.jsonl").write_text(json.dumps(row))
-    scores = {"metrics": ["f1", "em", "same"], "quality": "same"}
-    (folder / "same.py").write_text(
-        "from hcache.data.metrics import METRICS\n"
-        "@METRICS.register('same')\n"
-        "def same(answer, references):\n"
-        "    return float(answer == references[0].rstrip())\n"
-    )
     raw = {
         "name": "speaking",
         "db": "speaking.duckdb",
-        "plugins": ["same.py"],
         "workflow": {"name": "relay", "hops": 2},
         "models": {
             name: {"path": str(folder / name), "dtype": "float32", "max_model_len": 256}
@@ -109,12 +100,11 @@ def sampled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             if arm["model"] in names
         },
         "data": {
-            "rows": {"sources": {"train": {"path": "rows.jsonl"}}, **scores},
+            "rows": {"sources": {"train": {"path": "rows.jsonl"}}},
             "body": {
                 "reader": "humaneval",
                 "extract": "code",
                 "sources": {"train": {"path": "body.jsonl"}},
-                **scores,
             },
         },
     }
@@ -165,7 +155,7 @@ def test_next_hop_reads_no_thought_and_no_white_space(sampled: Experiment) -> No
 
 
 def test_indentation_of_the_first_line_is_kept(sampled: Experiment) -> None:
-    assert outcomes(sampled, "body")["indented"]["same"] == 1
+    assert outcomes(sampled, "body")["indented"]["answer"] == "".join(BODY).rstrip()
 
 
 def test_key_of_the_prompt_can_be_found_from_the_tokenizer_alone(sampled: Experiment) -> None:
