@@ -32,6 +32,7 @@ from hcache.workflows import (
     Decision,
     Finished,
     Pending,
+    Reply,
     Undecided,
     Workflow,
     advance,
@@ -164,9 +165,9 @@ class Live:
         return going_on
 
     def _outcome(self, episode: Episode) -> Pending | Undecided | Finished:
-        def reply_to(ask: Ask) -> str | None:
-            replies = episode.reply(ask)
-            return None if replies is None else replies.text
+        def reply_to(ask: Ask) -> Reply | None:
+            said = episode.reply(ask)
+            return None if said is None else Reply(said.text, said.thinking)
 
         return advance(self.workflow.run(episode.query, self.pool), episode.decisions, reply_to)
 

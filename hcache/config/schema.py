@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from hcache.data.queries import SPLITS
+from hcache.data.thoughts import KNOWN_TAGS, Tags
 from hcache.plugins import did_you_mean
 
 
@@ -80,9 +81,29 @@ class ModelConfig(Section):
     max_model_len: int = Field(2048, ge=8, description="window in tokens, prompt and reply")
     chat_template: str | None = Field(None, description="file, in place of the tokenizer's own")
     chat_template_args: dict[str, JsonValue] = Field({}, description="given to the template")
+    reasoning_tags: Tags | None = Field(
+        None,
+        description="pairs of opening and closing tag of what it thinks, which is no part of its "
+        "answers; the known ones where omitted, `[]` for none",
+    )
     engine_args: dict[str, JsonValue] = Field(
         {}, description="further arguments of the engine; provenance, not identity"
     )
+
+    @field_validator("reasoning_tags")
+    @classmethod
+    def _tags_differ(cls, tags: Tags | None) -> Tags | None:
+        for opening, close in tags or ():
+            if not opening.strip() or not close.strip() or opening.lower() == close.lower():
+                raise ValueError(
+                    "needs two different tags a pair, as in ['<think>', '</think>']"
+                )
+        return tags
+
+    @property
+    def tags(self) -> Tags:
+        """Pairs of tags that a thought of this model stands in."""
+        return KNOWN_TAGS if self.reasoning_tags is None else self.reasoning_tags
 
     @model_validator(mode="after")
     def _has_weights_to_change(self) -> ModelConfig:

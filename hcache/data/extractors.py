@@ -1,7 +1,7 @@
 """Extractors: from the raw output of a model to the answer that a metric scores.
 
 In comes the text as generated, reasoning included; out comes the answer, "" where there is none.
-Every extractor first drops what stands in <think>…</think>, and none raises on any text.
+Every extractor first drops what stands in known reasoning tags, and none raises on any text.
 
 To add an extractor: write a function of a text and register it in `EXTRACTORS`.
 """
@@ -16,6 +16,7 @@ from hcache.data.containers import contained, markers
 from hcache.data.letters import choice_letter
 from hcache.data.metrics import METRICS
 from hcache.data.numbers import find_number, first_clause
+from hcache.data.thoughts import drop_thought
 from hcache.keys import digest
 from hcache.plugins import Registry
 
@@ -28,7 +29,6 @@ EXTRACTORS.register("choice")(choice_letter)
 VERSIONS = {"number": 2, "choice": 2, "short": 2, "boxed": 2}
 """Versions of the extractors of the package that are not 1; raised whenever an answer changes."""
 
-_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 _HASHES = re.compile(r"####[ \t]*(\S.*)")
 _FENCED = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 _QUOTES = ('""', "''", "``", "“”", "‘’", "「」", "『』", "«»")
@@ -63,17 +63,6 @@ def version_of(extract: str, metric: str) -> str:
     digests = ["" if source is None else source.digest for source in sources]
     outside = digest(digests)[:12] if any(digests) else ""
     return "/".join([*(ours if raised else []), *([outside] if outside else [])])
-
-
-def drop_thought(text: str) -> str:
-    """The text without its <think> parts.
-
-    After an opening tag that is never closed, and before a closing tag that was never opened
-    (some chat templates open it in the prompt), all is thought.
-    """
-    before, close, after = text.rpartition("</think>")
-    kept = _THOUGHT.sub("", before + close).rpartition("</think>")[2]
-    return kept + after.partition("<think>")[0]
 
 
 @EXTRACTORS.register("text")

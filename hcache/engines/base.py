@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from hcache.config.schema import ModelConfig
+from hcache.data.thoughts import opens_thought
 from hcache.keys import digest, generation_key, seed_of
 from hcache.models.arms import Arm
 from hcache.plugins import Registry
@@ -57,8 +58,20 @@ def _messages_key(messages: tuple[Message, ...]) -> str:
     return digest([message._asdict() for message in messages])
 
 
-def prompt_ids(tokenizer: Any, messages: Sequence[Message], model: ModelConfig) -> list[int]:
-    """Token ids of a prompt: the chat template's text, tokenised once, with no token added.
+class Prompt(NamedTuple):
+    """A rendered prompt."""
+
+    ids: list[int]
+    thinking: bool  # it ends in an opening reasoning tag: the reply begins inside the thought
+
+    @property
+    def key(self) -> str:
+        """Digest of the token ids."""
+        return digest(self.ids)
+
+
+def render(tokenizer: Any, messages: Sequence[Message], model: ModelConfig) -> Prompt:
+    """A prompt: the chat template's text, tokenised once, with no token added.
 
     Whoever generates and whoever scores what was generated has to read the very same prompt. A
     template of the model's settings is handed over each time: to set it on a tokenizer does nothing
@@ -73,7 +86,44 @@ def prompt_ids(tokenizer: Any, messages: Sequence[Message], model: ModelConfig) 
         **model.chat_template_args,
     )
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
+    return Prompt(ids, opens_thought(text, model.tags))
+
+
+def prompt_ids(tokenizer: Any, messages: Sequence[Message], model: ModelConfig) -> list[int]:
+    """Token ids of a prompt, see `render`."""
+    return render(tokenizer, messages, model).ids
+
+
+def rendered(model: ModelConfig, messages: Sequence[Message]) -> Prompt:
+    """A prompt of a checkpoint, from its tokenizer alone: no weights are loaded.
+
+    Raises:
+        OSError: there is no tokenizer in its folder.
+    """
+    return render(_tokenizer(model.path), messages, model)
+
+
+@lru_cache(maxsize=8)
+def _tokenizer(path: str) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(path)
+
+
+def as_said(tokenizer: Any, ids: Sequence[int], ends: Collection[int]) -> str:
+    """The text of an output: special tokens and white space as they were said.
+
+    Only what frames it goes: tokens at the end that end a turn (`ends`) or pad, and a beginning of
+    sequence at the start.
+    """
+    frame = {*ends, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    start, stop = 0, len(ids)
+    while stop > start and ids[stop - 1] in frame:
+        stop -= 1
+    if stop > start and ids[start] == tokenizer.bos_token_id:
+        start += 1
+    text: str = tokenizer.decode(list(ids[start:stop]), skip_special_tokens=False)
+    return text
 
 
 @dataclass(frozen=True)
@@ -88,6 +138,8 @@ class Generation:
     cached_tokens: int = 0
     logprobs: tuple[float, ...] | None = None
     seconds: float = 0.0
+    thinking: bool = False  # the prompt ends inside a thought, so the reply begins there
+    prompt_key: str = ""  # digest of the prompt's token ids; "" where nothing was rendered
 
     @property
     def output_tokens(self) -> int:

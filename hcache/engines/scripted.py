@@ -2,7 +2,7 @@
 
 Its script is a JSON file, a list of [pattern, reply]: the first pattern (a regular expression)
 that is found in the prompt gives the reply, in which \\1 stands for its first group. A prompt
-that no pattern fits gets the reply "". Tokens are words.
+that no pattern fits gets the reply "". Tokens are words; no template stands around the messages.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hcache.config.schema import ModelConfig
+from hcache.data.thoughts import opens_thought
 from hcache.engines.base import ENGINES, TOO_LONG, Generation, QueueEngine, Request
 from hcache.errors import EngineError
 from hcache.keys import digest_file, digest_text
 from hcache.models.arms import Arm
 
 Script = Callable[[Request], str]
+_WORD = re.compile(r"\S+")
 
 
 @ENGINES.register("scripted")
@@ -48,11 +50,20 @@ class ScriptedEngine(QueueEngine):
         prompt_tokens = sum(len(message.content.split()) for message in request.messages)
         if prompt_tokens >= request.arm.model_config.max_model_len:
             return Generation(request.key, "", (), prompt_tokens, TOO_LONG)
-        words = self.script(request).split()
+        text = self.script(request)
+        words = list(_WORD.finditer(text))
         kept = words[: request.arm.config.max_tokens]
-        reason = "stop" if len(kept) == len(words) else "length"
-        ids = tuple(int(digest_text(word)[:4], 16) for word in kept)
-        return Generation(request.key, " ".join(kept), ids, prompt_tokens, reason)
+        cut = len(kept) < len(words)
+        ids = tuple(int(digest_text(word[0])[:4], 16) for word in kept)
+        thinking = opens_thought(request.messages[-1].content, request.arm.model_config.tags)
+        return Generation(
+            request.key,
+            text[: kept[-1].end()] if cut else text,
+            ids,
+            prompt_tokens,
+            "length" if cut else "stop",
+            thinking=thinking,
+        )
 
 
 def read_script(path: Path) -> Script:

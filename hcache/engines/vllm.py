@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from hcache.config.schema import ModelConfig
-from hcache.engines.base import ENGINES, TOO_LONG, Generation, Request, prompt_ids
+from hcache.engines.base import ENGINES, TOO_LONG, Generation, Prompt, Request, as_said, render
 from hcache.errors import EngineError
 from hcache.models.arms import Arm
 from hcache.models.files import checkpoint_content
@@ -93,7 +93,7 @@ class VllmEngine:
         self.logprobs = logprobs
         self.window = arm.model_config.max_model_len
         self.model_config = arm.model_config
-        self.requests: dict[str, tuple[Request, int, float]] = {}
+        self.requests: dict[str, tuple[Request, Prompt, float]] = {}
         self.refused: list[Generation] = []
         self.failed: EngineError | None = None
         arguments = _arguments(arm, further)
@@ -126,9 +126,9 @@ class VllmEngine:
         """See `EngineType`."""
         return VllmEngine(arm, logprobs)
 
-    def render(self, request: Request) -> list[int]:
-        """Token ids of a prompt."""
-        return prompt_ids(self.tokenizer, request.messages, self.model_config)
+    def render(self, request: Request) -> Prompt:
+        """The prompt of a request."""
+        return render(self.tokenizer, request.messages, self.model_config)
 
     def lora_request(self, request: Request) -> Any:
         """The adapter that a request is answered with, if any."""
@@ -141,9 +141,11 @@ class VllmEngine:
             EngineError: the engine has failed.
         """
         self._must_run()
-        ids = self.render(request)
+        prompt = self.render(request)
+        ids = prompt.ids
         if not ids or len(ids) >= self.window:
-            self.refused.append(Generation(request.key, "", (), len(ids), TOO_LONG))
+            refused = Generation(request.key, "", (), len(ids), TOO_LONG, prompt_key=prompt.key)
+            self.refused.append(refused)
             return
         config = request.arm.config
         sampling = self._vllm.SamplingParams(
@@ -154,9 +156,10 @@ class VllmEngine:
             stop=list(config.stop) or None,
             logprobs=0 if self.logprobs else None,
             detokenize=bool(config.stop),
+            skip_special_tokens=False,  # a text of `stop` may hold one
         )
         lora = self.lora_request(request)
-        self.requests[request.key] = (request, len(ids), time.perf_counter())
+        self.requests[request.key] = (request, prompt, time.perf_counter())
         try:
             self.llm.llm_engine.add_request(
                 request.key, {"prompt_token_ids": ids}, sampling, lora_request=lora
@@ -202,7 +205,7 @@ class VllmEngine:
         return self.failed
 
     def _generation(self, output: Any) -> Generation:
-        request, prompt_tokens, since = self.requests.pop(output.request_id)
+        request, prompt, since = self.requests.pop(output.request_id)
         completion = output.outputs[0]
         ids = tuple(completion.token_ids)
         logprobs = None
@@ -210,21 +213,26 @@ class VllmEngine:
             logprobs = tuple(
                 entry[token].logprob for token, entry in zip(ids, completion.logprobs, strict=True)
             )
-        text = completion.text if request.arm.config.stop else self._decode(ids)
         return Generation(
             request.key,
-            text.strip(),
+            self._text(completion),
             ids,
-            prompt_tokens,
+            len(prompt.ids),
             completion.finish_reason,
             output.num_cached_tokens or 0,
             logprobs,
             time.perf_counter() - since,
+            prompt.thinking,
+            prompt.key,
         )
 
-    def _decode(self, ids: tuple[int, ...]) -> str:
-        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text
+    def _text(self, completion: Any) -> str:
+        """What was said; vLLM knows where a text of `stop` begins, and which token ended a turn."""
+        if isinstance(completion.stop_reason, str):
+            text: str = completion.text
+            return text
+        ids = tuple(completion.token_ids)
+        return as_said(self.tokenizer, ids, ids[-1:] if completion.finish_reason == "stop" else ())
 
 
 def _arguments(arm: Arm, further: Mapping[str, Any]) -> dict[str, Any]:

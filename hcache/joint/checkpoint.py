@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from hcache.engines.base import prompt_ids
+from hcache.engines.base import Prompt, as_said, render
 from hcache.errors import EngineError
 from hcache.joint.generator import LowRank, Shape
 from hcache.models.arms import Arm
@@ -82,14 +82,17 @@ class Checkpoint:
         ends = ends if isinstance(ends, list) else [ends]
         return {end for end in (*ends, self.tokenizer.eos_token_id) if end is not None}
 
+    def prompt(self, messages: Sequence[Message]) -> Prompt:
+        """The prompt that messages make."""
+        return render(self.tokenizer, messages, self.model_config)
+
     def render(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a prompt."""
-        return prompt_ids(self.tokenizer, messages, self.model_config)
+        return self.prompt(messages).ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of an output."""
-        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text
+        """The text of an output, as it was said."""
+        return as_said(self.tokenizer, ids, self.end_ids)
 
     def has_ended(self, ids: Sequence[int], stops: Sequence[str]) -> bool:
         """Whether an output has come to its end: a call's, or a text of `stops`."""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hcache.engines.base import TOO_LONG, Generation, Request
+from hcache.engines.base import TOO_LONG, Generation, Prompt, Request
 from hcache.joint.checkpoint import Checkpoint
 from hcache.joint.generator import LowRank
 from hcache.joint.prefix import begins_otherwise, prefix_cache, shared_prefix
@@ -35,17 +35,19 @@ class LowRankEngine:
         self, checkpoint: Checkpoint, layers: int = 1, adapt: Adapt = unadapted, batch: int = 256
     ) -> None:
         self.checkpoint, self.layers, self.adapt, self.batch = checkpoint, layers, adapt, batch
-        self.queue: deque[tuple[Request, list[int]]] = deque()
+        self.queue: deque[tuple[Request, Prompt]] = deque()
         self.refused: list[Generation] = []
         self.provenance = {"engine": "lowrank", "torch": torch.__version__}
 
     def submit(self, request: Request) -> None:
         """See `Engine`. A prompt that leaves no room for a reply is answered at once."""
-        prompt = self.checkpoint.render(request.messages)
-        if 0 < len(prompt) < self.checkpoint.window:
+        prompt = self.checkpoint.prompt(request.messages)
+        length = len(prompt.ids)
+        if 0 < length < self.checkpoint.window:
             self.queue.append((request, prompt))
-        else:
-            self.refused.append(Generation(request.key, "", (), len(prompt), TOO_LONG))
+            return
+        refused = Generation(request.key, "", (), length, TOO_LONG, prompt_key=prompt.key)
+        self.refused.append(refused)
 
     def step(self) -> list[Generation]:
         """See `Engine`: a batch of requests of one arm, as large as memory should allow."""
@@ -62,20 +64,20 @@ class LowRankEngine:
         """See `Engine`."""
         self.abort()
 
-    def _take(self) -> list[tuple[Request, list[int]]]:
+    def _take(self) -> list[tuple[Request, Prompt]]:
         """The next requests: of the arm that is first in line, their prompts beginning alike."""
         if not self.queue:
             return []
         arm = self.queue[0][0].arm
         # In the order of their tokens, so that prompts with a common prefix are neighbours.
         mine = sorted((one for one in self.queue if one[0].arm == arm), key=lambda one: one[1])
-        taken: list[tuple[Request, list[int]]] = []
+        taken: list[tuple[Request, Prompt]] = []
         longest = 0
         for request, prompt in mine:
-            longest = max(longest, len(prompt) + self._limit(request, prompt))
+            longest = max(longest, len(prompt.ids) + self._limit(request, prompt.ids))
             full = len(taken) == self.batch or longest * (len(taken) + 1) > TOKENS
-            ends = [one[1] for one in (*taken[:1], *taken[1:][-1:])]  # sorted: these differ most
-            if taken and (full or begins_otherwise(prompt, ends)):
+            ends = [one.ids for _, one in (*taken[:1], *taken[1:][-1:])]  # sorted: they differ most
+            if taken and (full or begins_otherwise(prompt.ids, ends)):
                 break
             taken.append((request, prompt))
         keys = {request.key for request, _ in taken}
@@ -86,10 +88,10 @@ class LowRankEngine:
         return min(request.arm.config.max_tokens, self.checkpoint.window - len(prompt))
 
     @torch.no_grad()
-    def _answer(self, taken: list[tuple[Request, list[int]]]) -> list[Generation]:
+    def _answer(self, taken: list[tuple[Request, Prompt]]) -> list[Generation]:
         since = time.perf_counter()
-        requests, prompts = [request for request, _ in taken], [prompt for _, prompt in taken]
-        limit_B = [self._limit(request, prompt) for request, prompt in taken]
+        requests, prompts = [request for request, _ in taken], [prompt.ids for _, prompt in taken]
+        limit_B = [self._limit(request, prompt.ids) for request, prompt in taken]
         stops = requests[0].arm.config.stop
         shared = shared_prefix(prompts, self.layers)
         past = prefix_cache(self.checkpoint, prompts, shared)
@@ -102,13 +104,15 @@ class LowRankEngine:
         return [
             Generation(
                 request.key,
-                before_stop(self.checkpoint.decode(row), stops).strip(),
+                before_stop(self.checkpoint.decode(row), stops),
                 tuple(row),
-                len(prompt),
+                len(prompt.ids),
                 "stop" if self.checkpoint.has_ended(row, stops) else "length",
                 0,
                 tuple(logprob),
                 seconds,
+                prompt.thinking,
+                prompt.key,
             )
             for (request, prompt), row, logprob in zip(taken, ids, logprobs, strict=True)
         ]

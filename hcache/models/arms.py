@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from hcache.config.schema import ArmConfig, ModelConfig
+from hcache.data.thoughts import KNOWN_TAGS, drop_thought
 from hcache.keys import digest
 
 
@@ -29,8 +30,17 @@ class Arm:
 
     @cached_property
     def id(self) -> str:
-        """Identity of the arm as a choice: what it generates, is told, is called."""
-        return digest([self.fingerprint, self.instruction, self.system, self.name])[:12]
+        """Identity of the arm as a choice: what it generates, is told, is called.
+
+        So are reasoning tags other than the known ones: what is taken for its answer.
+        """
+        tags = self.model_config.tags
+        own = [] if tags == KNOWN_TAGS else [tags]
+        return digest([self.fingerprint, self.instruction, self.system, self.name, *own])[:12]
+
+    def answer(self, reply: str, thinking: bool = False) -> str:
+        """A reply of this arm without its thought, which `thinking` says the prompt opened."""
+        return drop_thought(reply, self.model_config.tags, thinking)
 
     @property
     def instruction(self) -> str:

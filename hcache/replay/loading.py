@@ -134,7 +134,9 @@ def _reply_settings(config: dict[str, Any], name: str) -> dict[str, Any]:
     arm = config["arms"][name]
     files = {"path", "chat_template", "adapter", "low_rank", "engine_args"}
     model = {k: v for k, v in config["models"][arm["model"]].items() if k not in files}
-    return {**model, **{k: v for k, v in arm.items() if k not in ("price", "model")}}
+    settings = {k: v for k, v in arm.items() if k not in ("price", "model")}
+    known = {"reasoning_tags": None}  # as in an experiment of a version that had no others
+    return {**known, **model, **settings}
 
 
 def _data(config: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hcache.data.queries import Query
-from hcache.engines.base import Request, request_for
+from hcache.engines.base import Generation, Request, request_for
 from hcache.keys import digest, digest_text
 from hcache.models.arms import Pool
 from hcache.workflows import (
@@ -29,6 +29,7 @@ from hcache.workflows import (
     Workflow,
     advance,
 )
+from hcache.workflows import Reply as Said
 
 Row = dict[str, Any]
 
@@ -40,6 +41,17 @@ class Reply:
     text: str
     prompt_tokens: int
     output_tokens: int
+    thinking: bool = False
+
+    @classmethod
+    def of(cls, generation: Generation) -> Reply:
+        """What is known of a generation that has just been made."""
+        return cls(
+            generation.text,
+            generation.prompt_tokens,
+            generation.output_tokens,
+            generation.thinking,
+        )
 
 
 @dataclass(frozen=True)
@@ -123,9 +135,9 @@ class Enumerator:
     def _advance(self, branch: Branch) -> Pending | Undecided | Finished:
         replies = self.replies[branch.query.id]
 
-        def reply_to(ask: Ask) -> str | None:
+        def reply_to(ask: Ask) -> Said | None:
             reply = replies.get(_request(ask, branch).key)
-            return None if reply is None else reply.text
+            return None if reply is None else Said(reply.text, reply.thinking)
 
         flow = self.workflow.run(branch.query, self.pool)
         return advance(flow, branch.decisions, reply_to)

@@ -110,7 +110,7 @@ def _stored(experiment: Experiment) -> dict[str, Reply]:
         return {}
     with Store(experiment.db) as store:
         frame = store.match("generations", _fingerprints(experiment))
-    columns = frame.select("generation_id", "text", "prompt_tokens", "output_tokens")
+    columns = frame.select("generation_id", *Reply.__dataclass_fields__)
     return {key: Reply(*rest) for key, *rest in columns.iter_rows()}
 
 

@@ -258,7 +258,7 @@ class Sampler:
             keys = pl.DataFrame({"generation_id": stored})
             with Store(self.db) as store:
                 frame = store.match("generations", keys)
-            columns = frame.select("generation_id", "text", "prompt_tokens", "output_tokens")
+            columns = frame.select("generation_id", *Reply.__dataclass_fields__)
             replies |= {key: Reply(*rest) for key, *rest in columns.iter_rows()}
         return replies
 
@@ -325,7 +325,7 @@ class Sampler:
         self.spool.append(records)
         unlocked: list[Request] = []
         for request, generation in pairs:
-            reply = Reply(generation.text, generation.prompt_tokens, generation.output_tokens)
+            reply = Reply.of(generation)
             self.fresh[request.key] = reply
             self.known.add(request.key)
             self.tally.generated[request.arm.name] += 1

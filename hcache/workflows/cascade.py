@@ -12,7 +12,6 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from hcache.data.extractors import drop_thought
 from hcache.data.queries import Query
 from hcache.models.arms import Arm
 from hcache.workflows.base import WORKFLOWS, Workflow, prompt_for
@@ -38,7 +37,7 @@ class Cascade(Workflow):
             if isinstance(arm, Stop):
                 break
             prompt = prompt_for(arm, [query.question], self.separator)
-            answer = drop_thought((yield from ask(arm, prompt)))
-            context = (*context, answer)
+            answer = yield from ask(arm, prompt)
+            context = (*context, answer.strip())
             left = tuple(other for other in left if other != arm)
         return answer

@@ -1,9 +1,10 @@
 """The two effects of a workflow, and one step of running it.
 
 A workflow is a plain generator: it yields `Choose`, a decision of the router, and is sent the
-arm chosen (or STOP); it yields `Ask`, a call of a model, and is sent the reply's text; it
-returns its answer. It is deterministic and free of side effects, so it may be restarted at any
-time with a list of decisions. Enumeration, replay and live routing all go through `advance`.
+arm chosen (or STOP); it yields `Ask`, a call of a model, and is sent the reply without the thought
+of the model, white space as it was said; it returns its answer. It is deterministic and free of
+side effects, so it may be restarted at any time with a list of decisions. Enumeration, replay and
+live routing all go through `advance`.
 """
 
 from __future__ import annotations
@@ -55,12 +56,21 @@ class Ask:
     """A call of `arm` with `messages`; `sample` tells apart repeated calls in one trajectory.
 
     `role` names what the arm is asked as, for sums over tokens; it is not part of what is asked.
+    A reply that is `verbatim`, as a tool's, holds no thought, whatever stands in it.
     """
 
     arm: Arm
     messages: tuple[Message, ...]
     sample: int = 0
     role: str = ""
+    verbatim: bool = False
+
+
+class Reply(NamedTuple):
+    """A reply as it was said; `thinking` where its prompt had opened a thought."""
+
+    text: str
+    thinking: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,7 @@ def ask(arm: Arm, messages: tuple[Message, ...], *, sample: int = 0, role: str =
 
 
 def reply_of(call: Ask) -> Part[str]:
-    """The text of the reply to a call."""
+    """The reply to a call, without the thought of the model."""
     reply = yield call
     if not isinstance(reply, str):
         raise TypeError("an Ask was answered with a decision")
@@ -131,12 +141,13 @@ class Finished:
 
 
 def advance(
-    flow: Flow, decisions: Sequence[Decision], reply_to: Callable[[Ask], str | None]
+    flow: Flow, decisions: Sequence[Decision], reply_to: Callable[[Ask], Reply | str | None]
 ) -> Pending | Undecided | Finished:
     """Run a fresh `flow` along `decisions` until it needs what is not given.
 
-    `reply_to` gives the text of a reply, or None where it is not known yet. `asks` of the result
-    are the calls made, in order.
+    `reply_to` gives a reply, or its text alone where the prompt opened no thought, or None where
+    it is not known yet; the flow is sent the reply without its thought. `asks` of the result are
+    the calls made, in order.
 
     Raises:
         ConfigError: a decision that the workflow does not offer at that place.
@@ -152,7 +163,7 @@ def advance(
                 if reply is None:
                     return Pending(effect)
                 asks.append(effect)
-                sent = reply
+                sent = _without_thought(effect, reply)
                 continue
             decision = next(left, None)
             if decision is None:
@@ -164,6 +175,11 @@ def advance(
         return Finished(answer.text, tuple(asks), answer.notes)
     finally:
         flow.close()
+
+
+def _without_thought(call: Ask, reply: Reply | str) -> str:
+    text, thinking = (reply, False) if isinstance(reply, str) else reply
+    return text if call.verbatim else call.arm.answer(text, thinking)
 
 
 def _check_offered(choose: Choose, decision: Decision) -> None:

@@ -10,7 +10,6 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from hcache.data.extractors import drop_thought
 from hcache.data.queries import Query
 from hcache.models.arms import Arm
 from hcache.workflows.base import WORKFLOWS, Workflow, prompt_for
@@ -40,8 +39,8 @@ class Relay(Workflow):
             arm = yield from choose(context, arms, stop=hop > 0)
             if isinstance(arm, Stop):
                 break
-            answer = drop_thought((yield from ask(arm, self.messages(context, arm))))
-            context = (*context, answer)
+            answer = yield from ask(arm, self.messages(context, arm))
+            context = (*context, answer.strip())
         return answer
 
     def messages(self, context: tuple[str, ...], arm: Arm) -> tuple[Message, ...]:

@@ -54,7 +54,7 @@ class SearchSettings(BaseModel):
     def ask(self, query: Query, text: str) -> Ask:
         """A search among the passages of a query."""
         passages = tuple(Message("passage", passage) for passage in query.passages)
-        return Ask(self.arm(), (*passages, Message("user", text)), role=NAME)
+        return Ask(self.arm(), (*passages, Message("user", text)), role=NAME, verbatim=True)
 
 
 def with_content(search: dict[str, Any], folder: Path, place: str) -> dict[str, Any]:

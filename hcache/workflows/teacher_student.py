@@ -24,7 +24,6 @@ from typing import Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hcache.config.file import read_yaml
-from hcache.data.extractors import drop_thought
 from hcache.data.queries import Query
 from hcache.models.arms import Arm
 from hcache.models.files import locate
@@ -207,7 +206,7 @@ class _Dialogue:
         arm = self.assigned[role]
         prompt = prompt_for(arm, [text], self.settings.separator)
         reply = yield from ask(arm, prompt, sample=turn - 1, role=role)
-        return drop_thought(reply).strip()
+        return reply.strip()
 
     def _fill(self, prompt: str, of: str, **done: str) -> str:
         values = {
