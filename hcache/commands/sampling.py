@@ -19,7 +19,7 @@ from hcache.commands.options import (
 )
 from hcache.config.schema import Server
 from hcache.data.queries import SPLITS
-from hcache.errors import ConfigError
+from hcache.errors import ConfigError, together
 from hcache.experiment import Experiment
 from hcache.sampling import Plan, Sampler, Tally, make_plan
 
@@ -47,6 +47,8 @@ def plan(
         for message in request.messages:
             console.print(f"[dim]{message.role}:[/]", end=" ")
             console.print(message.content, markup=False, highlight=False)
+    if made.errors:
+        raise together(made.errors)
 
 
 def sample(

@@ -81,7 +81,9 @@ class ModelConfig(Section):
     chat_template: str | None = Field(None, description="file, in place of the tokenizer's own")
     chat_template_args: dict[str, JsonValue] = Field({}, description="given to the template")
     engine_args: dict[str, JsonValue] = Field(
-        {}, description="further arguments of the engine; provenance, not identity"
+        {},
+        description="further arguments of the engine; of vLLM's, those of memory, parallelism, "
+        "scheduling, kernels and logging are provenance, all others identity",
     )
 
     @model_validator(mode="after")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
+
+from pydantic import JsonValue
 
 from hcache.config.schema import ModelConfig
 from hcache.keys import digest, generation_key, seed_of
@@ -101,7 +103,12 @@ class Engine(Protocol):
     provenance: dict[str, str]
 
     def submit(self, request: Request) -> None:
-        """Queue a request."""
+        """Queue a request.
+
+        Raises:
+            ArmError: it cannot be asked of this arm; the engine goes on with others.
+            EngineError: the engine has failed.
+        """
 
     def step(self) -> list[Generation]:
         """Work a little; what has finished since.
@@ -121,6 +128,15 @@ class QueueEngine(ABC):
     """An engine that computes each reply at once: `batch` replies of its queue a step."""
 
     provenance: dict[str, str]
+
+    @staticmethod
+    def reply_arguments(arguments: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+        """See `EngineType`: any argument may change a reply."""
+        return dict(arguments)
+
+    @staticmethod  # noqa: B027 - a default, not a part left out
+    def check(request: Request) -> None:
+        """See `EngineType`: any request can be taken."""
 
     def __init__(self, batch: int = 64) -> None:
         self.batch = batch
@@ -149,13 +165,29 @@ class QueueEngine(ABC):
 
 
 class EngineType(Protocol):
-    """What is registered under the name of an engine."""
+    """What is registered under the name of an engine; `QueueEngine` has a default for most."""
 
     @staticmethod
     def content(model: ModelConfig, place: str) -> dict[str, object]:
         """Digests of all files of a model that can change a reply; `place` is for errors.
 
         Settings that every engine has (dtype, lengths, sampling, …) are keyed apart from it.
+
+        Raises:
+            ConfigError: a setting that this engine does not take.
+            EngineError: the model's files are not what this engine serves.
+        """
+
+    @staticmethod
+    def reply_arguments(arguments: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+        """Those of some `engine_args` that can change a reply: they are identity."""
+
+    @staticmethod
+    def check(request: Request) -> None:
+        """Refuse, without loading a model, a request that the engine cannot take.
+
+        Raises:
+            ArmError: saying why, and what to change.
         """
 
     @staticmethod
@@ -174,6 +206,15 @@ def engine_of(model: ModelConfig) -> str:
 def make_engine(arm: Arm, logprobs: bool) -> Engine:
     """The engine that an arm's model asks for."""
     return ENGINES.find(engine_of(arm.model_config)).serving(arm, logprobs)
+
+
+def check_request(request: Request) -> None:
+    """Refuse, without loading a model, a request that the engine of its arm cannot take.
+
+    Raises:
+        ArmError: saying why, and what to change.
+    """
+    ENGINES.find(engine_of(request.arm.model_config)).check(request)
 
 
 EngineFactory = Callable[[Arm, bool], Engine]
