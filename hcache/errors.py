@@ -6,10 +6,13 @@ HcacheError                   exit code 1, one line on the terminal, no tracebac
 ├── StoreError                the database cannot be opened, read or written
 │   └── StoreBusyError        another process holds it; trying later helps
 ├── EngineError               a model cannot be loaded, or the engine died
+│   └── ArmError              an engine cannot serve one of its arms; the others it can
 └── RunError                  a run folder is missing, incomplete or does not fit
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class HcacheError(Exception):
@@ -42,6 +45,15 @@ class StoreBusyError(StoreError):
 
 class EngineError(HcacheError):
     """A model cannot be loaded, or its engine failed."""
+
+
+class ArmError(EngineError):
+    """An engine cannot serve one of its arms; what else it serves goes on."""
+
+
+def together(errors: Sequence[EngineError]) -> EngineError:
+    """One error that says what several do."""
+    return errors[0] if len(errors) == 1 else EngineError(" ".join(map(str, errors)))
 
 
 class RunError(HcacheError):

@@ -17,7 +17,7 @@ from hcache.commands.options import (
 )
 from hcache.config.schema import Server
 from hcache.data.queries import SPLITS
-from hcache.errors import ConfigError
+from hcache.errors import ConfigError, together
 from hcache.experiment import Experiment
 from hcache.sampling import Plan, Sampler, Tally, make_plan
 
@@ -44,6 +44,8 @@ def plan(
         console.rule(f"prompt {number}: {request.arm.name}")
         for message in request.messages:
             field(f"{message.role}:", message.content, "dim")
+    if made.errors:
+        raise together(made.errors)
 
 
 def sample(

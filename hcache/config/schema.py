@@ -87,7 +87,9 @@ class ModelConfig(Section):
         "answers; the known ones where omitted, `[]` for none",
     )
     engine_args: dict[str, JsonValue] = Field(
-        {}, description="further arguments of the engine; provenance, not identity"
+        {},
+        description="further arguments of the engine; of vLLM's, those of memory, parallelism, "
+        "scheduling, kernels and logging are provenance, all others identity",
     )
 
     @field_validator("reasoning_tags")
@@ -95,9 +97,7 @@ class ModelConfig(Section):
     def _tags_differ(cls, tags: Tags | None) -> Tags | None:
         for opening, close in tags or ():
             if not opening.strip() or not close.strip() or opening.lower() == close.lower():
-                raise ValueError(
-                    "needs two different tags a pair, as in ['<think>', '</think>']"
-                )
+                raise ValueError("needs two different tags a pair, as in ['<think>', '</think>']")
         return tags
 
     @property

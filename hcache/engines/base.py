@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+
+from pydantic import JsonValue
 
 from hcache.config.schema import ModelConfig
 from hcache.data.thoughts import opens_thought
@@ -89,27 +91,6 @@ def render(tokenizer: Any, messages: Sequence[Message], model: ModelConfig) -> P
     return Prompt(ids, opens_thought(text, model.tags))
 
 
-def prompt_ids(tokenizer: Any, messages: Sequence[Message], model: ModelConfig) -> list[int]:
-    """Token ids of a prompt, see `render`."""
-    return render(tokenizer, messages, model).ids
-
-
-def rendered(model: ModelConfig, messages: Sequence[Message]) -> Prompt:
-    """A prompt of a checkpoint, from its tokenizer alone: no weights are loaded.
-
-    Raises:
-        OSError: there is no tokenizer in its folder.
-    """
-    return render(_tokenizer(model.path), messages, model)
-
-
-@lru_cache(maxsize=8)
-def _tokenizer(path: str) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(path)
-
-
 def as_said(tokenizer: Any, ids: Sequence[int], ends: Collection[int]) -> str:
     """The text of an output: special tokens and white space as they were said.
 
@@ -153,7 +134,12 @@ class Engine(Protocol):
     provenance: dict[str, str]
 
     def submit(self, request: Request) -> None:
-        """Queue a request."""
+        """Queue a request.
+
+        Raises:
+            ArmError: it cannot be asked of this arm; the engine goes on with others.
+            EngineError: the engine has failed.
+        """
 
     def step(self) -> list[Generation]:
         """Work a little; what has finished since.
@@ -173,6 +159,15 @@ class QueueEngine(ABC):
     """An engine that computes each reply at once: `batch` replies of its queue a step."""
 
     provenance: dict[str, str]
+
+    @staticmethod
+    def reply_arguments(arguments: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+        """See `EngineType`: any argument may change a reply."""
+        return dict(arguments)
+
+    @staticmethod  # noqa: B027 - a default, not a part left out
+    def check(request: Request) -> None:
+        """See `EngineType`: any request can be taken."""
 
     def __init__(self, batch: int = 64) -> None:
         self.batch = batch
@@ -201,13 +196,29 @@ class QueueEngine(ABC):
 
 
 class EngineType(Protocol):
-    """What is registered under the name of an engine."""
+    """What is registered under the name of an engine; `QueueEngine` has a default for most."""
 
     @staticmethod
     def content(model: ModelConfig, place: str) -> dict[str, object]:
         """Digests of all files of a model that can change a reply; `place` is for errors.
 
         Settings that every engine has (dtype, lengths, sampling, …) are keyed apart from it.
+
+        Raises:
+            ConfigError: a setting that this engine does not take.
+            EngineError: the model's files are not what this engine serves.
+        """
+
+    @staticmethod
+    def reply_arguments(arguments: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+        """Those of some `engine_args` that can change a reply: they are identity."""
+
+    @staticmethod
+    def check(request: Request) -> None:
+        """Refuse, without loading a model, a request that the engine cannot take.
+
+        Raises:
+            ArmError: saying why, and what to change.
         """
 
     @staticmethod
@@ -226,6 +237,15 @@ def engine_of(model: ModelConfig) -> str:
 def make_engine(arm: Arm, logprobs: bool) -> Engine:
     """The engine that an arm's model asks for."""
     return ENGINES.find(engine_of(arm.model_config)).serving(arm, logprobs)
+
+
+def check_request(request: Request) -> None:
+    """Refuse, without loading a model, a request that the engine of its arm cannot take.
+
+    Raises:
+        ArmError: saying why, and what to change.
+    """
+    ENGINES.find(engine_of(request.arm.model_config)).check(request)
 
 
 EngineFactory = Callable[[Arm, bool], Engine]

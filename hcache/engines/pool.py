@@ -1,7 +1,7 @@
 """The pool: models and arms of an experiment -> arms with fingerprints. Reads files, loads nothing.
 
-The engine says what its replies depend on in a model's files (`EngineType.content`); what all
-engines have in common in settings stands here.
+The engine says what its replies depend on in a model's files (`EngineType.content`) and in its own
+arguments (`EngineType.reply_arguments`); what all engines have in common in settings stands here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from hcache.engines.base import ENGINES, engine_of
 from hcache.errors import ConfigError
 from hcache.keys import digest
 from hcache.models.arms import Arm, Pool
-from hcache.models.files import locate
+from hcache.models.files import by_content, locate
 
 
 def build_pool(
@@ -23,7 +23,8 @@ def build_pool(
     """The arms of an experiment, in its order, with fingerprints.
 
     Raises:
-        ConfigError: an unknown engine, or a model path that does not exist.
+        ConfigError: an unknown engine, a model path that does not exist, or an argument that the
+            engine does not take.
         EngineError: a folder that holds no checkpoint.
     """
     located = {name: _located(name, model, folder) for name, model in models.items()}
@@ -49,7 +50,10 @@ def _located(name: str, model: ModelConfig, folder: Path) -> ModelConfig:
 def _content(name: str, model: ModelConfig) -> dict[str, object]:
     """What the replies of a model depend on besides settings; a plug-in's own code among it."""
     engine = engine_of(model)
-    content = ENGINES.find(engine, f"models.{name}.engine").content(model, f"models.{name}")
+    kind = ENGINES.find(engine, f"models.{name}.engine")
+    content = kind.content(model, f"models.{name}")
+    if arguments := kind.reply_arguments(model.engine_args):
+        content = {**content, "engine_args": by_content(arguments)}
     source = ENGINES.source(engine)
     return content if source is None else {**content, "engine": engine, "plugin": source.digest}
 

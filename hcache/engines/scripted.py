@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from pydantic import JsonValue
 
 from hcache.config.schema import ModelConfig
 from hcache.data.thoughts import opens_thought
@@ -39,6 +41,11 @@ class ScriptedEngine(QueueEngine):
         if not path.is_file():
             raise EngineError(f"{place}.path: {path} is no script.", "Give a JSON file.")
         return {"script": digest_file(path)}
+
+    @staticmethod
+    def reply_arguments(arguments: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+        """See `EngineType`: it has no arguments; those of the engine it stands in for may stay."""
+        return {}
 
     @staticmethod
     def serving(arm: Arm, logprobs: bool) -> ScriptedEngine:

@@ -17,9 +17,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from pydantic import JsonValue
+
 from hcache.config.schema import ModelConfig
 from hcache.engines.base import ENGINES, TOO_LONG, Generation, Prompt, Request, as_said, render
-from hcache.errors import EngineError
+from hcache.engines.rendering import check_rendering, rendering
+from hcache.engines.vllm_arguments import check_arguments, rank_for, reply_arguments
+from hcache.engines.vllm_errors import WRONG_SETTING, hint_for, reasons
+from hcache.errors import ArmError, EngineError, HcacheError
+from hcache.keys import canonical
 from hcache.models.arms import Arm
 from hcache.models.files import checkpoint_content
 
@@ -93,6 +99,7 @@ class VllmEngine:
         self.logprobs = logprobs
         self.window = arm.model_config.max_model_len
         self.model_config = arm.model_config
+        self.model = arm.model
         self.requests: dict[str, tuple[Request, Prompt, float]] = {}
         self.refused: list[Generation] = []
         self.failed: EngineError | None = None
@@ -100,26 +107,38 @@ class VllmEngine:
         try:
             with _quiet():
                 self.llm: Any = vllm.LLM(**arguments)
+                self.tokenizer: Any = self.llm.get_tokenizer()
+                self.lora = self._loaded_adapter(arm)
         except Exception as error:  # vLLM raises whatever its parts raise
             raise EngineError(
-                f"models.{arm.model}: vLLM cannot load {arm.path} "
-                f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}).",
-                "Check the folder and the settings of the model.",
+                f"models.{arm.model}: vLLM cannot load {arm.path} ({reasons(error)}).",
+                hint_for(error, arm.model, self.model_config),
             ) from error
-        self.tokenizer: Any = self.llm.get_tokenizer()
-        self.lora = _lora(arm)
         self.provenance = {
             "engine": "vllm",
             "vllm": vllm.__version__,
             "torch": torch.__version__,
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "eager": str(arguments.get("enforce_eager", False)),
+            "arguments": canonical(arguments),
+            "environment": canonical(_environment()),
         }
 
     @staticmethod
     def content(model: ModelConfig, place: str) -> dict[str, object]:
         """See `EngineType`: weights, tokenizer, templates and configuration, and the adapter."""
+        check_arguments(model, place)
         return checkpoint_content(model, place)
+
+    @staticmethod
+    def reply_arguments(arguments: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+        """See `EngineType`: all but those known to change nothing that is said."""
+        return reply_arguments(arguments)
+
+    @staticmethod
+    def check(request: Request) -> None:
+        """See `EngineType`: prompts are rendered with the chat template."""
+        check_rendering(request)
 
     @staticmethod
     def serving(arm: Arm, logprobs: bool) -> VllmEngine:
@@ -138,10 +157,26 @@ class VllmEngine:
         """See `Engine`. A prompt that leaves no room for a reply is answered at once.
 
         Raises:
+            ArmError: the prompt cannot be rendered, or vLLM refuses the settings of the arm.
             EngineError: the engine has failed.
         """
         self._must_run()
-        prompt = self.render(request)
+        try:
+            self._add(request)
+        except HcacheError:
+            raise
+        except WRONG_SETTING as error:  # of this request: it did not get as far as the model
+            self.requests.pop(request.key, None)
+            raise ArmError(
+                f"arms.{request.arm.name}: vLLM refuses its settings ({reasons(error)}).",
+                f"Change them, or those of models.{self.model}.",
+            ) from error
+        except Exception as error:  # vLLM raises whatever its parts raise
+            raise self._fail(error) from error
+
+    def _add(self, request: Request) -> None:
+        with rendering(request):
+            prompt = self.render(request)
         ids = prompt.ids
         if not ids or len(ids) >= self.window:
             refused = Generation(request.key, "", (), len(ids), TOO_LONG, prompt_key=prompt.key)
@@ -160,12 +195,9 @@ class VllmEngine:
         )
         lora = self.lora_request(request)
         self.requests[request.key] = (request, prompt, time.perf_counter())
-        try:
-            self.llm.llm_engine.add_request(
-                request.key, {"prompt_token_ids": ids}, sampling, lora_request=lora
-            )
-        except Exception as error:  # vLLM raises whatever its parts raise
-            raise self._fail(error) from error
+        self.llm.llm_engine.add_request(
+            request.key, {"prompt_token_ids": ids}, sampling, lora_request=lora
+        )
 
     def step(self) -> list[Generation]:
         """See `Engine`."""
@@ -198,11 +230,21 @@ class VllmEngine:
 
     def _fail(self, error: Exception) -> EngineError:
         self.requests.clear()
-        self.failed = EngineError(
-            f"the engine failed ({type(error).__name__}: {str(error)[:200]}).",
-            "Run the same command again: what was finished is kept.",
-        )
+        hint = hint_for(error, self.model, self.model_config)
+        if not isinstance(error, WRONG_SETTING):  # out of memory, a dead worker: may pass
+            hint += " Then run the same command again: what was finished is kept."
+        self.failed = EngineError(f"models.{self.model}: vLLM failed ({reasons(error)}).", hint)
         return self.failed
+
+    def _loaded_adapter(self, arm: Arm) -> Any:
+        """The adapter of a model, if any; loaded at once, so that a fault of its is found now."""
+        if arm.model_config.adapter is None:
+            return None
+        from vllm.lora.request import LoRARequest
+
+        lora = LoRARequest("adapter", 1, arm.model_config.adapter)
+        self.llm.llm_engine.add_lora(lora)
+        return lora
 
     def _generation(self, output: Any) -> Generation:
         request, prompt, since = self.requests.pop(output.request_id)
@@ -246,14 +288,18 @@ def _arguments(arm: Arm, further: Mapping[str, Any]) -> dict[str, Any]:
         "use_tqdm_on_load": False,
         "enable_lora": config.adapter is not None,
     }
+    if config.adapter is not None:
+        arguments["max_lora_rank"] = rank_for(Path(config.adapter), f"models.{arm.model}")
     batch = {"max_num_batched_tokens": max(BATCH_TOKENS, config.max_model_len)}
     machine = {} if has_gpu() else CPU_ARGS | batch
     return {**arguments, **machine, **further, **config.engine_args}
 
 
-def _lora(arm: Arm) -> Any:
-    if arm.model_config.adapter is None:
-        return None
-    from vllm.lora.request import LoRARequest
-
-    return LoRARequest("adapter", 1, arm.model_config.adapter)
+def _environment() -> dict[str, str]:
+    """Variables that vLLM reads, as they are set; none of them is identity."""
+    secret = ("KEY", "TOKEN")
+    return {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if name.startswith("VLLM_") and not name.endswith(secret)
+    }

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from hcache.engines.base import Prompt, as_said, render
+from hcache.engines.vllm_arguments import reply_arguments
 from hcache.errors import EngineError
 from hcache.joint.generator import LowRank, Shape
 from hcache.models.arms import Arm
@@ -27,12 +28,18 @@ def must_be_plain(arm: Arm) -> None:
     """Refuse a checkpoint that takes no ΔW.
 
     Raises:
-        EngineError: it is quantised, or has an adapter.
+        EngineError: it is quantised, has an adapter, or is changed by arguments of its engine.
     """
     if arm.model_config.quantization is not None or arm.model_config.adapter is not None:
         raise EngineError(
             f"models.{arm.model}: a quantised or adapted checkpoint takes no ΔW.",
             "Give the plain checkpoint.",
+        )
+    if changing := reply_arguments(arm.model_config.engine_args):
+        raise EngineError(
+            f"models.{arm.model}.engine_args: a checkpoint under {', '.join(changing)} takes no "
+            "ΔW, which is scored without these arguments.",
+            "Remove them.",
         )
 
 

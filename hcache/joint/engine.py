@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hcache.engines.base import TOO_LONG, Generation, Prompt, Request
+from hcache.engines.rendering import rendering
 from hcache.joint.checkpoint import Checkpoint
 from hcache.joint.generator import LowRank
 from hcache.joint.prefix import begins_otherwise, prefix_cache, shared_prefix
@@ -41,7 +42,8 @@ class LowRankEngine:
 
     def submit(self, request: Request) -> None:
         """See `Engine`. A prompt that leaves no room for a reply is answered at once."""
-        prompt = self.checkpoint.prompt(request.messages)
+        with rendering(request):
+            prompt = self.checkpoint.prompt(request.messages)
         length = len(prompt.ids)
         if 0 < length < self.checkpoint.window:
             self.queue.append((request, prompt))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from pydantic import JsonValue
 
 from hcache.config.schema import LowRankConfig, ModelConfig
 from hcache.engines import ENGINES, Engine, Request
+from hcache.engines.rendering import check_rendering
+from hcache.engines.vllm_arguments import check_arguments, reply_arguments
 from hcache.errors import EngineError
 from hcache.joint.adapter import load_adapter
 from hcache.joint.checkpoint import Checkpoint
@@ -27,8 +30,19 @@ class LowRankServing:
     def content(model: ModelConfig, place: str) -> dict[str, object]:
         """See `EngineType`: the checkpoint, and what a ΔW depends on besides the question."""
         assert model.low_rank is not None
+        check_arguments(model, place)
         low_rank = _delta_content(model.low_rank, place)
         return {**checkpoint_content(model, place), "low_rank": low_rank}
+
+    @staticmethod
+    def reply_arguments(arguments: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+        """See `EngineType`; those that can change a reply are refused before one is made."""
+        return reply_arguments(arguments)
+
+    @staticmethod
+    def check(request: Request) -> None:
+        """See `EngineType`: prompts are rendered with the chat template."""
+        check_rendering(request)
 
     @staticmethod
     def serving(arm: Arm, logprobs: bool) -> Engine:

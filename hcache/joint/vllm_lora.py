@@ -21,13 +21,13 @@ from safetensors.torch import save_file
 
 from hcache.engines import Request
 from hcache.engines.vllm import VllmEngine, has_gpu
+from hcache.engines.vllm_arguments import room_for
 from hcache.errors import EngineError
 from hcache.joint.adapter import Adapter
 from hcache.joint.checkpoint import must_be_plain
 from hcache.joint.generator import LowRank, Shape
 from hcache.models.arms import Arm
 
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM keeps room for
 TOGETHER = {"cpu": 16, "gpu": 32}  # adapters of a step; more than 16 gained nothing
 KEPT = 256  # adapters in vLLM's memory, and on disk though no request under way names them
 ADVICE = "Leave the engine of the ΔW at transformers."
@@ -144,8 +144,6 @@ def _arguments(arm: Arm, rank: int) -> dict[str, Any]:
     Raises:
         EngineError: it cannot.
     """
-    if rank > RANKS[-1]:
-        raise EngineError(f"vLLM takes adapters of a rank up to {RANKS[-1]}, not {rank}.", ADVICE)
     if has_gpu() and arm.model_config.dtype == "float32":
         raise EngineError(
             f"models.{arm.model}: vLLM takes no adapters in float32 on a GPU.", ADVICE
@@ -154,6 +152,6 @@ def _arguments(arm: Arm, rank: int) -> dict[str, Any]:
         "enable_lora": True,
         "max_loras": TOGETHER["gpu" if has_gpu() else "cpu"],
         "max_cpu_loras": KEPT,
-        "max_lora_rank": min(allowed for allowed in RANKS if allowed >= rank),
+        "max_lora_rank": room_for(rank, f"the rank of a ΔW is {rank}", ADVICE),
         "lora_target_modules": ["o_proj"],
     }

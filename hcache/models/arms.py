@@ -1,9 +1,10 @@
 """Arms: a model with its generation settings, and the fingerprint of what it would say.
 
 The fingerprint covers all that can change an output: digests of weights, tokenizer, chat
-template and generation config, dtype, quantisation, adapter, lengths, stops, and sampling where
-there is any. Name, price and instruction are not in it: the first two say nothing to the model,
-the third stands in the messages. Engine, version and device are provenance, not identity.
+template and generation config, dtype, quantisation, adapter, lengths, stops, arguments of the
+engine that are not known to change nothing, and sampling where there is any. Name, price and
+instruction are not in it: the first two say nothing to the model, the third stands in the
+messages. Engine, version and device are provenance, not identity.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from hcache.config.schema import ModelConfig
 from hcache.errors import ConfigError, EngineError
 from hcache.files import cache_folder, replace_file
@@ -14,7 +16,12 @@ from hcache.keys import digest, digest_file
 
 WEIGHTS = (".safetensors", ".bin", ".gguf")
 
-TEXTS = (".json", ".jinja", ".model", ".txt")  # config, tokenizer, template, vocabulary
+TEXTS = (  # configuration, templates, tokenizers and their vocabularies, code of the model's own
+    ".json", ".jinja", ".model", ".txt", ".tiktoken", ".spm", ".bpe", ".vocab", ".codes", ".py",
+)  # fmt: skip
+FOR_READERS = ("readme", "license", "licence", "notice", "copying", "changelog", "use_policy",
+               "usage_policy", "requirements")  # fmt: skip
+TEMPLATES = "additional_chat_templates"  # the folder of those besides the default one
 
 
 def locate(path: str, folder: Path, place: str) -> Path:
@@ -52,17 +59,43 @@ def _hub_snapshot(name: str) -> Path | None:
 def digests_of(folder: Path) -> Iterator[tuple[str, str]]:
     """Digest of each file that can change an output; those of weights are remembered."""
     memo = _Memo()
-    for file in sorted(folder.iterdir()):
+    for file in sorted([*folder.iterdir(), *(folder / TEMPLATES).glob("*.jinja")]):
         if file.suffix in WEIGHTS:
             yield file.name, memo.digest(file)
-        elif file.suffix in TEXTS:
-            yield file.name, digest_file(file)
+        elif _is_text(file):
+            yield file.relative_to(folder).as_posix(), digest_file(file)
     memo.save()
+
+
+def _is_text(file: Path) -> bool:
+    """Whether a file besides the weights can change an output; a README.txt cannot."""
+    if file.suffix == ".txt" and file.stem.lower().startswith(FOR_READERS):
+        return False
+    return file.suffix in TEXTS or ".model." in file.name  # as tokenizer.model.v3
+
+
+def by_content(value: JsonValue) -> JsonValue:
+    """An argument of an engine with the contents of files in place of their names."""
+    if isinstance(value, dict):
+        return {name: by_content(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [by_content(part) for part in value]
+    if not isinstance(value, str):
+        return value
+    with contextlib.suppress(OSError, ValueError):  # too long, or a NUL: no name of a file
+        if value and (path := Path(value).expanduser()).exists():
+            return _content_of(path)
+    snapshot = _hub_snapshot(value) if value.count("/") == 1 else None
+    return value if snapshot is None else _content_of(snapshot)
+
+
+def _content_of(path: Path) -> JsonValue:
+    return {**dict(digests_of(path))} if path.is_dir() else digest_file(path)
 
 
 def encoder_digest(folder: Path) -> str:
     """Key of a sentence encoder: the names and contents of its files, wherever they lie."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix in WEIGHTS + TEXTS)
+    files = sorted(file for file in folder.rglob("*") if file.suffix in WEIGHTS or _is_text(file))
     contents = [[file.relative_to(folder).as_posix(), digest_file(file)] for file in files]
     return digest(["sentence-transformers", contents])
 

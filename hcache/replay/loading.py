@@ -23,9 +23,10 @@ import torch
 
 from hcache.config.schema import ExperimentConfig
 from hcache.data.extractors import version_of
+from hcache.engines import ENGINES
 from hcache.errors import StoreError
 from hcache.experiment import build_workflow
-from hcache.keys import digest
+from hcache.keys import canonical, digest
 from hcache.replay.assembly import Assembly
 from hcache.replay.features import Encoder, FeatureStore, make_encoder
 from hcache.replay.tree import Texts, Tree, to_read
@@ -130,13 +131,19 @@ def _differ(one: Any, two: Any) -> bool:
 
 
 def _reply_settings(config: dict[str, Any], name: str) -> dict[str, Any]:
-    """The settings of an arm that change what it says; where its files lie is no matter."""
+    """The settings of an arm that change what it says; where its files lie is no matter.
+
+    Each is JSON text, so that an entry that one of two has and the other has not is a difference.
+    """
     arm = config["arms"][name]
-    files = {"path", "chat_template", "adapter", "low_rank", "engine_args"}
-    model = {k: v for k, v in config["models"][arm["model"]].items() if k not in files}
-    settings = {k: v for k, v in arm.items() if k not in ("price", "model")}
-    known = {"reasoning_tags": None}  # as in an experiment of a version that had no others
-    return {**known, **model, **settings}
+    model = config["models"][arm["model"]]
+    files = {"path", "chat_template", "adapter", "low_rank"}
+    settings = {k: v for k, v in model.items() if k not in files}
+    settings.setdefault("reasoning_tags", None)  # a version before knew no others
+    if engine := ENGINES.get(model["engine"]):
+        settings["engine_args"] = engine.reply_arguments(model["engine_args"])
+    settings |= {k: v for k, v in arm.items() if k not in ("price", "model")}
+    return {k: canonical(v) for k, v in settings.items()}
 
 
 def _data(config: dict[str, Any]) -> dict[str, Any]:
@@ -146,7 +153,7 @@ def _data(config: dict[str, Any]) -> dict[str, Any]:
         **{
             f"data.{name}": {
                 "reader": data["reader"],
-                "options": data["options"],
+                "options": canonical(data["options"]),
                 "extract": data["extract"],
                 "limits": [
                     [key, source["limit"]] for key, source in sorted(data["sources"].items())

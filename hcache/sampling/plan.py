@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from typing import Any
 import polars as pl
 
 from hcache.data.queries import Query
-from hcache.engines import Request
+from hcache.engines import Request, check_request
+from hcache.errors import ArmError
 from hcache.experiment import Experiment
 from hcache.keys import digest_text
 from hcache.sampling.enumerator import Enumerator, Reply
@@ -38,6 +39,7 @@ class Plan:
 
     lines: list[Line]
     prompts: list[Request] = field(default_factory=list)
+    errors: list[ArmError] = field(default_factory=list)  # of arms whose prompts are refused
 
     @property
     def missing(self) -> int:
@@ -68,6 +70,7 @@ def make_plan(experiment: Experiment, show: int = 0) -> Plan:
     lengths = {arm.name: _Tokens(arm.path) for arm in experiment.pool}  # a tool reads no tokens
     lines: dict[tuple[str, int], Line] = {}
     prompts: list[Request] = []
+    first: dict[tuple[str, int], Request] = {}  # that is not cached
     for query in experiment.queries():
         for request, hop in _walk(experiment, query, lambda r: stored.get(r.key)):
             arm = request.arm
@@ -76,6 +79,7 @@ def make_plan(experiment: Experiment, show: int = 0) -> Plan:
             if request.key in stored:
                 line.cached += 1
                 continue
+            first.setdefault((arm.name, hop), request)
             if arm.name in lengths:
                 line.prompt_tokens += lengths[arm.name].count(request)
                 line.output_tokens += arm.config.max_tokens
@@ -86,7 +90,18 @@ def make_plan(experiment: Experiment, show: int = 0) -> Plan:
         line.seconds = None if rate is None else rate * (line.generations - line.cached)
     order = {arm.name: index for index, arm in enumerate(experiment.all_arms)}
     ordered = sorted(lines.values(), key=lambda line: (line.hop, order[line.arm]))
-    return Plan(ordered, prompts)
+    return Plan(ordered, prompts, _refusals(first.values()))
+
+
+def _refusals(requests: Iterable[Request]) -> list[ArmError]:
+    """The first error of each arm whose engine will not take one of these requests."""
+    errors: dict[str, ArmError] = {}
+    for request in requests:
+        try:
+            check_request(request)
+        except ArmError as error:
+            errors.setdefault(request.arm.name, error)
+    return list(errors.values())
 
 
 def _walk(

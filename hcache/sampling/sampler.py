@@ -18,8 +18,9 @@ import polars as pl
 
 from hcache.data.queries import SPLITS, Query, known_split
 from hcache.engines import Engine, EngineFactory, Engines, Generation, Request, make_engine
-from hcache.errors import ConfigError, EngineError, StoreBusyError
+from hcache.errors import ArmError, ConfigError, EngineError, StoreBusyError, together
 from hcache.experiment import Experiment
+from hcache.models.arms import Arm
 from hcache.sampling.enumerator import Enumerator, Reply
 from hcache.sampling.plan import tree_size
 from hcache.sampling.records import record_of, tables_of
@@ -46,7 +47,7 @@ class Tally:
     generated: Counter[str] = field(default_factory=Counter)
     output_tokens: int = 0
     loads: int = 0
-    missing: int = 0  # outcomes lost to a failed engine
+    missing: int = 0  # outcomes lost to a failed engine, or an arm that it cannot serve
     left: int = 0  # queries not begun, for want of budget
     waiting: bool = False  # whether finished generations wait in the spool
     seconds: float = 0.0
@@ -100,13 +101,14 @@ class Sampler:
         self.known_trajectories: set[str] = set()
         self.fresh: dict[str, Reply] = {}  # generations of this run that are not there yet
         self.uncommitted: list[dict[str, Any]] = []
-        self.error: EngineError | None = None
+        self.errors: list[EngineError] = []
+        self.given_up: set[str] = set()  # arms that their engine cannot serve
 
     def run(self) -> Tally:
         """Sample until all is there or the budget is spent.
 
         Raises:
-            EngineError: an engine failed; what the others could do was done.
+            EngineError: an engine failed or could not serve an arm; all else was done.
             StoreBusyError: another process is sampling into the same database.
             KeyboardInterrupt: after everything finished was made safe.
         """
@@ -117,8 +119,8 @@ class Sampler:
             self._loop(started)
         finally:
             self._end(started)
-        if self.error is not None:
-            raise self.error
+        if self.errors:
+            raise together(self.errors)
         score_missing(
             self.db,
             self.by_id,
@@ -265,7 +267,7 @@ class Sampler:
     def _queue(self, requests: Iterable[Request]) -> None:
         for request in requests:
             queue = self.queued.get(request.arm.engine_key)
-            if queue is None:  # its engine has failed
+            if queue is None or request.arm.id in self.given_up:  # its engine, or it, has failed
                 self.tally.missing += 1
             else:
                 queue.append(request)
@@ -293,9 +295,7 @@ class Sampler:
         try:
             engine = self._engine(key)
             while queue and len(running) < IN_FLIGHT:
-                request = queue.popleft()
-                running[request.key] = request
-                engine.submit(request)
+                self._submit(engine, queue.popleft())
             finished = engine.step()
         except EngineError as error:
             self._fail(key, error)
@@ -303,13 +303,32 @@ class Sampler:
         if finished:
             self._take(engine, finished, running)
 
+    def _submit(self, engine: Engine, request: Request) -> None:
+        running = self.running[request.arm.engine_key]
+        running[request.key] = request
+        try:
+            engine.submit(request)
+        except ArmError as error:
+            del running[request.key]
+            self._give_up(request.arm, error)
+
+    def _give_up(self, arm: Arm, error: ArmError) -> None:
+        """Give up an arm: what it was to say stays missing, its engine goes on with others."""
+        self.errors.append(error)
+        self.given_up.add(arm.id)
+        queue = self.queued[arm.engine_key]
+        kept = [request for request in queue if request.arm != arm]
+        self.tally.missing += 1 + len(queue) - len(kept)
+        queue.clear()
+        queue.extend(kept)
+
     def _engine(self, key: str) -> Engine:
         request = next(iter(self.running[key].values()), None) or self.queued[key][0]
         return self.engines.get(request.arm)
 
     def _fail(self, key: str, error: EngineError) -> None:
         """Give up an engine: what it owed stays missing, the others go on."""
-        self.error = self.error or error
+        self.errors.append(error)
         self.tally.missing += len(self.queued[key]) + len(self.running[key])
         del self.queued[key], self.running[key]
         if key in self.engines.loaded:

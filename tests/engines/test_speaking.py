@@ -159,7 +159,7 @@ def test_indentation_of_the_first_line_is_kept(sampled: Experiment) -> None:
 
 
 def test_key_of_the_prompt_can_be_found_from_the_tokenizer_alone(sampled: Experiment) -> None:
-    from hcache.engines.base import rendered
+    from hcache.engines.rendering import rendered
     from hcache.workflows import Message
 
     models = {arm.name: arm.model_config for arm in sampled.pool}
