@@ -52,7 +52,8 @@ def read(
 ) -> list[Query]:
     """Read the queries of a file, or of all files of a folder in the order of their names.
 
-    With `limit`, those of the first rows of each file only.
+    With `limit`, those of the first rows of each file only. Each says the place of its row; rows
+    that repeat a question are left to `without_duplicates`.
 
     Raises:
         ConfigError: for an unknown reader or option, or a value that an option does not take.
@@ -64,17 +65,10 @@ def read(
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}.", "Give the number of rows to read, at least 1.")
     queries: list[Query] = []
-    first_places: dict[str, str] = {}
     for source in map(Source, _files(path)):
         for query in islice(function(source, **options), limit):
             _check_unicode(source, query)
-            if query.question in first_places:
-                raise source.defect(
-                    f"the same question as at {first_places[query.question]}",
-                    "Remove one of the two rows.",
-                )
-            first_places[query.question] = source.place
-            queries.append(replace(query, dataset=dataset))
+            queries.append(replace(query, dataset=dataset, place=source.place))
     if not queries:
         raise DataError(f"{path}: holds no rows.", "Check that the file was written in full.")
     return queries
