@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from hcache.config.schema import DatasetConfig, ExperimentConfig
 from hcache.data.extractors import EXTRACTORS
 from hcache.data.hub import fetch, is_hub_name
 from hcache.data.metrics import METRICS
-from hcache.data.queries import Query, check_splits, split_by_hash
+from hcache.data.queries import Dropped, Query, split_by_hash, without_duplicates
 from hcache.data.readers import read
 from hcache.engines import ENGINES, build_pool
 from hcache.errors import ConfigError, DataError
@@ -27,6 +28,9 @@ from hcache.store.schema import RESERVED
 from hcache.workflows import WORKFLOWS, Workflow
 
 Row = dict[str, Any]
+
+RECORDED = ("experiments", "pools", "splits")
+"""Tables of which an experiment's own rows are replaced when it is recorded."""
 
 
 class Experiment:
@@ -92,19 +96,43 @@ class Experiment:
         """Every arm that may be asked: the pool, then the tools of the workflow."""
         return (*self.pool, *self.workflow.tools())
 
-    @cached_property
+    @property
     def splits(self) -> dict[str, list[Query]]:
-        """The queries of each split, checked for questions that stand twice.
+        """The queries of each split, by data set and id; no question stands in two.
 
         Raises:
             DataError: naming file, line and what is wrong.
         """
-        splits: dict[str, list[Query]] = {}
+        return self._dealt[0]
+
+    @property
+    def dropped(self) -> Counter[Dropped]:
+        """Numbers of questions that were dropped as duplicates, by data set, split and reason.
+
+        Raises:
+            DataError: see `splits`.
+        """
+        return self._dealt[1]
+
+    @cached_property
+    def _dealt(self) -> tuple[dict[str, list[Query]], Counter[Dropped]]:
+        read: dict[str, list[Query]] = {}
         for name, dataset in self.config.data.items():
             for split, queries in self._read(name, dataset).items():
-                splits.setdefault(split, []).extend(queries)
-        check_splits(splits)
-        return splits
+                read.setdefault(split, []).extend(queries)
+        drop = [name for name, data in self.config.data.items() if data.on_duplicate == "drop"]
+        kept, dropped = without_duplicates(read, drop)
+        for split, queries in kept.items():
+            if not queries:
+                raise DataError(
+                    f"{self.source}: every question of {split} stands in another split too.",
+                    f"Give {split} a file of other questions.",
+                )
+        return {split: self._in_order(queries) for split, queries in kept.items()}, dropped
+
+    def _in_order(self, queries: Sequence[Query]) -> list[Query]:
+        datasets = list(self.config.data)
+        return sorted(queries, key=lambda query: (datasets.index(query.dataset), query.id))
 
     def queries(self) -> list[Query]:
         """All queries of all splits."""
@@ -136,21 +164,23 @@ class Experiment:
             out |= parts
         return out
 
-    def record(self, patience: float) -> None:
-        """Bring the experiment, its arms and its queries into the store, if they changed."""
-        tables = self._tables()
-        if self.db.exists() and self._recorded(tables):
-            return
-        wait_and_write(self.db, tables, patience, ("experiments", "pools", "splits"), self.name)
+    def record(self, patience: float) -> int:
+        """Bring the experiment, its arms and its queries into the store, if they changed.
 
-    def _recorded(self, tables: dict[str, list[Row]]) -> bool:
+        Returns the number of queries that are now in another split than was recorded before.
+        """
+        tables = self._tables()
+        stored = self._recorded() if self.db.exists() else {}
+        if all(_same_rows(stored.get(table, []), tables[table]) for table in RECORDED):
+            return 0
+        wait_and_write(self.db, tables, patience, RECORDED, self.name)
+        before = {row["query_id"]: row["split"] for row in stored.get("splits", [])}
+        now = {row["query_id"]: row["split"] for row in tables["splits"]}
+        return sum(before[query] != now[query] for query in before.keys() & now.keys())
+
+    def _recorded(self) -> dict[str, list[Row]]:
         with Store(self.db) as store:
-            for table in ("experiments", "pools", "splits"):
-                stored = store.rows_of(table, self.name)
-                rows = {canonical(row) for row in stored.iter_rows(named=True)}
-                if rows != {canonical(row) for row in tables[table]}:
-                    return False
-        return True
+            return {table: store.rows_of(table, self.name).to_dicts() for table in RECORDED}
 
     def _tables(self) -> dict[str, list[Row]]:
         config = self.config
@@ -190,6 +220,10 @@ class Experiment:
             "extractor": self.config.data[query.dataset].extract,
             "quality": self.config.quality_of(query.dataset),
         }
+
+
+def _same_rows(one: Sequence[Row], two: Sequence[Row]) -> bool:
+    return set(map(canonical, one)) == set(map(canonical, two))
 
 
 def _query_row(query: Query) -> Row:

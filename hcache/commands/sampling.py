@@ -16,7 +16,7 @@ from hcache.commands.options import (
     Plugins,
 )
 from hcache.config.schema import Server
-from hcache.data.queries import SPLITS
+from hcache.data.queries import SPLITS, dropped_in_words
 from hcache.errors import ConfigError, together
 from hcache.experiment import Experiment
 from hcache.sampling import Plan, Sampler, Tally, make_plan
@@ -40,6 +40,7 @@ def plan(
         f"{len(loaded.queries())} queries, at most {made.missing} generations to make, "
         f"{_duration(made.seconds)}."
     )
+    _print_dropped(loaded)
     for number, request in enumerate(made.prompts, 1):
         console.rule(f"prompt {number}: {request.arm.name}")
         for message in request.messages:
@@ -95,6 +96,12 @@ def sample(
             on_progress=progress.update,
         ).run()
     say(summary(tally, str(loaded.db)))
+    _print_dropped(loaded)
+
+
+def _print_dropped(experiment: Experiment) -> None:
+    if said := dropped_in_words(experiment.dropped):
+        say(said)
 
 
 class SamplingProgress:
@@ -148,6 +155,11 @@ def summary(tally: Tally, db: str) -> str:
     )
     if tally.left:
         text += f"; {tally.left} queries left for want of budget: run the same command again"
+    if tally.moved:
+        text += (
+            f"; {tally.moved} queries are in another split than before: routers trained before "
+            "are not evaluated on what they learned from, train them again"
+        )
     if tally.waiting:
         text += "; the database is in use, finished generations wait beside it for the next run"
     return text

@@ -159,7 +159,13 @@ class DatasetConfig(Section):
     metrics: tuple[str, ...] = Field(("f1", "em"), description="what answers are evaluated by")
     quality: str | None = Field(None, description="the metric that is Q here, if another")
     sources: dict[str, SourceConfig] = Field(
-        description="by split; 'valid/test' deals one file into equal parts by query hash"
+        description="by split; 'valid/test' deals one file into parts, each question by its hash, "
+        "so that rows added later move none; parts are about equal"
+    )
+    on_duplicate: Literal["error", "drop"] = Field(
+        "error",
+        description="a question in two splits, or in one with two answers: drop keeps the first, "
+        "in test before valid before train",
     )
 
     @field_validator("sources")

@@ -1,20 +1,26 @@
 """Queries, and the one place where they are split.
 
-A query is a question with its reference answers. Its id is its content, so the same question
-read twice is the same query, and no question can stand in two splits.
+A query is a question with its reference answers. Its id is its content. Questions are one question
+for splitting where they differ in case, spacing and punctuation only (`wording.py`), and none of
+these stands in two splits. What belongs to a question is all that the models read with it: the
+options of a multiple choice and the context before it. Passages that a tool searches do not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
+from hcache.data.wording import normalised
 from hcache.errors import DataError
-from hcache.keys import digest, digest_text
+from hcache.keys import KEY_DIGITS, digest, digest_text
 from hcache.plugins import lookup
 
 SPLITS = ("train", "valid", "test")
+SHOWN = 20  # places of an error that are named one by one
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,7 @@ class Query:
     dataset: str = ""
     kind: str = ""  # question type or family within the data set, for tables per kind
     passages: tuple[str, ...] = ()  # texts that a tool may search, if not part of the question
+    place: str = field(default="", compare=False, repr=False)  # where it was read
 
     @cached_property
     def id(self) -> str:
@@ -33,36 +40,120 @@ class Query:
         content = [self.dataset, self.question, list(self.references)]
         return digest([*content, list(self.passages)] if self.passages else content)
 
+    @cached_property
+    def wording(self) -> str:
+        """Key of what is asked, see `wording_key`."""
+        return wording_key(self.question)
+
+
+def wording_key(question: str) -> str:
+    """Key of a question, equal for all that differ in case, spacing and punctuation only."""
+    return digest_text(normalised(question))
+
 
 def split_by_hash(queries: Iterable[Query], names: Sequence[str]) -> dict[str, list[Query]]:
-    """Deal queries into equal parts, in an order that depends on their ids alone.
+    """Deal queries by the value of a hash of their wording, each by itself, in the order given.
 
-    80 queries dealt into two splits are 40 and 40; each split is ordered by query id.
+    The range of the hash has an equal interval for each split, so a question's split depends on
+    nothing but the question: others that come later move none. Shares are equal on average only:
+    n questions dealt into two splits are n/2 each, give or take sqrt(n)/2, and of a few a split
+    may get none.
     """
-    ordered = sorted(queries, key=lambda query: digest_text("split:" + query.id))
-    return {
-        name: sorted(ordered[place :: len(names)], key=lambda query: query.id)
-        for place, name in enumerate(names)
-    }
+    dealt: dict[str, list[Query]] = {name: [] for name in names}
+    for query in queries:
+        value = int(digest_text("split:" + query.wording), 16)
+        dealt[names[value * len(names) >> 4 * KEY_DIGITS]].append(query)
+    return dealt
 
 
-def check_splits(splits: dict[str, list[Query]]) -> None:
-    """Refuse a question that stands twice, in one split or in two.
+REPEATED = "repeated"
+CONFLICTING = "repeated with another answer"
+ACROSS = "in another split too"
+
+
+class Dropped(NamedTuple):
+    """Where questions were left out, and why."""
+
+    dataset: str
+    split: str
+    reason: str
+
+
+def without_duplicates(
+    splits: Mapping[str, Iterable[Query]], drop: Collection[str] = ()
+) -> tuple[dict[str, list[Query]], Counter[Dropped]]:
+    """Splits without questions that stand twice, and how many were dropped.
+
+    A question repeated in its split with the same answer is read once, in its first place; one
+    whose wording differs there is kept. One that has another answer there, or stands in another
+    split, is dropped if its data set is in `drop`: the first place stays, and of splits test before
+    validation before training, so that what is evaluated on is not learned from.
 
     Raises:
-        DataError: naming the question and both places.
+        DataError: listing all that may not be dropped, with the fix.
     """
-    seen: dict[str, str] = {}
-    for split, queries in splits.items():
-        for query in queries:
-            place = f"{split} of {query.dataset or 'the data'}"
-            if query.question in seen:
-                raise DataError(
-                    f"duplicate question in {seen[query.question]} and {place}: "
-                    f"{query.question[:80]!r}.",
-                    "Remove one of them; a question may stand in one split only.",
-                )
-            seen[query.question] = place
+    dropped: Counter[Dropped] = Counter()
+    clashes: list[tuple[Query, str]] = []
+    kept: dict[str, list[Query]] = {split: [] for split in splits}
+    taken: dict[str, tuple[str, Query]] = {}  # split and query by wording
+    for split in sorted(splits, key=SPLITS.index, reverse=True):
+        by_question: dict[str, Query] = {}
+        for query in splits[split]:
+            reason, first = _duplicate(query, split, by_question, taken)
+            if first is None:
+                by_question[query.question] = query
+                taken.setdefault(query.wording, (split, query))
+                kept[split].append(query)
+            elif reason == REPEATED or query.dataset in drop:
+                dropped[Dropped(query.dataset, split, reason)] += 1
+            else:
+                clashes.append((query, f"{_at(query, split)}: {reason}: {_at(*first)}"))
+    if clashes:
+        raise _refused(clashes)
+    return kept, dropped
+
+
+def _duplicate(
+    query: Query, split: str, own: Mapping[str, Query], taken: Mapping[str, tuple[str, Query]]
+) -> tuple[str, tuple[Query, str] | None]:
+    """Why a query is a duplicate, and of which in which split; None where it is none."""
+    elsewhere, first = taken.get(query.wording, (split, query))
+    if elsewhere != split:
+        return ACROSS, (first, elsewhere)
+    if query.question not in own:
+        return "", None
+    first = own[query.question]
+    return (REPEATED if _answer(first) == _answer(query) else CONFLICTING), (first, split)
+
+
+def _answer(query: Query) -> tuple[frozenset[str], tuple[str, ...]]:
+    return frozenset(query.references), query.passages
+
+
+def _at(query: Query, split: str) -> str:
+    return f"{split} of {query.dataset or 'the data'}" + (query.place and f" ({query.place})")
+
+
+def _refused(clashes: Sequence[tuple[Query, str]]) -> DataError:
+    lines = [f"\n  {query.question[-80:]!r} in {places}" for query, places in clashes[:SHOWN]]
+    if more := len(clashes) - len(lines):
+        lines.append(f"\n  and {more} more")
+    datasets = " and ".join(dict.fromkeys(f"data.{query.dataset}" for query, _ in clashes))
+    return DataError(
+        f"{len(clashes)} questions stand where they may not; case, spacing and punctuation make no "
+        f"other question:{''.join(lines)}\n",
+        f"Remove them, or set `on_duplicate: drop` in {datasets}: a question then stays in its "
+        "first place, in test before valid before train.",
+    )
+
+
+def dropped_in_words(dropped: Mapping[Dropped, int]) -> str:
+    """What was dropped, in one line; "" for nothing."""
+    parts = [
+        f"{count} of {split} of {dataset} ({reason})"
+        for (dataset, split, reason), count in sorted(dropped.items())
+    ]
+    return f"questions dropped: {', '.join(parts)}" if parts else ""
 
 
 def known_split(name: str) -> str:

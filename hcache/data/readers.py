@@ -54,7 +54,8 @@ def read(
 ) -> list[Query]:
     """Read the queries of a file, or of all files of a folder in the order of their names.
 
-    With `limit`, those of the first rows of each file only. `metrics` will score the answers.
+    With `limit`, those of the first rows of each file only. Each says the place of its row; rows
+    that repeat a question are left to `without_duplicates`. `metrics` will score the answers.
 
     Raises:
         ConfigError: for an unknown reader or option, or a value that an option does not take.
@@ -67,23 +68,14 @@ def read(
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}.", "Give the number of rows to read, at least 1.")
     queries: list[Query] = []
-    places: list[str] = []
-    first_places: dict[str, str] = {}
     for source in map(Source, _files(path)):
         for query in islice(function(source, **options), limit):
             _check_unicode(source, query)
-            if query.question in first_places:
-                raise source.defect(
-                    f"the same question as at {first_places[query.question]}",
-                    "Remove one of the two rows.",
-                )
-            first_places[query.question] = source.place
-            queries.append(replace(query, dataset=dataset))
-            places.append(source.place)
+            queries.append(replace(query, dataset=dataset, place=source.place))
     if not queries:
         raise DataError(f"{path}: holds no rows.", "Check that the file was written in full.")
     for metric in metrics:
-        _check_references(metric, queries, places)
+        _check_references(metric, queries)
     return queries
 
 
@@ -215,19 +207,15 @@ def _check_unicode(source: Source, query: Query) -> None:
         raise source.defect(r"holds half a surrogate pair (\ud800 to \udfff)") from error
 
 
-def _check_references(metric: str, queries: Sequence[Query], places: Sequence[str]) -> None:
+def _check_references(metric: str, queries: Sequence[Query]) -> None:
     """Refuse rows that no answer could get right, all in one error, before any model runs."""
-    lacking = [
-        (place, query, what)
-        for place, query in zip(places, queries, strict=True)
-        if (what := unmet(metric, query.references))
-    ]
+    lacking = [(query, what) for query in queries if (what := unmet(metric, query.references))]
     if not lacking:
         return
-    place, query, what = lacking[0]
+    query, what = lacking[0]
     shown = ", ".join(repr(reference) for reference in query.references[:3])
     raise DataError(
-        f"{place}: the metric {metric!r} needs {what} as reference, not {shown} "
+        f"{query.place}: the metric {metric!r} needs {what} as reference, not {shown} "
         f"({len(lacking):,} of {len(queries):,} rows have none).",
         "Give these rows such a reference, leave them out, or choose another metric, such as em.",
     )

@@ -22,6 +22,7 @@ from hcache.replay.exact import mean_by_query
 from hcache.replay.loading import load_replay
 from hcache.replay.tree import Tree
 from hcache.runs.folder import Run
+from hcache.runs.leakage import refuse_leakage, without_leakage
 from hcache.runs.methods import Method, comparable_runs, methods
 from hcache.store import Store
 
@@ -58,14 +59,16 @@ def evaluate_runs(
 
     The best static sequence is chosen on train and validation, less the split that is evaluated.
     Runs of another action set or encoder than the experiment's, or of another α unless they serve
-    any, are left out, since their figures would not be comparable; a note says how many. Routers of
-    the `others` are evaluated on the same questions. A run that changes what is said is
+    any, are left out, since their figures would not be comparable; a note says how many. Runs that
+    were trained or selected on some of the questions are left out by name (`leakage.py`). Routers
+    of the `others` are evaluated on the same questions. A run that changes what is said is
     evaluated on the replies as they were, without its changes, and on those sampled with its ΔW, if
     there are any. Each run keeps the report, and that the split was evaluated.
 
     Raises:
         ConfigError: no such split.
         StoreError: the experiment was not sampled, or the split has no queries.
+        RunError: the only run was trained or selected on the questions.
     """
     return evaluation_of(experiment, runs, split, others, on_router).report
 
@@ -80,15 +83,21 @@ def evaluation_of(
     """`evaluate_runs`, with all that it had to load and compute."""
     known_split(split)
     trees = {name: _tree(experiment, name) for name in dict.fromkeys((split, "train", "valid"))}
-    own = methods(comparable_runs(runs, experiment.config))
+    asked = [*runs, *(run for _, found in others for run in found)]
+    allowed, leaks = without_leakage(asked, experiment.db, trees[split].queries, split)
+    chosen = [run for run in runs if run in allowed]
+    own = methods(comparable_runs(chosen, experiment.config))
     changed, notes = _with_changes(experiment, own, split)
-    theirs = [(other, comparable_runs(found, other.config)) for other, found in others]
+    theirs = [
+        (other, comparable_runs([run for run in found if run in allowed], other.config))
+        for other, found in others
+    ]
     elsewhere = [*changed, *(_elsewhere(other, found, split) for other, found in theirs)]
     report, leaves = _evaluate(experiment, trees, own, elsewhere, on_router)
     evaluated = [run for method in own for run in method.runs]
-    if left_out := len(runs) - len(evaluated):
+    if left_out := len(chosen) - len(evaluated):
         notes.append(f"Runs left out, being of another α, action set, encoder or pool: {left_out}.")
-    report = replace(report, notes=(*report.notes, *notes))
+    report = replace(report, notes=(*report.notes, *leaks, *notes))
     text = report.to_json()
     for run in (*evaluated, *(run for _, other_runs in theirs for run in other_runs)):
         run.write_evaluation(split, text)
@@ -186,7 +195,8 @@ def compare(one: Run, two: Run, split: str = "test", db: Path | None = None) -> 
     was sampled with its ΔW, where that is there.
 
     Raises:
-        RunError: the runs differ in α, or were evaluated on other questions.
+        RunError: the runs differ in α, were evaluated on other questions, or were trained on some
+            of these.
     """
     known_split(split)
     if one.config.train.alpha != two.config.train.alpha:
@@ -200,6 +210,7 @@ def compare(one: Run, two: Run, split: str = "test", db: Path | None = None) -> 
             f"{one.name} and {two.name} are not evaluated on the same questions.",
             "Sample both experiments to the end, on the same data.",
         )
+    refuse_leakage((one, two), one.experiment(db).db, first, split)
     for run in (one, two):
         run.record_look(split)
     found = bootstrap_difference(

@@ -5,6 +5,7 @@
         metrics.jsonl      one line per iteration
         checkpoint.*       what a killed run goes on from; gone when it is finished
         policy/            weights as safetensors, settings as JSON
+        queries.json       what it was trained and selected on, see `leakage.py`
         replies.duckdb     what is said with the policy's ΔW, where that was sampled
         eval-<split>.json  evaluations; looks.jsonl says when each split was looked at
 
@@ -53,6 +54,11 @@ class Run:
     def policy_folder(self) -> Path:
         """Where the trained policy lies."""
         return self.folder / "policy"
+
+    @property
+    def queries_file(self) -> Path:
+        """Keys of the questions that it was trained and selected on."""
+        return self.folder / "queries.json"
 
     @property
     def replies(self) -> Path:

@@ -20,6 +20,7 @@ from hcache.policies import ChangesReplies, load_policy
 from hcache.replay.loading import Replay, load_replay
 from hcache.replay.tree import Tree
 from hcache.runs.folder import MetricsLog, Run, find_run, first_difference, now, provenance
+from hcache.runs.leakage import Seen, seen_in, seen_of, write_seen
 from hcache.store import Store
 from hcache.trainers import TRAINERS, OnMetrics, Trainer, fit
 
@@ -53,7 +54,8 @@ def train(
     run = Run((folder or Path(config.runs)) / name)
     if run.finished:
         return run
-    manifest = _manifest(experiment, run, given, settings, identity, data)
+    queries = write_seen(run, _seen(experiment, data, start))
+    manifest = _manifest(experiment, run, given, settings, identity, data) | {"queries": queries}
     run.write_manifest(manifest)
     torch.set_num_threads(1)  # networks this small gain nothing from more
     trees = {split: _allowed(config, loaded) for split, loaded in data.items()}
@@ -94,6 +96,12 @@ def _load(experiment: Experiment, kind: type[Trainer], split: str) -> Replay:
     with Store(experiment.db) as store:
         loaded = load_replay(store, experiment.config, split)
     return replace(loaded, tree=kind.enrich(loaded.tree, experiment))
+
+
+def _seen(experiment: Experiment, data: Mapping[str, Replay], start: Run | None) -> Seen:
+    """What a run on these data has seen at its end, from the start of its chain."""
+    own = seen_in(experiment.db, {split: loaded.tree.queries for split, loaded in data.items()})
+    return own if start is None else own.with_start(seen_of(start))
 
 
 def _identity(

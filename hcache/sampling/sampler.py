@@ -47,6 +47,7 @@ class Tally:
     generated: Counter[str] = field(default_factory=Counter)
     output_tokens: int = 0
     loads: int = 0
+    moved: int = 0  # queries in another split than when they were recorded before
     missing: int = 0  # outcomes lost to a failed engine, or an arm that it cannot serve
     left: int = 0  # queries not begun, for want of budget
     waiting: bool = False  # whether finished generations wait in the spool
@@ -142,7 +143,7 @@ class Sampler:
             rows = tables_of(recovered)
             wait_and_write(self.db, rows, PATIENCE_SECONDS)
             self.spool.clear()
-        self.experiment.record(PATIENCE_SECONDS)
+        self.tally.moved = self.experiment.record(PATIENCE_SECONDS)
         with Store(self.db) as store:
             self._leave_out_complete(store)
             if self.order:

@@ -147,6 +147,8 @@ QUESTION = 'select question, "references" from queries where query_id = $1'
 
 QUESTIONS = "select query_id, question from queries"
 
+QUESTIONS_OF = "select query_id, question from queries semi join chosen using (query_id)"
+
 OUTCOME = """
 select o.trajectory_id, o.answer, o.notes
 from outcomes o join trajectories t using (trajectory_id)

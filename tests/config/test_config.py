@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers.experiments import Raw, load, settings
+from helpers.experiments import Raw, load, settings, write_questions
 
 from hcache.config.file import read_config
 from hcache.config.schema import ExperimentConfig
@@ -181,6 +181,7 @@ def test_resolved_settings_load_as_they_are(folder: Path) -> None:
 
 def test_overrides_reach_any_depth(folder: Path) -> None:
     raw = settings("ab")
+    write_questions(folder, "train", 8)
     raw["data"]["made"]["sources"] = {
         "train": {"path": "train.jsonl"},
         "valid/test": {"path": "none.jsonl"},
@@ -204,7 +205,7 @@ def test_overrides_reach_any_depth(folder: Path) -> None:
     assert {split: len(queries) for split, queries in experiment.splits.items()} == {
         "train": 1,
         "valid": 2,
-        "test": 1,
+        "test": 6,
     }
 
 

@@ -259,10 +259,6 @@ JSONL_DEFECTS: dict[str, tuple[str | bytes, str]] = {
         ":2: 'passages' is a list; need a string or a list of strings",
     ),
     "kind": ('{"question": "Who?", "answer": "x", "kind": 1}', ":2: 'kind' is a number; need"),
-    "same question": (
-        '\n{"question": "Where? ", "answer": "Lyon"}',
-        ":3: the same question as at {path}:1.",
-    ),
     "surrogate": (r'{"question": "Who \ud800", "answer": "x"}', ":2: holds half a surrogate"),
     "surrogate passage": (
         r'{"question": "Who", "answer": "x", "passages": "\ud800"}',
@@ -289,7 +285,6 @@ ARRAY_DEFECTS = {
     "no comma": ("[%s\n%s]", ":1 (item 1): malformed JSON: no ',' or ']'"),
     "text after": ("[%s\n] x", ":2 (item 1): malformed JSON: text after the end"),
     "not an object": ("[\n%s,\n3]", ":3 (item 2): a number where an object is needed"),
-    "same question": ("[%s, %s]", ":1 (item 2): the same question as at {path}:1 (item 1)."),
     "no answer": ('\n\n[%s,\n\n{"question": "Who?"}]', ":5 (item 2): 'answer' is missing."),
 }
 
@@ -299,8 +294,7 @@ def test_defects_of_json_arrays(tmp_path: Path, case: str) -> None:
     template, message = ARRAY_DEFECTS[case]
     content = template
     for number in range(template.count("%s")):
-        row = ROW if case == "same question" else ROW | {"question": str(number)}
-        content = content.replace("%s", json.dumps(row), 1)
+        content = content.replace("%s", json.dumps(ROW | {"question": str(number)}), 1)
     path = write(tmp_path, content)
     with pytest.raises(DataError) as caught:
         read("jsonl", path, dataset="d")
@@ -364,7 +358,6 @@ def test_defects_of_gsm8k(tmp_path: Path, answer: str) -> None:
         ("Who?,1,2, ,4,A\n", "column 4 is empty"),
         ("Who?,1,2,3,4,\n", "column 6 is empty"),
         (",1,2,3,4,A\n", "column 1 is empty"),
-        ('"Which\none?",1,2,3,4,A\n', "the same question as at {path}:1"),
         ('"Who?,1,2,3,4,A\nWhy?,1,2,3,4,A\n', "malformed CSV: unexpected end of data"),
         ('"Who"?,1,2,3,4,A\n', "malformed CSV: ',' expected after"),
     ],
@@ -389,12 +382,10 @@ def test_defects_of_mmlu(tmp_path: Path, bad: str, message: str) -> None:
         ({"answer": -1}, "'answer' is -1, not"),
         ({"question": ""}, "'question' is empty"),
         ({"subject": 3}, "'subject' is a number; need a string"),
-        ({}, "the same question as at {path}:1"),
     ],
 )
 def test_defects_of_mmlu_in_json(tmp_path: Path, change: dict[str, object], message: str) -> None:
-    question = {"question": "Who?"} if change else {}
-    path = write(tmp_path, lines(MMLU, MMLU | question | change))
+    path = write(tmp_path, lines(MMLU, MMLU | {"question": "Who?"} | change))
     with pytest.raises(DataError) as caught:
         read("mmlu", path, dataset="m")
     assert str(caught.value).startswith(f"{path}:2: {message.replace('{path}', str(path))}")
@@ -439,8 +430,9 @@ def test_a_folder_is_read_file_by_file(tmp_path: Path) -> None:
     (tmp_path / ".hidden.jsonl").rename(tmp_path / ".hidden")
     assert [query.question for query in read("jsonl", tmp_path, dataset="d")] == ["One?", "Two?"]
     (tmp_path / "c.jsonl").write_text((tmp_path / "a.jsonl").read_text())
-    with pytest.raises(DataError, match=r"c\.jsonl:1: the same question as at .*a\.jsonl:1"):
-        read("jsonl", tmp_path, dataset="d")
+    again = read("jsonl", tmp_path, dataset="d")
+    assert [query.question for query in again] == ["One?", "Two?", "One?"]
+    assert [query.place for query in again] == [f"{tmp_path / name}.jsonl:1" for name in "abc"]
 
 
 @pytest.mark.parametrize("cut", [12, -4])
@@ -464,8 +456,9 @@ def test_a_new_reader_is_one_function(tmp_path: Path, monkeypatch: pytest.Monkey
     assert read("pairs", path, dataset="p", options=options, limit=1) == [
         Query("Who?", ("y",), "p")
     ]
-    with pytest.raises(DataError, match=r"data\.jsonl:3: the same question as at .*:1\."):
-        read("pairs", path, dataset="p")
+    assert [query.place for query in read("pairs", path, dataset="p")] == [
+        f"{path}:{line}" for line in (1, 2, 3)
+    ]
 
 
 @real_data

@@ -118,7 +118,10 @@ def test_routers_for_any_alpha_are_judged_at_any(pair: tuple[Experiment, Experim
     dear = relay.config.train.model_copy(update={"alpha": 3.0})
     report = evaluate_runs(with_train(relay, dear), runs, "valid")
     assert list(report.seeds) == ["front"]
-    assert report.notes == ("Runs left out, being of another α, action set, encoder or pool: 1.",)
+    assert report.notes == (
+        "In-sample: routers were selected on these questions.",
+        "Runs left out, being of another α, action set, encoder or pool: 1.",
+    )
 
 
 def test_of_joint_runs_only_the_high_level_is_judged_and_that_is_said(

@@ -1,0 +1,81 @@
+"""The wording of a question, less all that does not change what is asked.
+
+Two questions that differ only in case, spacing or punctuation are one question: whoever was trained
+on one has seen the other. What carries meaning stays: a sign, a decimal point, an operator, a
+factorial, the brackets of a formula. "What is 3.5?" and "What is 35?" are two questions.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_SIGNS = "#%&*/@\\_‰‱′·§"  # operators, units and names, which Unicode counts as punctuation
+_QUOTES = '"`´„‚'  # of any other category than quotation marks
+_MINUS = "−"
+
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_LETTER = r"[^\W\d_]"
+_HYPHEN = re.compile(
+    rf"(?<={_LETTER}{_LETTER})-+(?={_LETTER})|(?<={_LETTER})-+(?={_LETTER}{_LETTER})"
+    rf"|(?<={_LETTER}{_LETTER}) -+ (?={_LETTER}{_LETTER})"
+)
+_PUNCTUATION = re.compile(
+    rf"""
+    [,;?]
+    | \.(?!\d) | (?<={_LETTER})\.         # not the point of 3.5 or of .5
+    | :(?!\d) | (?<!\d):                  # not the colon of 3:45
+    | '(?!\() | (?<!\w)'                  # not the derivative f'(x)
+    | (?<![\d)\]])(?<!\b\w)!(?![=\w(])    # not 5!, n!, !=, !x
+    """,
+    re.VERBOSE,
+)
+_BRACKET = re.compile(r"[()\[\]{}]")
+_FORMAL = re.compile(r"\d|[^\w\s()\[\]{}]|_")
+_SPACE = re.compile(r"(?<!\d) | (?!\d)")
+
+
+def normalised(question: str) -> str:
+    """A question without case, spacing and punctuation, as far as these change nothing it asks.
+
+    Letters stand next to each other, numbers are kept apart; hyphens go between words, and brackets
+    where there is neither number nor symbol. A text that has nothing else keeps its punctuation.
+    """
+    text = _folded(question)
+    plain = _THOUSANDS.sub("", text)
+    plain = _PUNCTUATION.sub(" ", _HYPHEN.sub(" ", plain))
+    if not _FORMAL.search(plain):
+        plain = _BRACKET.sub(" ", plain)
+    return _SPACE.sub("", " ".join(plain.split())) or text
+
+
+def _folded(text: str) -> str:
+    """Text without case, with one character for each of dash, quotation mark and space."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(folded.translate(_TABLE).split())
+
+
+class _Characters(dict[int, str]):
+    """What stands for a character, by its code; filled in as characters are met."""
+
+    def __missing__(self, code: int) -> str:
+        self[code] = _plain(chr(code))
+        return self[code]
+
+
+def _plain(char: str) -> str:
+    category = unicodedata.category(char)
+    if category == "Pd" or char == _MINUS:
+        return "-"
+    if category in ("Pi", "Pf") or char in _QUOTES:
+        return "'"
+    if category == "Cf":  # no width
+        return ""
+    if category in ("Zs", "Zl", "Zp", "Cc"):
+        return " "
+    sentence = category == "Po" and char not in _SIGNS and not char.isascii()
+    quoting = category in ("Ps", "Pe") and 0x3000 <= ord(char) <= 0x303F  # 「」 and their like
+    return "?" if sentence or quoting else char
+
+
+_TABLE = _Characters()
