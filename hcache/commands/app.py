@@ -34,6 +34,7 @@ app = typer.Typer(
 app.command()(demo.demo)
 app.command()(sampling.plan)
 app.command()(sampling.sample)
+app.command()(sampling.rescore)
 app.command()(routers.train)
 app.command()(bench.bench)
 app.command("eval")(routers.evaluate)

@@ -19,6 +19,7 @@ from hcache.commands.options import (
 )
 from hcache.commands.routers import EvaluationProgress
 from hcache.experiment import Experiment
+from hcache.models.replies import in_words
 
 if TYPE_CHECKING:
     from hcache.runs.benching import Job
@@ -70,7 +71,7 @@ def bench(
         typer.echo(report.to_json(), nl=False)
         return
     console.print(table(report))
-    for sentence in report.verdicts.values():
+    for sentence in (*report.verdicts.values(), *in_words(report.replies)):
         console.print(sentence, soft_wrap=True, highlight=False)
 
 

@@ -1,7 +1,9 @@
-"""`hcache plan` and `hcache sample`."""
+"""`hcache plan`, `hcache sample` and `hcache rescore`."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +11,7 @@ import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from hcache.commands.options import (
+    AsJson,
     Database,
     ExperimentFile,
     Overrides,
@@ -19,9 +22,13 @@ from hcache.commands.options import (
 )
 from hcache.config.schema import Server
 from hcache.data.queries import SPLITS
-from hcache.errors import ConfigError
+from hcache.errors import ConfigError, StoreError
 from hcache.experiment import Experiment
+from hcache.models.replies import in_words
 from hcache.sampling import Plan, Sampler, Tally, make_plan
+from hcache.sampling.sampler import PATIENCE_SECONDS
+from hcache.sampling.scoring import rescore as score_again
+from hcache.store import Store
 
 
 def plan(
@@ -96,6 +103,39 @@ def sample(
             on_progress=progress.update,
         ).run()
     console.print(summary(tally, str(loaded.db)))
+    for sentence in in_words(tally.replies):
+        console.print(sentence, soft_wrap=True, highlight=False, markup=False)
+
+
+def rescore(
+    experiment: ExperimentFile,
+    db: Database = None,
+    set_: Overrides = None,
+    plugin: Plugins = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score stored replies anew where a metric or an extractor has changed. Runs no model.
+
+    Needs no files of models either; `hcache sample` does the same at its end.
+
+    Example: `hcache rescore data/demo/experiment.yaml`
+    """
+    loaded = Experiment.load(experiment, set_ or (), db, plugins=plugin or ())
+    with Store(loaded.db) as store:
+        if loaded.name not in store.experiments():
+            raise StoreError(
+                f"{loaded.db} holds no experiment {loaded.name!r}.",
+                "Sample it first: hcache sample EXPERIMENT.yaml",
+            )
+    with Progress(TextColumn("scoring: {task.completed:,.0f}"), console=notes) as bar:
+        task = bar.add_task("", total=None)
+        scored = score_again(
+            loaded, PATIENCE_SECONDS, lambda scores: bar.update(task, completed=scores)
+        )
+    if as_json:
+        typer.echo(json.dumps(asdict(scored), indent=2))
+        return
+    console.print(f"{scored} in {loaded.db}", soft_wrap=True, highlight=False, markup=False)
 
 
 class SamplingProgress:
@@ -148,6 +188,8 @@ def summary(tally: Tally, db: str) -> str:
         f"{generated} generations made ({cached} were there) in {tally.seconds:.1f} s; "
         f"{tally.complete} of {tally.queries} queries complete in {db}"
     )
+    if tally.scored.new or tally.scored.anew:
+        text += f"; {tally.scored}"
     if tally.left:
         text += f"; {tally.left} queries left for want of budget: run the same command again"
     if tally.waiting:

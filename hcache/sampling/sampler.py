@@ -20,11 +20,12 @@ from hcache.data.queries import SPLITS, Query, known_split
 from hcache.engines import Engine, EngineFactory, Engines, Generation, Request, make_engine
 from hcache.errors import ConfigError, EngineError, StoreBusyError
 from hcache.experiment import Experiment
+from hcache.models.replies import ReplyCount
 from hcache.sampling.enumerator import Enumerator, Reply
 from hcache.sampling.plan import tree_size
 from hcache.sampling.records import record_of, tables_of
 from hcache.sampling.schedules import Resident, Sweep
-from hcache.sampling.scoring import score, score_missing
+from hcache.sampling.scoring import Scored, rescore, score
 from hcache.store import Spool, Store, wait_and_write, write
 from hcache.store.queries import COMPLETE, GENERATIONS, GENERATIONS_BY_ARM, TRAJECTORIES
 
@@ -50,6 +51,8 @@ class Tally:
     left: int = 0  # queries not begun, for want of budget
     waiting: bool = False  # whether finished generations wait in the spool
     seconds: float = 0.0
+    scored: Scored = field(default_factory=Scored)  # at the end, of what was there before
+    replies: tuple[ReplyCount, ...] = ()  # of the splits sampled, at the end
 
 
 class Sampler:
@@ -73,6 +76,7 @@ class Sampler:
         """
         self.experiment = experiment
         self.config = experiment.config.sampling
+        self.splits = splits
         self.db = experiment.db
         self.queries = [
             query for split in splits for query in experiment.splits.get(known_split(split), [])
@@ -119,12 +123,8 @@ class Sampler:
             self._end(started)
         if self.error is not None:
             raise self.error
-        score_missing(
-            self.db,
-            self.by_id,
-            self.experiment.config.data,
-            PATIENCE_SECONDS,
-        )
+        self.tally.scored = rescore(self.experiment, PATIENCE_SECONDS)
+        self.tally.replies = self.experiment.replies(self.splits)
         return self.tally
 
     def _shuffled(self) -> list[Query]:
