@@ -11,6 +11,7 @@ from rich.markup import escape
 from hcache.commands import (
     assignments,
     bench,
+    check,
     demo,
     doctor,
     export,
@@ -42,6 +43,7 @@ app.command()(report.report)
 app.command()(routers.route)
 app.command()(inspect.show)
 app.command()(inspect.sql)
+app.command()(check.check)
 app.command()(export.export)
 app.command()(assignments.assignments)
 app.add_typer(inspect.runs, name="runs")

@@ -1,0 +1,75 @@
+"""`hcache check`: whether a database is what sampling would have written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from hcache.commands.options import AsJson, Database, Overrides, Plugins, console, notes
+from hcache.errors import StoreError
+from hcache.experiment import Experiment
+
+
+def check(
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="EXPERIMENT.yaml|DB",
+            help="A database, or an experiment whose database it is.",
+            show_default=False,
+        ),
+    ],
+    db: Database = None,
+    set_: Overrides = None,
+    plugin: Plugins = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a database row by row: keys, trees, scores, counts of tokens. Runs no model.
+
+    Of an experiment, the files of its questions are compared too. Every fault is named with a
+    count and an example; with any, the exit code is 1.
+
+    Example: `hcache check data/demo/experiment.yaml`
+    """
+    from hcache.checking import check_database
+
+    experiment = None
+    if target.suffix in (".yaml", ".yml"):
+        experiment = Experiment.load(target, set_ or (), db, plugins=plugin or ())
+    path = db or (target if experiment is None else experiment.db)
+    with CheckProgress() as on_progress:
+        found = check_database(path, experiment, on_progress)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        checked = ", ".join(f"{number:,} {what}" for what, number in found.checked.items())
+        for line in (*map(str, found.faults), *found.notes, f"checked: {checked or 'the schema'}"):
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
+    if found.faults:
+        total = sum(fault.count for fault in found.faults)
+        raise StoreError(f"{path}: {total:,} faults of {len(found.faults)} kinds.")
+    if not as_json:
+        console.print(f"{path}: clean", soft_wrap=True, highlight=False, markup=False)
+
+
+class CheckProgress:
+    """A bar over the part that is being checked; gives the callback that moves it."""
+
+    def __init__(self) -> None:
+        self.bars = Progress(TextColumn("{task.description}"), BarColumn(), console=notes)
+        self.task: TaskID = self.bars.add_task("checking", total=None)
+
+    def __enter__(self) -> CheckProgress:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bars.stop()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show how far a part has come."""
+        self.bars.update(self.task, completed=done, total=total, description=f"checking: {what}")
