@@ -123,17 +123,13 @@ def _check_experiment(recorded: Recorded, row: Row, findings: Findings) -> None:
 
 def _check_pool(recorded: Recorded, rows: list[Row], findings: Findings) -> None:
     config = recorded.config
-    wanted = [
-        (place, name, arm.price.input, arm.price.output)
-        for place, (name, arm) in enumerate(config.arms.items())
-    ]
+    wanted = {(name, arm.price.input, arm.price.output) for name, arm in config.arms.items()}
     names = {arm.id: arm.name for arm in recorded.pool}
-    stored = [
-        (row["position"], names.get(row["arm_id"]), row["input_price"], row["output_price"])
-        for row in rows
-    ]
+    stored = {(names.get(row["arm_id"]), row["input_price"], row["output_price"]) for row in rows}
     if wanted != stored:
-        findings.add("pools", "arms, order or prices are not those of config", recorded.name)
+        findings.add("pools", "arms or prices are not those of config", recorded.name)
+    if [row["position"] for row in rows] != list(range(len(config.arms))):
+        findings.add("pools", "positions are not those of the arms of config", recorded.name)
     for arm in recorded.pool:
         if arm.name in config.arms and _identity(arm) != _identity(_configured(config, arm)):
             findings.add("arms", "settings are not those of the experiment", arm.id)
@@ -242,8 +238,11 @@ def file_queries(
     except (HcacheError, OSError) as error:
         findings.notes.append(f"Kinds and splits of queries were not checked: {error}")
         return {}
-    own = [one for one in recorded if one.name == experiment.name]
-    if not own or own[0].config.data != experiment.config.data:
+    own = next((one for one in recorded if one.name == experiment.name), None)
+    if own is not None and own.config.arms == experiment.config.arms:
+        if [arm.name for arm in own.pool] != list(experiment.config.arms):
+            findings.add("pools", "the order is not that of the experiment's file", own.name)
+    if own is None or own.config.data != experiment.config.data:
         findings.notes.append(
             f"The splits of {experiment.name} were not checked: its data are set otherwise than "
             "when it was sampled."

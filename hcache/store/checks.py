@@ -192,7 +192,7 @@ def _tokens() -> Iterator[Rule]:
     )
     yield generations(
         "is too long for no window",
-        "g.finish_reason = 'too_long' and g.prompt_tokens between 1 and f.context - 1",
+        "g.finish_reason = 'too_long' and g.prompt_tokens > 0 and g.prompt_tokens < f.context",
     )
     yield generations(
         "logprobs are not one number, 0 or less, for each of token_ids",
