@@ -96,9 +96,7 @@ def edited(source: Path, folder: Path, sql: str) -> Path:
     """A copy of a database with something done to it."""
     copy = Path(shutil.copy(source, folder / "edited.duckdb"))
     with duckdb.connect(str(copy)) as connection:
-        before = connection.sql("select count(*) from generations").fetchone()
         connection.execute(sql)
-        assert before
     return copy
 
 
