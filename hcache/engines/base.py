@@ -88,6 +88,8 @@ class Generation:
     cached_tokens: int = 0
     logprobs: tuple[float, ...] | None = None
     seconds: float = 0.0
+    thinking: bool = False  # the prompt ends inside a thought, so the reply begins there
+    prompt_key: str = ""  # digest of the prompt's token ids; "" where nothing was rendered
 
     @property
     def output_tokens(self) -> int:

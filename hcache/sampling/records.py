@@ -9,6 +9,10 @@ from hcache.engines import Engine, Generation, Request
 from hcache.keys import canonical, digest
 
 
+UNKNOWN = {"thinking": False, "prompt_key": ""}
+"""What records of an older version lack."""
+
+
 def record_of(request: Request, generation: Generation, engine: Engine) -> dict[str, Any]:
     """A finished generation as it stands in the spool."""
     return {
@@ -28,13 +32,16 @@ def record_of(request: Request, generation: Generation, engine: Engine) -> dict[
         "provenance_id": digest(engine.provenance),
         "provenance": canonical(engine.provenance),
         "created": datetime.now(UTC).replace(tzinfo=None).isoformat(),
+        "thinking": generation.thinking,
+        "prompt_key": generation.prompt_key,
     }
 
 
 def tables_of(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Records of the spool as rows of tables."""
     generations = [
-        {name: value for name, value in record.items() if name not in ("messages", "provenance")}
+        UNKNOWN
+        | {name: value for name, value in record.items() if name not in ("messages", "provenance")}
         | {"created": datetime.fromisoformat(record["created"])}
         for record in records
     ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-VERSION = 3
+VERSION = 4
 OLDEST = 2  # the first version that was released
 
 ASK = """struct(arm varchar, generation varchar, prompt_tokens integer, output_tokens integer,
@@ -40,7 +40,8 @@ create table generations (
     sample integer not null, text varchar not null, token_ids integer[] not null,
     prompt_tokens integer not null, output_tokens integer not null, cached_tokens integer not null,
     finish_reason varchar not null, logprobs float[], seconds double not null,
-    provenance_id varchar not null, created timestamp not null
+    provenance_id varchar not null, created timestamp not null,
+    thinking boolean not null default false, prompt_key varchar not null default ''
 );
 create table provenance (provenance_id varchar not null, facts varchar not null);
 create table texts (text_id varchar not null, text varchar not null);
@@ -255,6 +256,12 @@ MIGRATIONS: dict[int, str] = {
     2: """
 alter table scores add column version varchar default '';
 alter table scores alter column version set not null;
+""",
+    3: """
+alter table generations add column thinking boolean default false;
+alter table generations alter column thinking set not null;
+alter table generations add column prompt_key varchar default '';
+alter table generations alter column prompt_key set not null;
 """,
 }
 """SQL that lifts a file from the version that is its key to the next one."""

@@ -188,29 +188,44 @@ def test_score_gives_way_to_one_by_another_version(copy: Path) -> None:
 # Files of other versions
 
 
-def test_file_of_version_2_is_lifted(copy: Path) -> None:
+UNDO = {
+    2: "alter table scores drop column version;",
+    3: "alter table generations drop column thinking;"
+       "alter table generations drop column prompt_key;",
+}  # fmt: skip
+"""SQL that takes from a file what the migration of this version adds."""
+
+
+def lower(db: Path, version: int) -> None:
+    """Make a file one of an older version, views included."""
+    undo = [UNDO[step] for step in range(version, VERSION)]
+    views = [f"create or replace view {view} as select 1 as old;" for view in VIEWS]
+    alter(db, "".join([*undo, *views, f"update meta set version = {version};"]))
+
+
+@pytest.mark.parametrize("version", UNDO)
+def test_file_of_an_older_version_is_lifted(copy: Path, version: int) -> None:
     before = {name: table(copy, name) for name in ("scores", *VIEWS)}
-    old = """
-        alter table scores drop column version;
-        update meta set version = 2;
-    """
-    old += "".join(f"create or replace view {view} as select 1 as old;" for view in VIEWS)
-    alter(copy, old)
+    lower(copy, version)
     with Store(copy) as store:
         assert store.sql("select version from meta").item() == VERSION
     after = {name: table(copy, name) for name in before}
     assert set(after["scores"]["version"]) == {""}
     for name, rows in before.items():
         assert after[name].equals(rows), name
+    said = table(copy, "generations")
+    assert set(said["thinking"]) == {False} and set(said["prompt_key"]) == {""}  # not known
     scores(copy, "new", "1")
     assert column(copy, "new") == values(copy, "new")
 
 
-def test_lifted_file_has_the_tables_of_a_new_one(copy: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", UNDO)
+def test_lifted_file_has_the_tables_of_a_new_one(copy: Path, tmp_path: Path, version: int) -> None:
     write(tmp_path / "new.duckdb", {})
-    alter(copy, "alter table scores drop column version; update meta set version = 2")
-    shape = "select table_name, column_name, data_type, is_nullable from duckdb_columns() " \
-            "where table_name = 'scores' order by column_index"  # fmt: skip
+    lower(copy, version)
+    shape = "select table_name, column_name, column_index, data_type, is_nullable, " \
+            "column_default from duckdb_columns() semi join duckdb_tables() using (table_name) " \
+            "order by all"  # fmt: skip
     found = []
     for path in (copy, tmp_path / "new.duckdb"):
         with Store(path) as store:
