@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from hcache.checking.findings import Fault, Findings, OnProgress
+from hcache.checking.prompts import check_prompts
 from hcache.checking.rebuilding import check_keys_by_question, rebuild
 from hcache.checking.records import (
     Recorded,
@@ -41,9 +42,13 @@ __all__ = ["Fault", "Findings", "check_database"]
 def check_database(
     db: Path,
     experiment: Experiment | None = None,
+    every_prompt: bool = False,
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> Findings:
     """Check a database; with an experiment also what only its files tell.
+
+    Where the files of its models are at hand, some prompts of each arm are rendered again, or
+    `every_prompt`.
 
     Raises:
         StoreError: there is no database, or it cannot be read.
@@ -65,6 +70,8 @@ def check_database(
             rebuild(store, one, limits, known, findings, on_batch)
         check_scores(store, findings, on_progress)
         check_scored(store, recorded, findings)
+        if experiment is not None:
+            check_prompts(store, experiment, arms, every_prompt, findings, on_progress)
         _note_what_is_left(store, recorded, findings)
     return findings
 

@@ -54,7 +54,9 @@ def _enumerate(store: Store, recorded: Recorded, queries: Iterable[Query]) -> di
     ]
     while requests:
         keys = pl.DataFrame({"generation_id": [request.key for request in requests]})
-        found = store.sql(REPLIES_TO, chosen=keys.unique())
+        found = store.sql(REPLIES_TO, chosen=keys.unique()).select(
+            "generation_id", *Reply.__dataclass_fields__
+        )
         requests = [
             request
             for key, *reply in found.iter_rows()

@@ -239,9 +239,10 @@ def file_queries(
         findings.notes.append(f"Kinds and splits of queries were not checked: {error}")
         return {}
     own = next((one for one in recorded if one.name == experiment.name), None)
-    if own is not None and own.config.arms == experiment.config.arms:
-        if [arm.name for arm in own.pool] != list(experiment.config.arms):
-            findings.add("pools", "the order is not that of the experiment's file", own.name)
+    names = list(experiment.config.arms)
+    same_arms = own is not None and own.config.arms == experiment.config.arms
+    if own is not None and same_arms and [arm.name for arm in own.pool] != names:
+        findings.add("pools", "the order is not that of the experiment's file", own.name)
     if own is None or own.config.data != experiment.config.data:
         findings.notes.append(
             f"The splits of {experiment.name} were not checked: its data are set otherwise than "

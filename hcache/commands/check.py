@@ -26,12 +26,16 @@ def check(
     db: Database = None,
     set_: Overrides = None,
     plugin: Plugins = None,
+    all_prompts: Annotated[
+        bool, typer.Option("--all", help="Render every prompt again, not 200 of each arm.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a database row by row: keys, trees, scores, counts of tokens. Runs no model.
 
-    Of an experiment, the files of its questions are compared too. Every fault is named with a
-    count and an example; with any, the exit code is 1.
+    Of an experiment, the files of its questions are compared too, and prompts are rendered again
+    where the files of its models are at hand. Every fault is named with a count and an example;
+    with any, the exit code is 1.
 
     Example: `hcache check data/demo/experiment.yaml`
     """
@@ -42,7 +46,7 @@ def check(
         experiment = Experiment.load(target, set_ or (), db, plugins=plugin or ())
     path = db or (target if experiment is None else experiment.db)
     with CheckProgress() as on_progress:
-        found = check_database(path, experiment, on_progress)
+        found = check_database(path, experiment, all_prompts, on_progress)
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
     else:

@@ -202,6 +202,27 @@ def _tokens() -> Iterator[Rule]:
     yield generations("seconds is no duration", "not (g.seconds >= 0 and isfinite(g.seconds))")
     yield Rule(
         "generations",
+        "begins in a thought, or not, unlike other samples of its prompt",
+        """
+        select min(generation_id) from generations
+        group by fingerprint, messages_id having count(distinct thinking) > 1""",
+    )
+    yield Rule(
+        "generations",
+        "has not the prompt_key of other samples of its prompt",
+        """
+        select min(generation_id) from generations where prompt_key != ''
+        group by fingerprint, messages_id having count(distinct prompt_key) > 1""",
+    )
+    yield Rule(
+        "generations",
+        "prompt_key is no key",
+        """
+        select generation_id from generations
+        where not regexp_full_match(prompt_key, '([0-9a-f]{32})?')""",
+    )
+    yield Rule(
+        "generations",
         "has not the prompt_tokens of other samples of its prompt",
         """
         select min(generation_id) from generations group by fingerprint, messages_id
@@ -271,8 +292,17 @@ semi join (select fingerprint from fingerprints where by_question) using (finger
 """
 
 REPLIES_TO = """
-select generation_id, text, prompt_tokens, output_tokens
+select generation_id, text, prompt_tokens, output_tokens, thinking
 from generations semi join chosen using (generation_id)
+"""
+
+# Prompts of an arm in an order that its replies have no part in: the first are a sample.
+PROMPTS = """
+select min(g.generation_id), any_value(m.messages), g.prompt_tokens, g.prompt_key
+from generations g join messages m using (messages_id)
+where g.fingerprint = $1
+group by g.messages_id, g.prompt_tokens, g.prompt_key
+order by g.messages_id, g.prompt_tokens, g.prompt_key
 """
 
 ROWS_OF_QUERIES = {
