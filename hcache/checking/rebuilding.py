@@ -96,7 +96,9 @@ def _compare(table: str, stored: list[Row], rebuilt: list[Row], findings: Findin
 
 def _equal(column: str, stored: Any, made: Any) -> bool:
     """Equality; a state keeps the actions of all pools that it was sampled with."""
-    return set(made) <= set(stored) if column == "actions" else bool(stored == made)
+    if column == "actions":
+        return set(made) <= set(stored) and len(set(stored)) == len(stored)
+    return bool(stored == made)
 
 
 def _key(row: Row) -> tuple[Any, ...]:

@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pytest
@@ -17,7 +16,6 @@ from hcache.checking import check_database
 from hcache.data.metrics import METRICS
 from hcache.errors import EngineError
 from hcache.experiment import Experiment
-from hcache.store.schema import UNIQUE
 from hcache.store.store import SCHEMAS
 
 UNSEEN = {
@@ -37,9 +35,10 @@ FILES_ONLY = {
 
 
 def edits() -> Iterator[tuple[str, str, str]]:
-    """(table, what is edited, SQL) for every column; of one row, the first by its keys."""
+    """(table, what is edited, SQL) for every column, in one row, the deepest where there are some."""
     for name, columns in SCHEMAS.items():
-        first = f"rowid = (select rowid from {name} order by all limit 1)"
+        order = "depth desc, query_id" if "depth" in columns else "all"
+        first = f"rowid = (select rowid from {name} order by {order} limit 1)"
         yield name, "delete", f"delete from {name} where {first}"
         yield name, "double", f"insert into {name} select * from {name} where {first}"
         for column in columns:
@@ -145,24 +144,25 @@ def test_tables_of_others_are_no_fault(small: Experiment, tmp_path: Path) -> Non
     assert kinds(edited(small.db, tmp_path, "create table mine (a integer)"), small) == set()
 
 
-FINE = """update generations set finish_reason = 'length', output_tokens = 64,
-token_ids = range(64), logprobs = null where rowid = 0"""
+ONE = "rowid = (select min(rowid) from generations)"
+FINE = f"""update generations set finish_reason = 'length', output_tokens = 64,
+token_ids = range(64), logprobs = null where {ONE}"""
 COUNTS = {
-    "update generations set prompt_tokens = 0 where rowid = 0": "has no prompt_tokens",
+    f"update generations set prompt_tokens = 0 where {ONE}": "has no prompt_tokens",
     "update generations set output_tokens = 65, token_ids = range(65)":
         "is longer than max_tokens or the window allow",
     "update generations set finish_reason = 'length' where output_tokens < 9":
         "was cut, yet is shorter than max_tokens and the window allow",
-    "update generations set cached_tokens = prompt_tokens + 1 where rowid = 0":
+    f"update generations set cached_tokens = prompt_tokens + 1 where {ONE}":
         "cached_tokens are not a part of prompt_tokens",
-    "update generations set finish_reason = 'too_long' where rowid = 0":
+    f"update generations set finish_reason = 'too_long' where {ONE}":
         "has a reply although its prompt was too long",
-    "update generations set prompt_tokens = 2048 where rowid = 0":
+    f"update generations set prompt_tokens = 2048 where {ONE}":
         "has a prompt that is too long for its window, and a reply",
     "update generations set logprobs = [0.5 for t in token_ids]":
         "logprobs are not one number, 0 or less, for each of token_ids",
     "update generations set seconds = 'nan'": "seconds is no duration",
-    """update generations set prompt_key = left(sha256(generation_id), 32)""":
+    "update generations set prompt_key = left(sha256(generation_id), 32)":
         "has not the prompt_key of other samples of its prompt",
 }  # fmt: skip
 
@@ -259,6 +259,6 @@ def test_the_command_says_clean_or_what_is_wrong(
     assert "small.duckdb: clean" in shell("check", "small.duckdb")
     assert json.loads(shell("check", "small.duckdb", "--json"))["clean"]
     with duckdb.connect(str(folder / "small.duckdb")) as connection:
-        connection.execute("update scores set value = 2 where rowid = 0")
+        connection.execute("update scores set value = 2 where {ONE}")
     assert "2 faults of 2 kinds" in shell("check", "experiment.yaml", code=1)
     assert "no database" in shell("check", "nothing.duckdb", code=1)
