@@ -21,6 +21,7 @@ from hcache.store.store import SCHEMAS
 UNSEEN = {
     ("generations", "created"): "when a reply was made is known to nobody else",
     ("generations", "seconds"): "a duration; only what is none is a fault",
+    ("generations", "thinking"): "whether a prompt opened a thought tells only who renders it",
     ("generations", "cached_tokens"): "depends on what an engine had in memory",
     ("generations", "token_ids +"): "ids are words of a tokenizer, which is not in the database",
     ("generations", "logprobs +"): "any numbers of 0 or less may be log-probabilities",
@@ -35,7 +36,7 @@ FILES_ONLY = {
 
 
 def edits() -> Iterator[tuple[str, str, str]]:
-    """(table, what is edited, SQL) for every column, in one row, the deepest where there are some."""
+    """(table, what is edited, SQL) for every column, in one row, the deepest if any."""
     for name, columns in SCHEMAS.items():
         order = "depth desc, query_id" if "depth" in columns else "all"
         first = f"rowid = (select rowid from {name} order by {order} limit 1)"

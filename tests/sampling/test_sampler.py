@@ -33,6 +33,7 @@ from hcache.engines.scripted import read_script
 from hcache.errors import DataError, EngineError, StoreBusyError, StoreError
 from hcache.experiment import Experiment
 from hcache.models.arms import Arm
+from hcache.models.replies import ReplyCount, in_words
 from hcache.replay import loading
 from hcache.replay.loading import load_replay as replay
 from hcache.sampling import Sampler, make_plan, sampler, scoring
@@ -218,6 +219,32 @@ def test_too_long_prompt_and_empty_reply_are_outcomes(folder: Path) -> None:
     reasons = table(folder / "small.duckdb", "generations")["finish_reason"]
     assert Counter(reasons)["too_long"] == QUERIES
     assert generated(folder, raw) == {}  # an outcome is not tried again
+
+
+def test_cut_replies_and_long_prompts_are_counted_by_arm(folder: Path) -> None:
+    raw = settings("ab")
+    raw["models"]["a"]["max_model_len"] = 8
+    raw["arms"]["a"]["instruction"] = "one two three four five six"
+    raw["arms"]["b"] |= {"max_tokens": 2, "instruction": "more words"}
+    tally = sample(folder, raw)
+    rows = table(folder / "small.duckdb", "generations")
+    prints = {arm.name: arm.fingerprint for arm in load(folder, raw).pool}
+    wanted = []
+    for name in "ab":
+        reasons = Counter(rows.filter(fingerprint=prints[name])["finish_reason"])
+        wanted.append(ReplyCount(name, reasons.total(), reasons["length"], reasons["too_long"]))
+    assert wanted[0].too_long > 0 and wanted[1].truncated > 0
+    assert list(tally.replies) == wanted
+    (first, second) = in_words(tally.replies)
+    share = f"{wanted[0].too_long / wanted[0].replies:.1%}"
+    assert first.startswith("a: ") and f"prompts too long for its window ({share})." in first
+    assert second.startswith("b: ") and "replies cut at max_tokens (100.0%)." in second
+    raw["arms"] = {"b": raw["arms"]["b"]}  # replies of the pool as it is now
+    (only,) = sample(folder, raw).replies
+    assert (only.arm, only.replies) == ("b", QUERIES * 2)
+    (of_train,) = load(folder, raw).replies(["train"])
+    assert of_train.replies == 3 * 2
+    assert list(in_words([ReplyCount("c", 5, 0, 0), ReplyCount("d", 0, 0, 0)])) == []
 
 
 def test_reply_is_cut_at_max_tokens(folder: Path) -> None:
