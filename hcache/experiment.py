@@ -15,15 +15,17 @@ from hcache.config.schema import DatasetConfig, ExperimentConfig
 from hcache.data.extractors import EXTRACTORS
 from hcache.data.hub import fetch, is_hub_name
 from hcache.data.metrics import METRICS
-from hcache.data.queries import Dropped, Query, split_by_hash, without_duplicates
+from hcache.data.queries import SPLITS, Dropped, Query, split_by_hash, without_duplicates
 from hcache.data.readers import read
 from hcache.engines import ENGINES, build_pool
 from hcache.errors import ConfigError, DataError
 from hcache.keys import canonical
 from hcache.models.arms import Arm, Pool
 from hcache.models.files import locate
+from hcache.models.replies import ReplyCount
 from hcache.plugins import load_file
 from hcache.store import Store, wait_and_write
+from hcache.store.queries import REPLIES
 from hcache.store.schema import RESERVED
 from hcache.workflows import WORKFLOWS, Workflow
 
@@ -163,6 +165,15 @@ class Experiment:
                     )
             out |= parts
         return out
+
+    def replies(self, splits: Sequence[str] = SPLITS) -> tuple[ReplyCount, ...]:
+        """How the stored calls of each arm ended in some splits, in the order of the arms."""
+        arms, workflow = list(self.config.arms), self.workflow
+        scope = [workflow.fingerprint, workflow.hops, self.config.sampling.replicas]
+        with Store(self.db) as store:
+            found = store.sql(REPLIES, [self.name, arms, list(splits), *scope])
+        counts = {name: ReplyCount(name, *rest) for name, *rest in found.iter_rows()}
+        return tuple(counts.get(name, ReplyCount(name, 0, 0, 0)) for name in arms)
 
     def record(self, patience: float) -> int:
         """Bring the experiment, its arms and its queries into the store, if they changed.

@@ -12,6 +12,7 @@ from rich.text import Text
 from hcache.commands import (
     assignments,
     bench,
+    check,
     demo,
     doctor,
     export,
@@ -36,6 +37,7 @@ app = typer.Typer(
 app.command()(demo.demo)
 app.command()(sampling.plan)
 app.command()(sampling.sample)
+app.command()(sampling.rescore)
 app.command()(routers.train)
 app.command()(bench.bench)
 app.command("eval")(routers.evaluate)
@@ -43,6 +45,7 @@ app.command()(report.report)
 app.command()(routers.route)
 app.command()(inspect.show)
 app.command()(inspect.sql)
+app.command()(check.check)
 app.command()(export.export)
 app.command()(assignments.assignments)
 app.add_typer(inspect.runs, name="runs")

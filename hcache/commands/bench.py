@@ -18,6 +18,7 @@ from hcache.commands.options import (
 )
 from hcache.commands.routers import EvaluationProgress
 from hcache.experiment import Experiment
+from hcache.models.replies import in_words
 
 if TYPE_CHECKING:
     from hcache.runs.benching import Job
@@ -69,7 +70,7 @@ def bench(
         typer.echo(report.to_json(), nl=False)
         return
     console.print(table(report))
-    for sentence in report.verdicts.values():
+    for sentence in (*report.verdicts.values(), *in_words(report.replies)):
         say(sentence)
 
 

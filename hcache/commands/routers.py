@@ -23,6 +23,7 @@ from hcache.commands.options import (
 from hcache.config.schema import ExperimentConfig
 from hcache.errors import DataError, RunError
 from hcache.experiment import Experiment
+from hcache.models.replies import in_words
 
 if TYPE_CHECKING:
     from hcache.runs.folder import Run
@@ -173,7 +174,7 @@ def evaluate(
         typer.echo(report.to_json(), nl=False)
         return
     console.print(table(report))
-    for note in report.notes:
+    for note in (*report.notes, *in_words(report.replies)):
         say(note)
 
 

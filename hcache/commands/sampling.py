@@ -1,15 +1,17 @@
-"""`hcache plan` and `hcache sample`."""
+"""`hcache plan`, `hcache sample` and `hcache rescore`."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, TaskID, TimeRemainingColumn
 
-from hcache.commands.console import console, field, progress, say, table_of
+from hcache.commands.console import console, field, print_json, progress, say, table_of
 from hcache.commands.options import (
+    AsJson,
     Database,
     ExperimentFile,
     Overrides,
@@ -17,9 +19,13 @@ from hcache.commands.options import (
 )
 from hcache.config.schema import Server
 from hcache.data.queries import SPLITS, dropped_in_words
-from hcache.errors import ConfigError, together
+from hcache.errors import ConfigError, StoreError, together
 from hcache.experiment import Experiment
+from hcache.models.replies import in_words
 from hcache.sampling import Plan, Sampler, Tally, make_plan
+from hcache.sampling.sampler import PATIENCE_SECONDS
+from hcache.sampling.scoring import rescore as score_again
+from hcache.store import Store
 
 
 def plan(
@@ -87,21 +93,54 @@ def sample(
         loaded = with_changes(loaded, run, db, engine or "transformers")
     elif engine is not None:
         raise ConfigError("--engine is for models with a ΔW.", "Name its run: --policy RUN.")
-    with SamplingProgress() as progress:
+    with SamplingProgress() as bars:
         tally = Sampler(
             loaded,
             splits=split.split(","),
             budget=budget,
             minutes=minutes,
-            on_progress=progress.update,
+            on_progress=bars.update,
         ).run()
     say(summary(tally, str(loaded.db)))
+    for sentence in in_words(tally.replies):
+        say(sentence)
     _print_dropped(loaded)
 
 
 def _print_dropped(experiment: Experiment) -> None:
     if said := dropped_in_words(experiment.dropped):
         say(said)
+
+
+def rescore(
+    experiment: ExperimentFile,
+    db: Database = None,
+    set_: Overrides = None,
+    plugin: Plugins = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score stored replies anew where a metric or an extractor has changed. Runs no model.
+
+    Needs no files of models either; `hcache sample` does the same at its end.
+
+    Example: `hcache rescore data/demo/experiment.yaml`
+    """
+    loaded = Experiment.load(experiment, set_ or (), db, plugins=plugin or ())
+    with Store(loaded.db) as store:
+        if loaded.name not in store.experiments():
+            raise StoreError(
+                f"{loaded.db} holds no experiment {loaded.name!r}.",
+                "Sample it first: hcache sample EXPERIMENT.yaml",
+            )
+    with progress("scoring: {task.completed:,.0f}") as bar:
+        task = bar.add_task("", total=None)
+        scored = score_again(
+            loaded, PATIENCE_SECONDS, lambda scores: bar.update(task, completed=scores)
+        )
+    if as_json:
+        print_json(asdict(scored))
+        return
+    say(f"{scored} in {loaded.db}")
 
 
 class SamplingProgress:
@@ -153,6 +192,8 @@ def summary(tally: Tally, db: str) -> str:
         f"{generated} generations made ({cached} were there) in {tally.seconds:.1f} s; "
         f"{tally.complete} of {tally.queries} queries complete in {db}"
     )
+    if tally.scored.new or tally.scored.anew:
+        text += f"; {tally.scored}"
     if tally.left:
         text += f"; {tally.left} queries left for want of budget: run the same command again"
     if tally.moved:

@@ -21,7 +21,9 @@ from hcache.plugins import Registry
 from hcache.workflows.effects import Ask, Message
 
 TOO_LONG = "too_long"
-"""Finish reason of a prompt that does not fit the window: an outcome, not a failure."""
+"""Finish reason of a prompt that does not fit the window: an outcome, not a failure.
+
+It costs its prompt tokens, see docs/checking.md."""
 
 REPLICA_STRIDE = 1 << 16
 """Sample index of a generation: replica + REPLICA_STRIDE · (sample index of its Ask)."""

@@ -8,6 +8,7 @@ from typing import Any
 from hcache.evaluation.fronts import TwoModels
 from hcache.evaluation.statistics import Interval
 from hcache.files import finite, json_text
+from hcache.models.replies import ReplyCount
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class Report:
     plane: Plane
     two_models: dict[str, TwoModels]  # of each router, where the pool has two arms
     groups: tuple[Group, ...]  # the first is over all queries
+    replies: tuple[ReplyCount, ...] = ()  # stored for the split that is evaluated, by arm
 
     @property
     def rows(self) -> list[dict[str, Any]]:

@@ -177,14 +177,26 @@ def _qualities(config: ExperimentConfig) -> list[list[str]]:
 
 
 def _check_scored(store: Store, leaves: pl.DataFrame) -> None:
+    """Refuse leaves without a score, and scores that other rules have made than the rest."""
     unscored = leaves.filter(pl.col("quality").is_null())
-    if len(unscored):
-        metrics = ", ".join(repr(name) for name in sorted(set(unscored["metric"])))
+    outdated = unscored.filter(pl.col("scored"))
+    if len(outdated):
         raise StoreError(
-            f"{store.path}: {len(unscored)} trajectories have no score {metrics}.",
+            f"{store.path}: {len(outdated)} of {len(leaves)} scores {_metrics_of(outdated)} are by "
+            "another version of their metric or extractor.",
+            "Score anew, without any model: hcache rescore EXPERIMENT.yaml "
+            "(`hcache sample` does so too).",
+        )
+    if len(unscored):
+        raise StoreError(
+            f"{store.path}: {len(unscored)} trajectories have no score {_metrics_of(unscored)}.",
             "Add the metric to the data's `metrics` and run `hcache sample` again; "
             "it runs no model for that.",
         )
+
+
+def _metrics_of(leaves: pl.DataFrame) -> str:
+    return ", ".join(repr(name) for name in sorted(set(leaves["metric"])))
 
 
 def _digest(tensor: torch.Tensor) -> str:

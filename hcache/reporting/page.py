@@ -118,6 +118,16 @@ class Content:
             yield f"APGR, {name}", _alone(found.apgr, "the strong model is not better")
             yield f"CPT(50%), {name}", _alone(found.cpt50, "the strong model is not better")
 
+    @property
+    def replies(self) -> Iterator[tuple[str, str, str, str]]:
+        """For each arm its distinct replies, and how many were cut or not even begun."""
+        for one in self.report.replies:
+            shares = [
+                f"{part:,} ({part / one.replies:.1%})" if part else "0"
+                for part in (one.truncated, one.too_long)
+            ]
+            yield one.arm, f"{one.replies:,}", *shares
+
     @cached_property
     def figures(self) -> list[tuple[Picture, Markup]]:
         """Each figure with the markup that stands in the page."""

@@ -97,7 +97,8 @@ def evaluation_of(
     evaluated = [run for method in own for run in method.runs]
     if left_out := len(chosen) - len(evaluated):
         notes.append(f"Runs left out, being of another α, action set, encoder or pool: {left_out}.")
-    report = replace(report, notes=(*report.notes, *leaks, *notes))
+    replies = experiment.replies([split])
+    report = replace(report, notes=(*report.notes, *leaks, *notes), replies=replies)
     text = report.to_json()
     for run in (*evaluated, *(run for _, other_runs in theirs for run in other_runs)):
         run.write_evaluation(split, text)

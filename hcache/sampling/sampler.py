@@ -21,11 +21,12 @@ from hcache.engines import Engine, EngineFactory, Engines, Generation, Request, 
 from hcache.errors import ArmError, ConfigError, EngineError, StoreBusyError, together
 from hcache.experiment import Experiment
 from hcache.models.arms import Arm
+from hcache.models.replies import ReplyCount
 from hcache.sampling.enumerator import Enumerator, Reply
 from hcache.sampling.plan import tree_size
 from hcache.sampling.records import record_of, tables_of
 from hcache.sampling.schedules import Resident, Sweep
-from hcache.sampling.scoring import score, score_missing
+from hcache.sampling.scoring import Scored, rescore, score
 from hcache.store import Spool, Store, wait_and_write, write
 from hcache.store.queries import COMPLETE, GENERATIONS, GENERATIONS_BY_ARM, TRAJECTORIES
 
@@ -52,6 +53,8 @@ class Tally:
     left: int = 0  # queries not begun, for want of budget
     waiting: bool = False  # whether finished generations wait in the spool
     seconds: float = 0.0
+    scored: Scored = field(default_factory=Scored)  # at the end, of what was there before
+    replies: tuple[ReplyCount, ...] = ()  # of the splits sampled, at the end
 
 
 class Sampler:
@@ -75,6 +78,7 @@ class Sampler:
         """
         self.experiment = experiment
         self.config = experiment.config.sampling
+        self.splits = splits
         self.db = experiment.db
         self.queries = [
             query for split in splits for query in experiment.splits.get(known_split(split), [])
@@ -122,12 +126,8 @@ class Sampler:
             self._end(started)
         if self.errors:
             raise together(self.errors)
-        score_missing(
-            self.db,
-            self.by_id,
-            self.experiment.config.data,
-            PATIENCE_SECONDS,
-        )
+        self.tally.scored = rescore(self.experiment, PATIENCE_SECONDS)
+        self.tally.replies = self.experiment.replies(self.splits)
         return self.tally
 
     def _shuffled(self) -> list[Query]:

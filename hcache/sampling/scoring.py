@@ -1,20 +1,42 @@
-"""Scoring: from stored outputs to answers and metrics. Runs no model, so a new metric is cheap."""
+"""Scoring: from stored outputs to answers and metrics. Runs no model, so a new metric is cheap.
+
+Each score carries the version of the extractor and the metric that made it. What was scored by
+another version is scored anew, by `hcache sample` or `hcache rescore`; until then evaluations
+refuse it.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from hcache.config.schema import DatasetConfig
 from hcache.data.extractors import extractor, version_of
 from hcache.data.metrics import score_many
 from hcache.data.queries import Query
+from hcache.experiment import Experiment
 from hcache.store import Store, wait_and_write
-from hcache.store.queries import UNSCORED
+from hcache.store.queries import TO_SCORE, UNSCORED
 
 Row = Mapping[str, Any]
+PAGE = 20_000  # trajectories scored at once
+
+
+@dataclass
+class Scored:
+    """Scores that were made of stored trajectories."""
+
+    new: int = 0  # where there was none
+    anew: int = 0  # in place of one by another version
+    changed: int = 0  # of these, with another value than before
+
+    def __str__(self) -> str:
+        parts = [f"{self.new:,} new scores"] if self.new else []
+        if self.anew or not parts:
+            parts.append(f"{self.anew:,} scores made anew, {self.changed:,} values changed")
+        return "; ".join(parts)
 
 
 def score(
@@ -23,22 +45,26 @@ def score(
     """Rows of `scores` for trajectories, each by the extractor and metrics of its data set."""
     by_dataset: dict[str, list[Row]] = defaultdict(list)
     for row in trajectories:
-        by_dataset[queries[row["query_id"]].dataset].append(row)
+        query = queries[row["query_id"]]
+        by_dataset[query.dataset].append({**row, "references": query.references})
     return [
         row
         for dataset, rows in by_dataset.items()
         for metric in data[dataset].metrics
-        for row in _score(rows, queries, data[dataset].extract, metric)
+        for row in score_rows(rows, data[dataset].extract, metric)
     ]
 
 
-def _score(
-    rows: Sequence[Row], queries: Mapping[str, Query], extract: str, metric: str
-) -> list[dict[str, Any]]:
+def score_rows(rows: Sequence[Row], extract: str, metric: str) -> list[dict[str, Any]]:
+    """Rows of `scores` for rows with trajectory_id, output and references.
+
+    Raises:
+        ConfigError: for an unknown extractor or metric.
+        DataError: the metric cannot be met by the references of a row.
+    """
     take = extractor(extract)
     answers = [take(row["output"]) for row in rows]
-    references = [queries[row["query_id"]].references for row in rows]
-    values = score_many(metric, answers, references)
+    values = score_many(metric, answers, [row["references"] for row in rows])
     version = version_of(extract, metric)
     return [
         {
@@ -53,21 +79,43 @@ def _score(
     ]
 
 
-def score_missing(
-    db: Path, queries: Mapping[str, Query], data: Mapping[str, DatasetConfig], patience: float
-) -> int:
-    """Score stored trajectories that lack a metric their data set asks for; how many scores.
+def rescore(
+    experiment: Experiment, patience: float, on_page: Callable[[int], None] = lambda scores: None
+) -> Scored:
+    """Score an experiment's stored trajectories that lack a score of the version of today.
 
-    A score by another version of its extractor or metric counts as lacking, and is replaced.
+    Needs neither models nor files of questions. It goes page by page, each in a transaction of its
+    own: stopped halfway, the same call does the rest. `on_page` takes how many scores are made.
+
+    Raises:
+        StoreError: there is no database, or it is held open by others for `patience` seconds.
+        DataError: a metric cannot be met by the references of a query.
     """
-    missing: list[dict[str, Any]] = []
-    with Store(db) as store:
-        for name, dataset in data.items():
-            for metric in dataset.metrics:
-                version = version_of(dataset.extract, metric)
-                frame = store.sql(UNSCORED, [name, dataset.extract, metric, version])
-                rows = [row for row in frame.iter_rows(named=True) if row["query_id"] in queries]
-                missing += _score(rows, queries, dataset.extract, metric)
-    if missing:
-        wait_and_write(db, {"scores": missing}, patience)
-    return len(missing)
+    done = Scored()
+    for name, dataset in experiment.config.data.items():
+        for metric in dataset.metrics:
+            for rows in _unscored(experiment, name, dataset.extract, metric):
+                scores = score_rows(rows, dataset.extract, metric)
+                wait_and_write(experiment.db, {"scores": scores}, patience)
+                pairs = [
+                    (row["before"], new["value"]) for row, new in zip(rows, scores, strict=True)
+                ]
+                old = [pair for pair in pairs if pair[0] is not None]
+                done.new += len(pairs) - len(old)
+                done.anew += len(old)
+                done.changed += sum(before != value for before, value in old)
+                on_page(done.new + done.anew)
+    return done
+
+
+def _unscored(
+    experiment: Experiment, dataset: str, extract: str, metric: str
+) -> Iterator[list[Row]]:
+    """Pages of what is to be scored; between them the database may be written."""
+    wanted = [experiment.name, dataset, extract, metric, version_of(extract, metric)]
+    with Store(experiment.db) as store:
+        found = store.sql(UNSCORED, wanted)
+    for chosen in found.iter_slices(PAGE):
+        with Store(experiment.db) as store:
+            rows = store.sql(TO_SCORE, chosen=chosen).to_dicts()
+        yield rows

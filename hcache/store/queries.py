@@ -52,13 +52,42 @@ select epoch(max(created) - min(created)) / nullif(count(*) - 1, 0)
 from (select created from generations where fingerprint = $1 order by created desc limit 1000)
 """
 
+# Of an experiment's queries in a data set: what lacks a score of this version, and its old value.
 UNSCORED = """
-select t.trajectory_id, t.query_id, t.output
+select t.trajectory_id, s.value as before
 from trajectories t join queries q using (query_id)
-where q.dataset = $1 and not exists (
-    select 1 from scores s
-    where s.trajectory_id = t.trajectory_id and s.extractor = $2 and s.metric = $3
-      and s.version = $4)
+semi join (select query_id from splits where experiment = $1) using (query_id)
+left join scores s on s.trajectory_id = t.trajectory_id and s.extractor = $3 and s.metric = $4
+where q.dataset = $2 and s.version is distinct from $5
+order by t.trajectory_id
+"""
+
+TO_SCORE = """
+select c.*, t.output, q."references"
+from chosen c join trajectories t using (trajectory_id) join queries q using (query_id)
+order by c.trajectory_id
+"""
+
+# Distinct generations of an experiment's arms, given by name, and how they ended.
+REPLIES = """
+with own as (
+    select p.arm_id, a.name from pools p join arms a using (arm_id)
+    where p.experiment = $1 and list_contains($2, a.name)
+), asked as (
+    select distinct ask.arm as arm_id, ask.generation as generation_id
+    from (
+        select unnest(t.asks) as ask
+        from trajectories t
+        semi join (
+            select query_id from splits where experiment = $1 and list_contains($3, split)
+        ) using (query_id)
+        where t.workflow = $4 and t.depth <= $5 and t.replica < $6
+          and list_has_all((select list(arm_id) from own), t.decisions)
+    )
+)
+select o.name, count(*), count(*) filter (g.finish_reason = 'length'),
+       count(*) filter (g.finish_reason = 'too_long')
+from asked join own o using (arm_id) join generations g using (generation_id) group by o.name
 """
 
 # Replay
@@ -80,11 +109,12 @@ from states t join chosen using (query_id), prices {_SAMPLED} and t.depth < $4
 """
 LEAVES = f"""{_CHOSEN}
 select t.query_id, t.replica, [list_position($6, d) for d in t.decisions] as path,
-       map($9, $10)[q.dataset] as metric, s.value as quality, {_COST} as cost
+       map($9, $10)[q.dataset] as metric, s.version is not null as scored,
+       case when s.version = map($9, $11)[q.dataset] then s.value end as quality, {_COST} as cost
 from trajectories t join chosen c using (query_id) join queries q using (query_id)
 cross join prices
 left join scores s on s.trajectory_id = t.trajectory_id and s.extractor = c.extractor
-     and s.metric = map($9, $10)[q.dataset] and s.version = map($9, $11)[q.dataset]
+     and s.metric = map($9, $10)[q.dataset]
 {_SAMPLED} and t.depth <= $4
 """
 QUERIES = """

@@ -33,14 +33,16 @@ from hcache.engines.scripted import read_script
 from hcache.errors import DataError, EngineError, StoreBusyError, StoreError
 from hcache.experiment import Experiment
 from hcache.models.arms import Arm
+from hcache.models.replies import ReplyCount, in_words
 from hcache.replay import loading
 from hcache.replay.loading import load_replay as replay
 from hcache.sampling import Sampler, make_plan, sampler, scoring
-from hcache.sampling.scoring import score_missing
-from hcache.store import Store, spool_path
+from hcache.sampling.scoring import Scored, rescore
+from hcache.store import Store, spool_path, write
 from hcache.store.schema import UNIQUE
 
 QUERIES = 5
+OUTDATED = r"18 of 18 scores 'em' are by another version.*hcache rescore EXPERIMENT\.yaml"
 Facts = dict[str, list[tuple[Any, ...]]]
 
 
@@ -217,6 +219,32 @@ def test_too_long_prompt_and_empty_reply_are_outcomes(folder: Path) -> None:
     reasons = table(folder / "small.duckdb", "generations")["finish_reason"]
     assert Counter(reasons)["too_long"] == QUERIES
     assert generated(folder, raw) == {}  # an outcome is not tried again
+
+
+def test_cut_replies_and_long_prompts_are_counted_by_arm(folder: Path) -> None:
+    raw = settings("ab")
+    raw["models"]["a"]["max_model_len"] = 8
+    raw["arms"]["a"]["instruction"] = "one two three four five six"
+    raw["arms"]["b"] |= {"max_tokens": 2, "instruction": "more words"}
+    tally = sample(folder, raw)
+    rows = table(folder / "small.duckdb", "generations")
+    prints = {arm.name: arm.fingerprint for arm in load(folder, raw).pool}
+    wanted = []
+    for name in "ab":
+        reasons = Counter(rows.filter(fingerprint=prints[name])["finish_reason"])
+        wanted.append(ReplyCount(name, reasons.total(), reasons["length"], reasons["too_long"]))
+    assert wanted[0].too_long > 0 and wanted[1].truncated > 0
+    assert list(tally.replies) == wanted
+    (first, second) = in_words(tally.replies)
+    share = f"{wanted[0].too_long / wanted[0].replies:.1%}"
+    assert first.startswith("a: ") and f"prompts too long for its window ({share})." in first
+    assert second.startswith("b: ") and "replies cut at max_tokens (100.0%)." in second
+    raw["arms"] = {"b": raw["arms"]["b"]}  # replies of the pool as it is now
+    (only,) = sample(folder, raw).replies
+    assert (only.arm, only.replies) == ("b", QUERIES * 2)
+    (of_train,) = load(folder, raw).replies(["train"])
+    assert of_train.replies == 3 * 2
+    assert list(in_words([ReplyCount("c", 5, 0, 0), ReplyCount("d", 0, 0, 0)])) == []
 
 
 def test_reply_is_cut_at_max_tokens(folder: Path) -> None:
@@ -506,18 +534,16 @@ def test_new_metric_is_scored_without_a_model(folder: Path) -> None:
     assert_unique(folder / "small.duckdb")
 
 
-def test_score_missing_says_how_many_it_made(folder: Path) -> None:
+def test_rescoring_says_how_many_it_made(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = settings("ab")
     raw["data"]["made"]["metrics"] = ["f1"]
     sample(folder, raw)
     raw["data"]["made"]["metrics"] = ["f1", "em"]
-    experiment = load(folder, raw)
-    queries = {query.id: query for query in experiment.queries()}
-    few = dict(list(queries.items())[:2])
-    data = experiment.config.data
-    assert score_missing(experiment.db, few, data, 1.0) == 2 * 6
-    assert score_missing(experiment.db, queries, data, 1.0) == (QUERIES - 2) * 6
-    assert score_missing(experiment.db, queries, data, 1.0) == 0
+    monkeypatch.setattr(scoring, "PAGE", 7)  # pages that neither metric nor query end
+    pages: list[int] = []
+    assert rescore(load(folder, raw), 1.0, pages.append) == Scored(new=QUERIES * 6)
+    assert pages == [7, 14, 21, 28, 30]
+    assert rescore(load(folder, raw), 1.0) == Scored()
 
 
 def renewed(patch: pytest.MonkeyPatch, version: str) -> None:
@@ -533,20 +559,44 @@ def test_scores_by_an_older_version_are_made_again(
     sample(folder, raw)
     experiment, db = load(folder, raw), folder / "small.duckdb"
     before = table(db, "scores")
-    monkeypatch.setitem(METRICS.entries, "em", lambda answer, references: 0.25)
+    monkeypatch.setitem(METRICS.entries, "em", lambda answer, references: 0.0)
     renewed(monkeypatch, "2")
-    with Store(db) as store, pytest.raises(StoreError, match=r"18 trajectories have no score 'em'"):
+    with Store(db) as store, pytest.raises(StoreError, match=OUTDATED):
         replay(store, experiment.config, "train")
-    assert generated(folder, raw, factory=None) == {}
+    right = int((before.filter(metric="em")["value"] == 1).sum())
+    assert 0 < right < QUERIES * 6
+    tally = sample(folder, raw)
+    assert (tally.generated, tally.scored) == ({}, Scored(anew=QUERIES * 6, changed=right))
     assert_unique(db)
     scores = table(db, "scores")
-    assert set(scores.filter(metric="em")["value"]) == {0.25}
+    assert set(scores.filter(metric="em")["value"]) == {0.0}
     assert set(scores.filter(metric="em")["version"]) == {"2"}
     assert scores.filter(metric="f1").equals(before.filter(metric="f1"))
     with Store(db) as store:
-        assert set(replay(store, experiment.config, "train").tree.quality_M.tolist()) == {0.25}
-    queries = {query.id: query for query in experiment.queries()}
-    assert score_missing(db, queries, experiment.config.data, 1.0) == 0
+        assert set(replay(store, experiment.config, "train").tree.quality_M.tolist()) == {0.0}
+    assert sample(folder, raw).scored == Scored()
+
+
+def test_a_mixture_of_versions_is_refused_until_all_is_scored_anew(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = settings("ab", quality="em")
+    sample(folder, raw)
+    renewed(monkeypatch, "2")
+    experiment, db = load(folder, raw), folder / "small.duckdb"
+    old = table(db, "scores").filter(metric="em")
+    few = old["trajectory_id"].sort()[:11].to_list()
+    rows = old.filter(old["trajectory_id"].is_in(few)).to_dicts()
+    write(db, {"scores": [row | {"version": "2"} for row in rows]})
+    with Store(db) as store:
+        for split in ("train", "test"):
+            with pytest.raises(StoreError, match=r"of \d+ scores 'em'.*hcache rescore EXPERIMENT"):
+                replay(store, experiment.config, split)
+    for name in "ab":
+        (folder / f"{name}.json").unlink()  # no model is needed
+    assert rescore(load(folder, raw), 1.0) == Scored(anew=QUERIES * 6 - 11)
+    with Store(db) as store:
+        assert replay(store, experiment.config, "train").tree.quality_M.numel() == 18
 
 
 def test_new_scores_carry_their_version(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

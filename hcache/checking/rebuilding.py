@@ -1,0 +1,118 @@
+"""Trees rebuilt from stored generations by their workflow, and compared with the stored rows.
+
+The enumerator is the one that sampling uses; here it is answered from the database alone. What is
+compared is every state and trajectory of each experiment, column by column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import polars as pl
+
+from hcache.checking.findings import Findings
+from hcache.checking.records import Recorded, queries_of, read_queries
+from hcache.data.queries import Query
+from hcache.keys import digest, generation_key
+from hcache.sampling.enumerator import Enumerator, Reply
+from hcache.store import Store
+from hcache.store.checks import BY_QUESTION, REPLIES_TO, ROWS_OF_QUERIES
+
+Row = dict[str, Any]
+BATCH = 128  # queries whose trees are rebuilt together
+AGAIN = "`hcache sample` adds it"
+
+
+def rebuild(
+    store: Store,
+    recorded: Recorded,
+    limits: pl.DataFrame,
+    known: Mapping[str, Query],
+    findings: Findings,
+    on_batch: Callable[[int, int], None],
+) -> None:
+    """Rebuild the trees of an experiment, batch by batch, and compare them with the stored ones."""
+    ids = queries_of(store, recorded.name)
+    for place, chosen in enumerate(ids.iter_slices(BATCH)):
+        queries = read_queries(store, limits, chosen, known)
+        rebuilt = _enumerate(store, recorded, queries)
+        for table in ("states", "trajectories"):
+            sql = ROWS_OF_QUERIES[table]
+            stored = store.sql(sql, [recorded.workflow.fingerprint], chosen=chosen)
+            rows = [row for row in stored.to_dicts() if _in_scope(recorded, row)]
+            _compare(table, rows, rebuilt.get(table, []), findings)
+            findings.count(f"{table} rebuilt", len(rows))
+        on_batch(min(len(ids), (place + 1) * BATCH), len(ids))
+
+
+def _enumerate(store: Store, recorded: Recorded, queries: Iterable[Query]) -> dict[str, list[Row]]:
+    """The rows that the workflow makes of what is stored, as far as that goes."""
+    enumerator = Enumerator(recorded.workflow, recorded.pool)
+    requests = [
+        request for query in queries for request in enumerator.start(query, recorded.replicas)
+    ]
+    while requests:
+        keys = pl.DataFrame({"generation_id": [request.key for request in requests]})
+        found = store.sql(REPLIES_TO, chosen=keys.unique()).select(
+            "generation_id", *Reply.__dataclass_fields__
+        )
+        requests = [
+            request
+            for key, *reply in found.iter_rows()
+            for request in enumerator.supply(key, Reply(*reply))
+        ]
+    return enumerator.take_rows()
+
+
+def _in_scope(recorded: Recorded, row: Row) -> bool:
+    """Whether an experiment has this state or trajectory: a file keeps those of larger ones too."""
+    pool = {arm.id for arm in recorded.pool}
+    last = recorded.hops - ("actions" in row)  # no state follows the last hop
+    return (
+        pool.issuperset(row["decisions"])
+        and len(row["decisions"]) <= last
+        and row["replica"] < recorded.replicas
+        and not pool.isdisjoint(row.get("actions", pool))
+    )
+
+
+def _compare(table: str, stored: list[Row], rebuilt: list[Row], findings: Findings) -> None:
+    wanted = {_key(row): row for row in rebuilt}
+    for row in stored:
+        made = wanted.pop(_key(row), None)
+        if made is None:
+            fault = "is not what its workflow makes of the stored generations"
+            findings.add(table, fault, _name(row))
+            continue
+        for column in made:
+            if not _equal(column, row[column], made[column]):
+                fault = f"{column} is not what its workflow gives"
+                findings.add(table, fault, _name(row))
+    findings.add_all(
+        table, "is missing, although its generations are there", map(_name, wanted.values()), AGAIN
+    )
+
+
+def _equal(column: str, stored: Any, made: Any) -> bool:
+    """Equality; a state keeps the actions of all pools that it was sampled with."""
+    if column == "actions":
+        return set(made) <= set(stored) and len(set(stored)) == len(stored)
+    return bool(stored == made)
+
+
+def _key(row: Row) -> tuple[Any, ...]:
+    return row["query_id"], row["replica"], *row["decisions"]
+
+
+def _name(row: Row) -> str:
+    path = ">".join(row["decisions"])
+    return str(row.get("trajectory_id") or f"{row['query_id']} {row['replica']} {path}".strip())
+
+
+def check_keys_by_question(store: Store, limits: pl.DataFrame, findings: Findings) -> None:
+    """Hold keys against content where the weights, and so the key, depend on the question."""
+    found = store.sql(BY_QUESTION, fingerprints=limits)
+    for key, fingerprint, messages, sample, question in found.iter_rows():
+        if generation_key(digest([fingerprint, question]), messages, sample) != key:
+            findings.add("generations", "generation_id is not the key of its content", key)
