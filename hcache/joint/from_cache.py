@@ -70,7 +70,7 @@ class JointSettings(PairSettings):
 
     clip_ratio: float = Field(3.0, gt=1, description="c: a call's ratio counts within [1/c, c]")
     min_ess: float = Field(
-        0.5, ge=0, le=1, description="effective share of the leaves below which it halts"
+        0.1, ge=0, le=1, description="effective share of the leaves below which it halts"
     )
     batch_queries: int = Field(32, ge=1, description="queries of an update")
 

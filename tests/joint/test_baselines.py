@@ -12,7 +12,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import combinations_with_replacement
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ import torch
 from helpers.forest import Leaf, Node, lay_out
 
 from hcache.joint.calls import CallTree, _assemble, _leaf_indices
-from hcache.joint.from_cache import Joint, JointSettings, leaf_probs
+from hcache.joint.from_cache import SLIGHT, Baselines, Joint, JointSettings, leaf_probs
 from hcache.replay.tree import NONE, tree_of_leaf
 
 ARMS = ("a", "b")
@@ -31,7 +31,6 @@ STOP = len(ARMS)
 Cell = tuple[int, str]  # arm and prompt
 Said = tuple[Cell, int]  # and which reply
 Draws = Mapping[Cell, int]
-Say = Callable[[int, str], int]
 
 
 @dataclass
@@ -45,15 +44,17 @@ class Replica:
 
 @dataclass
 class Grower:
-    """Builds the tree of one replica from the draws that it asks for."""
+    """Builds the tree of one replica from draws; `twins` are arms of one checkpoint."""
 
     seed: str
+    twins: bool
     draws: Draws
-    said: dict[tuple[int, ...], tuple[Said, ...]]
+    said: dict[tuple[int, ...], tuple[Said, ...]] = field(default_factory=dict)
 
     def say(self, log: list[Said], arm: int, prompt: str) -> int:
+        """The reply of an arm, logged. KeyError: it is not drawn yet."""
         cell = arm, prompt
-        log.append((cell, self.draws[cell]))  # KeyError: not drawn yet
+        log.append((cell, self.draws[owner(self.twins, cell)]))
         return log[-1][1]
 
     def state(self, hop: int, *seen: object) -> Node:
@@ -145,9 +146,9 @@ CASES = [
 ]
 
 
-def owner(world: World, cell: Cell) -> Cell:
+def owner(twins: bool, cell: Cell) -> Cell:
     """The cell whose draw it is."""
-    return (0, cell[1]) if world.twins else cell
+    return (0, cell[1]) if twins else cell
 
 
 def replicas_of(world: World, seed: str) -> Iterator[Replica]:
@@ -155,13 +156,7 @@ def replicas_of(world: World, seed: str) -> Iterator[Replica]:
     todo: list[dict[Cell, int]] = [{}]
     while todo:
         draws = todo.pop()
-        seen: dict[Cell, int] = {}
-
-        class Lookup(dict[Cell, int]):
-            def __missing__(self, cell: Cell) -> int:
-                return draws[owner(world, cell)]  # noqa: B023
-
-        grower = Grower(seed, Lookup(seen), {})
+        grower = Grower(seed, world.twins, draws)
         try:
             root = world.flow(grower)
         except KeyError as missing:
@@ -172,7 +167,7 @@ def replicas_of(world: World, seed: str) -> Iterator[Replica]:
 
 def behaviour(world: World, seed: str, cell: Cell) -> tuple[float, float]:
     """Probabilities of the two replies."""
-    first = random.Random(f"{seed}|{owner(world, cell)}").uniform(0.15, 0.85)
+    first = random.Random(f"{seed}|{owner(world.twins, cell)}").uniform(0.15, 0.85)
     return first, 1 - first
 
 
@@ -204,7 +199,8 @@ def caches(world: World, replicas: int, seed: str) -> Caches:
     roots = [copied(single[one].root) for some in sets for one in some]
     width = len(str(len(sets)))
     tree = lay_out(roots, ARMS, hops=2, replicas=replicas).tree
-    tree.__dict__["queries"] = tuple(f"q{index:0{width}d}" for index in range(len(sets)))
+    # Calls number queries in the order of their ids, which has to be that of the tree.
+    tree = replace(tree, queries=tuple(f"{index:0{width}d}" for index in range(len(sets))))
     rows, said = [], {}
     for query, some in zip(tree.queries, sets, strict=True):
         for replica, one in enumerate(some):
@@ -242,7 +238,7 @@ def row(
         "replica": replica,
         "path": path,
         "arm": ARMS[cell[0]],
-        "generation": f"{owner(world, cell)}|{replica}",
+        "generation": f"{owner(world.twins, cell)}|{replica}",
         "messages": json.dumps([{"role": "user", "content": cell[1]}]),
         "token_ids": [reply],
         "role": "",
@@ -263,9 +259,7 @@ class Tabular(Joint):
         ]
         self.cell_U = torch.tensor([number[cell] for cell in cells])
         self.reply_U = torch.tensor([call.output_ids[0] for call in calls.records])
-        table = torch.tensor([behaviour(world, seed, cell) for cell in listed.cells])
         self.behaviour_CR = table_of(world, seed, listed)
-        assert table.shape == z_CR.shape
         self.z_QCR = z_CR.repeat(len(listed.tree.queries), 1, 1).requires_grad_()
         settings = JointSettings(batch_queries=10**6, clip_ratio=1e9, min_ess=0, device="cpu")
         super().__init__(listed.tree, settings, alpha=0.1, seed=0)
@@ -381,8 +375,6 @@ def test_nor_away_from_the_behaviour(world: World, replicas: int, seed: str) -> 
 @pytest.mark.parametrize("name", ["two turns, shared", "roles", "twins with roles"])
 def test_baselines_are_means_of_the_nearest_leaves_without_the_draw(name: str) -> None:
     """Against plain loops."""
-    from hcache.joint.from_cache import SLIGHT, Baselines
-
     listed = case(WORLDS[name], 2, "0")
     tree, calls = listed.tree, listed.tree.calls
     reward_M, chance_M = tree.reward_M(0.1), leaf_probs(tree, router(tree.states))
@@ -392,7 +384,7 @@ def test_baselines_are_means_of_the_nearest_leaves_without_the_draw(name: str) -
     for leaf, call in zip(calls.leaf_E.tolist(), calls.call_E.tolist(), strict=True):
         own[leaf].append(call)
     kinds = Counter[str]()
-    for call in range(0, len(calls), 7):
+    for call in range(0, len(calls), len(calls) // 100):
         lacking = [
             leaf
             for leaf, query in enumerate(query_M)
