@@ -209,22 +209,25 @@ def test_a_step_reports_the_share_and_value_of_its_weights(spoken: Experiment) -
     probs_NA = trainer.policy.probs(tree.states)
     chance_M = leaf_probs(tree, probs_NA)
     weight_M = leaf_sums(tree.calls, trainer.log_ratio_U, tree).exp().clamp(max=TRUST)
-    assert metrics["ess"] == pytest.approx(effective_share(weight_M, chance_M)) < 0.99
+    assert metrics["ess"] < 0.99
+    assert metrics["ess"] == pytest.approx(effective_share(weight_M, chance_M))
     wanted = chance_M @ trainer._value(weight_M) / len(tree)
     assert metrics["train_reward"] == pytest.approx(float(wanted))
 
 
 def test_validation_reweights_cost_like_quality(spoken: Experiment) -> None:
     tree = rewarded(spoken)
+    tree = replace(tree, cost_M=1 - tree.quality_M**2)
     trainer = Joint(tree, JointSettings(lr_low=1e-2, min_ess=0), alpha=ALPHA, seed=0)
     for _ in range(3):
         trainer.step()
     found = trainer.validate(tree)
+    behaviour_U = trainer.cache.scorer.behaviour_U
     qualities, costs, covered = [], [], []
     for leaf in greedy_leaves(trainer.policy, tree).tolist():
         own = tree.calls.call_E[tree.calls.leaf_E == leaf]
         ratio = sum(
-            float(log_said(trainer, tree, call, 1) - trainer.cache.scorer.behaviour_U[call])
+            float(log_said(trainer, tree, call, 1).detach() - behaviour_U[call])
             for call in own.tolist()
         )
         weight = min(TRUST, math.exp(ratio))
@@ -235,7 +238,7 @@ def test_validation_reweights_cost_like_quality(spoken: Experiment) -> None:
         covered.append(weight)
     mean = {name: sum(some) / len(some) for name, some in
             {"quality": qualities, "cost": costs, "covered": covered}.items()}  # fmt: skip
-    assert abs(mean["cost"] - float(tree.cost_M[greedy_leaves(trainer.policy, tree)].mean())) > 1e-4
+    assert abs(mean["cost"] - float(tree.cost_M[greedy_leaves(trainer.policy, tree)].mean())) > 1e-3
     mean["reward"] = mean["quality"] - ALPHA * mean["cost"]
     assert {name: found[name] for name in mean} == pytest.approx(mean, rel=1e-4)
 
