@@ -46,6 +46,7 @@ class Calls:
     arm_U: Tensor
     query_U: Tensor
     prompt_U: Tensor  # a number per query, arm and messages: calls of equal ones are draws of one
+    draw_U: Tensor  # a number per query and generation: arms that say the same share the draw
     leaf_E: Tensor
     call_E: Tensor
 
@@ -61,7 +62,7 @@ class CallTree(Tree):
     speakers: tuple[Arm | None, ...]
 
 
-NO_CALLS = Calls((), *(torch.zeros(0, dtype=torch.int64) for _ in range(5)))
+NO_CALLS = Calls((), *(torch.zeros(0, dtype=torch.int64) for _ in range(6)))
 
 
 def calls_of(tree: Tree) -> Calls:
@@ -156,8 +157,10 @@ def _assemble(rows: Any, leaves: dict[Place, int], arms: dict[str, int]) -> Call
             records.append(_call(row))
         edges[leaf, numbers[key]] = None
     prompts: dict[tuple[str, str, tuple[Message, ...]], int] = {}
+    draws: dict[tuple[str, str], int] = {}
     for (query, arm, _), call in zip(numbers, records, strict=True):
         prompts.setdefault((query, arm, call.messages), len(prompts))
+        draws.setdefault((query, call.generation), len(draws))
     return Calls(
         tuple(records),
         arm_U=_ints([arms[arm] for _, arm, _ in numbers]),
@@ -168,6 +171,7 @@ def _assemble(rows: Any, leaves: dict[Place, int], arms: dict[str, int]) -> Call
                 for (query, arm, _), call in zip(numbers, records, strict=True)
             ]
         ),
+        draw_U=_ints([draws[query, generation] for query, _, generation in numbers]),
         leaf_E=_ints([leaf for leaf, _ in edges]),
         call_E=_ints([call for _, call in edges]),
     )

@@ -6,38 +6,45 @@ of what the cache holds: trajectories of every assignment, said by the behaviour
 they are.
 
 Low level, per call u (a call of an arm), with the ratio ρ_u = π_θ(u) / b(u) of whole outputs:
-    Σ_M p_M · Σ_{u in M} min(ρ_u·A_Mu, clip(ρ_u, 1/c, c)·A_Mu)      (arXiv 1707.06347)
-where p_M is the probability that the high-level router ends in leaf M. A cache never moves along
-with the policy, so c is wider than PPO's 1.2, and the effective sample size decides when the cache
-is used up: below `min_ess` of the calls of a query, on average, no further step is taken, and
-`halted` is 1. Then sample anew. A_Mu = R_M − b_Mu, a mean reward over other leaves of the query,
-none of which has the call u, so that it biases nothing. They are, the first of these that there
-are:
-    those of the same assignment in which the arm drew another reply to the same prompt
-    those of any assignment in which it did
-    those that share no call with M: other assignments and samples
-The last alone would not do: after a bad first call all second calls would be worse than it, and a
-fixed cache, which never shows what comes instead, would have them all unlearned.
+    Σ_u min(ρ_u·A_u, clip(ρ_u, 1/c, c)·A_u)      (arXiv 1707.06347)
+    A_u = Σ_{leaves M with u} p_M · (R_M − b_u)
+where p_M is the probability that the high-level router ends in leaf M, and b_u the mean reward,
+weighted by p, of leaves of the same query that lack u. The first of these that there are:
+    those in which another reply to the prompt of u was drawn (other replicas)
+    all of them
+Had another reply been drawn in place of u, its prompt would have been the same, and so would every
+leaf without u. So b_u does not depend on the draw given its prompt, and biases nothing (Williams
+1992); `tests/joint/test_baselines.py` says so by enumeration. Two choices that look nearer would:
+leaves that share no call with M, since what M says after u depends on u; and a b of its own for
+each M, since the decisions after u, with them p_M, depend on u, and only their sum does not.
+Redraws go first: after a bad first call all second calls would be worse than the rest, and a fixed
+cache, which never shows what comes instead, would have them all unlearned.
 
 High level: every assignment of a query is in the cache, so the expectation over assignments is
-exact, Σ_a π(a)·Q(a) at each state, and nothing need be sampled or weighted for it. A baseline
-common to the actions drops out of its gradient. The value of a trajectory under ΔW is its quality
-times its ratio. Ratios of trajectories are cut off at TRUST and not normalised: where the models
-come to say what the cache lacks, ratios of what it has sum up to less than their number, and what
-is lacking counts as a failure. Normalised, it would count as what is there, which is too good.
+exact, Σ_a π(a)·Q(a) at each state, and nothing need be sampled for it. A baseline common to the
+actions drops out of its gradient. The value of a leaf under ΔW is
+    w_M·(Q_M − α·C_M) + (1 − w_M)·(failure − α·C̄)
+with its weight w_M = min(Π ρ_u, TRUST) over its calls (truncated importance sampling, Ionides
+2008) and C̄, the mean cost of its assignment. Weights are not normalised: where the models come to
+say what the cache lacks, those of what it has sum up to less than their number. What is lacking
+counts as a failure, as nothing is known that it answers, at the usual cost, as it is paid for;
+normalised, or free, it would make the assignment that the cache knows least look best.
+
+A cache never moves along with the policy, so c is wider than PPO's 1.2, and the effective sample
+size of the weights w, each as often as the router takes its leaf, decides when the cache is used
+up: below `min_ess` of their number no further step is taken, and `halted` is 1. Then sample anew.
 
 Where a tree carries no calls (scripted arms), this is the exact policy gradient of the high level.
-On validation, R is the same estimate for the greedy choice; `covered`, the mean ratio, is how much
-of what would be said is in the cache. The true figure comes from sampling with ΔW, as
-`hcache sample --policy` does. What is said then is a cache like any other: training may go on from
-the policy on it, with ratios to the ΔW that it was sampled with.
+On validation, R is the same estimate for the greedy choice, with 0 for a failure; `covered`, the
+mean weight, is how much of what would be said is in the cache. The true figure comes from sampling
+with ΔW, as `hcache sample --policy` does. What is said then is a cache like any other: training may
+go on from the policy on it, with ratios to the ΔW that it was sampled with.
 
-Axes in names as in `hcache.joint`, and N states, A actions, T trees.
+Axes in names as in `hcache.joint`, and N states, A actions, T trees, Q queries.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -54,7 +61,8 @@ from hcache.replay.tree import NONE, Tree, tree_of_leaf, tree_of_state
 from hcache.store import Store
 from hcache.trainers.base import TRAINERS, Origin
 
-TRUST = 10.0  # largest ratio of a trajectory (truncated importance sampling, Ionides 2008)
+TRUST = 10.0  # largest weight of a leaf
+SLIGHT = 1e-6  # added to the weight of leaves in a baseline: that of a leaf never taken is no 0
 
 
 class JointSettings(PairSettings):
@@ -62,7 +70,7 @@ class JointSettings(PairSettings):
 
     clip_ratio: float = Field(3.0, gt=1, description="c: a call's ratio counts within [1/c, c]")
     min_ess: float = Field(
-        0.5, ge=0, le=1, description="effective share of the calls below which it halts"
+        0.1, ge=0, le=1, description="effective share of the leaves below which it halts"
     )
     batch_queries: int = Field(32, ge=1, description="queries of an update")
 
@@ -81,8 +89,8 @@ class Joint(PairTrainer):
         self.reward_M = replace(self.tree, quality_M=quality_M).reward_M(self.alpha)
         self.stored: dict[int, StoredCalls] = {}
         self.cache = self._said(train)
-        baseline_E = baselines(self.tree, self.cache.calls, self.reward_M)
-        self.advantage_E = self.reward_M[self.cache.calls.leaf_E] - baseline_E
+        self.lacking_M = self.settings.failure - self.alpha * usual_cost(self.tree)
+        self.baselines = Baselines(self.tree, self.cache.calls)
         self.log_ratio_U = torch.zeros(
             len(self.cache.calls), dtype=torch.float64, device=self.device
         )  # as last scored; those of an update are fresh
@@ -98,42 +106,43 @@ class Joint(PairTrainer):
         if self.halted:
             return {"halted": 1.0}
         self.set_rates()
-        ratios = Ratios(len(self.tree.queries))
         for query_B in self.permutation(len(self.tree.queries)).split(self.settings.batch_queries):
             self.optimizer.zero_grad()
-            self.climb(query_B, ratios)
+            self.climb(query_B)
             self.optimizer.step()
         self.steps += 1
-        ess = ratios.effective_share()
+        probs_NA = self.policy.probs(self.tree.states)
+        weight_M = self._weights(self.cache, self.log_ratio_U)
+        ess = effective_share(weight_M, leaf_probs(self.tree, probs_NA))
         self.halted = ess < self.settings.min_ess
         return {
-            "train_reward": self.expected_reward(),
+            "train_reward": float(returns(self.tree, self._value(weight_M), probs_NA).mean()),
             "ess": ess,
-            "ratio_max": ratios.largest,
+            "ratio_max": float(self.log_ratio_U.exp().max()) if len(self.cache.calls) else 1.0,
             "engine_difference": self.cache.scorer.engine_difference,
             "halted": float(self.halted),
         }
 
-    def climb(self, query_B: Tensor, ratios: Ratios) -> None:
+    def climb(self, query_B: Tensor) -> None:
         """Add the gradients of minus the mean objective over the trees of some queries."""
         taken_T = torch.isin(self.tree.query_T, query_B)
         probs_NA = self.policy.probs(self.tree.states)
-        self._climb_low(query_B, probs_NA, ratios)
+        self._climb_low(query_B, probs_NA)
         self._climb_high(taken_T, probs_NA)
 
     def validate(self, valid: Tree) -> dict[str, float]:
         """Importance-weighted means at the greedy leaves; estimates, see the head of this file."""
         tree = valid.to(self.device)
         leaf_T = greedy_leaves(self.policy, tree)
-        ratio_T = self._log_ratios(self._said(valid), leaf_T)[leaf_T].exp()
-        quality = float((ratio_T.clamp(max=TRUST) * tree.quality_M[leaf_T]).mean())
-        cost = float(tree.cost_M[leaf_T].mean())
+        weight_M = self._weights_at(self._said(valid), leaf_T)
+        quality = float((weight_M * tree.quality_M)[leaf_T].mean())
+        cost = float(torch.lerp(usual_cost(tree), tree.cost_M, weight_M)[leaf_T].mean())
         return {
             "reward": quality - self.alpha * cost,
             "quality": quality,
             "cost": cost,
             "hops": float(hops_of(tree)[leaf_T].double().mean()),
-            "covered": float(ratio_T.clamp(max=TRUST).mean()),
+            "covered": float(weight_M[leaf_T].mean()),
         }
 
     def state(self) -> dict[str, Tensor]:
@@ -167,24 +176,21 @@ class Joint(PairTrainer):
             if arm is not None and arm.by_question
         }
 
-    def _climb_low(self, query_B: Tensor, probs_NA: Tensor, ratios: Ratios) -> None:
+    def _climb_low(self, query_B: Tensor, probs_NA: Tensor) -> None:
         """The clipped surrogate of the calls of some queries, a part of them at a time."""
         calls, clip = self.cache.calls, self.settings.clip_ratio
-        leaf_M = leaf_probs(self.tree, probs_NA)
-        chance_E = leaf_M[calls.leaf_E]
-        gain_U = call_sums(calls, chance_E * self.advantage_E.clamp(min=0))
-        loss_U = call_sums(calls, chance_E * self.advantage_E.clamp(max=0))
-        chance_U = call_sums(calls, chance_E)
+        chance_M = leaf_probs(self.tree, probs_NA)
+        advantage_U = call_sums(calls, chance_M * self.reward_M)
+        advantage_U -= call_sums(calls, chance_M) * self.baselines(self.reward_M, chance_M)
         trees = int(torch.isin(self.tree.query_T, query_B).sum())
         index = torch.isin(calls.query_U, query_B.cpu()).nonzero()[:, 0]
         for arm, part in self.cache.scorer.chunks(index):
             log_ratio_B = self._log_ratio(self.cache, arm, part)
-            ratio_B = log_ratio_B.exp()
-            gained = gain_U[part] @ ratio_B.clamp(max=clip)
-            lost = loss_U[part] @ ratio_B.clamp(min=1 / clip)
+            ratio_B, advantage_B = log_ratio_B.exp(), advantage_U[part]
+            gained = advantage_B.clamp(min=0) @ ratio_B.clamp(max=clip)
+            lost = advantage_B.clamp(max=0) @ ratio_B.clamp(min=1 / clip)
             (-(gained + lost) / trees).backward()
             self.log_ratio_U[part] = log_ratio_B.detach()
-            ratios.add(calls.query_U[part], ratio_B.detach(), chance_U[part])
 
     def _climb_high(self, taken_T: Tensor, probs_NA: Tensor) -> None:
         """The exact expected reward of the high-level router, by the policy gradient theorem.
@@ -193,15 +199,11 @@ class Joint(PairTrainer):
         """
         tree = self.tree
         at_N = taken_T[tree_of_state(tree)].nonzero()[:, 0]
-        q_NA = backward(tree, self._worth(), probs_NA).masked_fill(~tree.valid_NA, 0.0)
+        value_M = self._value(self._weights(self.cache, self.log_ratio_U))
+        q_NA = backward(tree, value_M, probs_NA).masked_fill(~tree.valid_NA, 0.0)
         gain_NA = reach(tree, probs_NA)[:, None] * q_NA
         pi_NA = self.policy.logits(tree.states[at_N]).double().softmax(dim=1)
         (-(pi_NA * gain_NA[at_N]).sum() / taken_T.sum()).backward()
-
-    def expected_reward(self) -> float:
-        """Mean reward of the router under ΔW as it was when each call was last scored."""
-        probs_NA = self.policy.probs(self.tree.states)
-        return float(returns(self.tree, self._worth(), probs_NA).mean())
 
     def _log_ratio(self, stored: StoredCalls, arm: int, part: Tensor) -> Tensor:
         """log π_θ(u) / b(u) of calls of one arm, float64 [B]."""
@@ -209,21 +211,23 @@ class Joint(PairTrainer):
         logprob_B = stored.scorer.logprobs(arm, part, low)
         return logprob_B.double() - stored.scorer.behaviour_U[part].to(self.device)
 
-    def _worth(self) -> Tensor:
-        """Value of each leaf under ΔW; what the cache lacks counts as a failure, [M]."""
-        ratio_M = leaf_sums(self.cache.calls, self.log_ratio_U, self.tree).exp().clamp(max=TRUST)
-        failure, quality_M = self.settings.failure, self.value_of(self.tree.quality_M)
-        return failure + ratio_M * (quality_M - failure) - self.alpha * self.tree.cost_M
+    def _value(self, weight_M: Tensor) -> Tensor:
+        """Value of each leaf under ΔW, as it was when its calls were last scored, [M]."""
+        return torch.lerp(self.lacking_M, self.reward_M, weight_M)
 
     @torch.no_grad()
-    def _log_ratios(self, stored: StoredCalls, leaf_T: Tensor) -> Tensor:
-        """log π_θ / b of whole trajectories, float64 [M]; right at the given leaves only."""
+    def _weights_at(self, stored: StoredCalls, leaf_T: Tensor) -> Tensor:
+        """The weights of the given leaves under ΔW as it is, scored for them, [M]; others 1."""
         calls = stored.calls
         at = torch.isin(calls.leaf_E, leaf_T.cpu())
         log_ratio_U = torch.zeros(len(calls), dtype=torch.float64, device=self.device)
         for arm, part in stored.scorer.chunks(calls.call_E[at].unique()):
             log_ratio_U[part] = self._log_ratio(stored, arm, part)
-        return leaf_sums(calls, log_ratio_U, stored.tree)
+        return self._weights(stored, log_ratio_U)
+
+    def _weights(self, stored: StoredCalls, log_ratio_U: Tensor) -> Tensor:
+        """π_θ / b of whole trajectories, cut off at TRUST, float64 [M]."""
+        return leaf_sums(stored.calls, log_ratio_U, stored.tree).exp().clamp(max=TRUST)
 
 
 class StoredCalls:
@@ -236,29 +240,39 @@ class StoredCalls:
         self.features_QD = tree.features_ND.cpu()[first_Q]
 
 
-class Ratios:
-    """The ratios of a pass, for their effective sample size."""
+class Baselines:
+    """The baseline of each call of a tree; see the head of this file. Axis besides: D draws."""
 
-    def __init__(self, queries: int) -> None:
-        self.sums_3Q = torch.zeros(3, queries, dtype=torch.float64)  # of 1, ρ and ρ²
-        self.largest = 0.0
+    def __init__(self, tree: Tree, calls: Calls) -> None:
+        device = tree.quality_M.device
+        self.calls = calls
+        self.query_U, self.prompt_U = calls.query_U.to(device), calls.prompt_U.to(device)
+        self.draw_U = calls.draw_U.to(device)
+        self.query_M = query_of_leaf(tree)
+        # Arms of one checkpoint say the same at a replica: one draw, which a leaf may have twice.
+        pair_E2 = torch.stack([calls.leaf_E, calls.draw_U[calls.call_E]], dim=1)
+        self.leaf_F, self.draw_F = pair_E2.unique(dim=0).to(device).unbind(dim=1)
 
-    def add(self, query_B: Tensor, ratio_B: Tensor, chance_B: Tensor) -> None:
-        """Take calls in, each as often as the high-level router comes by it."""
-        powers_3B = chance_B * torch.stack([torch.ones_like(ratio_B), ratio_B, ratio_B.square()])
-        self.sums_3Q.index_add_(1, query_B, powers_3B.cpu())
-        self.largest = max(self.largest, float(ratio_B.max()))
+    def __call__(self, reward_M: Tensor, chance_M: Tensor) -> Tensor:
+        """Mean rewards, [U]; 0 where every leaf has the call."""
+        weight_M = chance_M + SLIGHT
+        leaf_M3 = torch.stack([torch.ones_like(weight_M), weight_M, weight_M * reward_M], dim=1)
+        call_U3 = call_sums(self.calls, leaf_M3)
+        redrawn_U3 = sums(call_U3, self.prompt_U)[self.prompt_U] - call_U3
+        with_draw_U3 = sums(leaf_M3[self.leaf_F], self.draw_F)[self.draw_U]
+        lacking_U3 = sums(leaf_M3, self.query_M)[self.query_U] - with_draw_U3
+        chosen_U3 = torch.where(redrawn_U3[:, :1] > 0, redrawn_U3, lacking_U3)
+        count_U, weight_U, reward_U = chosen_U3.unbind(dim=1)
+        return torch.where(count_U > 0, reward_U / weight_U, 0.0)
 
-    def effective_share(self) -> float:
-        """Effective sample size over the number of calls, (Σρ)² / (n·Σρ²); 1 where none are.
 
-        The mean over queries, as what is estimated is estimated query by query: a single wild ratio
-        then tells of its own query only.
-        """
-        weight_Q, first_Q, second_Q = self.sums_3Q[:, self.sums_3Q[2] > 0]
-        if not len(weight_Q):
-            return 1.0
-        return float((first_Q.square() / (weight_Q * second_Q)).mean())
+def effective_share(weight_M: Tensor, chance_M: Tensor) -> float:
+    """Effective sample size of weighted leaves over their number, (Σw)² / (n·Σw²) (Kong 1992).
+
+    Each leaf is there as often as it is chosen.
+    """
+    total = chance_M @ weight_M
+    return float(total.square() / (chance_M.sum() * (chance_M @ weight_M.square())))
 
 
 def leaf_probs(tree: Tree, probs_NA: Tensor) -> Tensor:
@@ -269,10 +283,19 @@ def leaf_probs(tree: Tree, probs_NA: Tensor) -> Tensor:
     return leaf_M.index_add_(0, tree.leaf_NA[has_NA], flow_NA[has_NA])
 
 
-def call_sums(calls: Calls, value_E: Tensor) -> Tensor:
-    """Sums over the leaves of each call, [U]."""
-    sum_U = torch.zeros(len(calls), dtype=value_E.dtype, device=value_E.device)
-    return sum_U.index_add_(0, calls.call_E.to(value_E.device), value_E)
+def sums(value_i: Tensor, number_i: Tensor) -> Tensor:
+    """Sums over the rows of each number from 0 on; rows of NONE are left out."""
+    taken = number_i != NONE
+    size = int(number_i.max()) + 1 if len(number_i) else 0
+    return value_i.new_zeros(size, *value_i.shape[1:]).index_add_(
+        0, number_i[taken], value_i[taken]
+    )
+
+
+def call_sums(calls: Calls, value_M: Tensor) -> Tensor:
+    """Sums over the leaves of each call, [U] and further axes."""
+    call_E, leaf_E = calls.call_E.to(value_M.device), calls.leaf_E.to(value_M.device)
+    return sums(value_M[leaf_E], call_E)
 
 
 def leaf_sums(calls: Calls, value_U: Tensor, tree: Tree) -> Tensor:
@@ -289,61 +312,8 @@ def query_of_leaf(tree: Tree) -> Tensor:
     return query_M
 
 
-def assignments(tree: Tree) -> Tensor:
-    """A number for each leaf that its replicas share: one per query and path, int64 [M]."""
-    keys = torch.cat([query_of_leaf(tree)[:, None], tree.path_ML], dim=1).cpu()
-    number_M: Tensor = keys.unique(dim=0, return_inverse=True)[1]
-    return number_M
-
-
-def baselines(tree: Tree, calls: Calls, reward_M: Tensor) -> Tensor:
-    """The baseline of each call on each of its leaves, [E]; 0 where there is no other leaf.
-
-    Axes besides: m leaves and e pairs of one query.
-    """
-    query_M, path_M = query_of_leaf(tree).cpu(), assignments(tree)
-    query_E = calls.query_U[calls.call_E]
-    baseline_E = torch.zeros(len(calls.leaf_E), dtype=reward_M.dtype)
-    for query in range(len(tree.queries)):
-        pair_e = (query_E == query).nonzero()[:, 0]
-        leaf_m = (query_M == query).nonzero()[:, 0]
-        if len(pair_e):
-            # A mean over all other leaves would be biased: they share calls with this one. So it
-            # is over the narrowest set of leaves that lack this call.
-            widening = _others(calls, pair_e, leaf_m, path_M)
-            baseline_E[pair_e] = _first_mean(widening, reward_M.cpu()[leaf_m])
-    return baseline_E.to(reward_M.device)
-
-
-def _others(calls: Calls, pair_e: Tensor, leaf_m: Tensor, path_M: Tensor) -> list[Tensor]:
-    """Which leaves each pair is compared with, the narrowest choice first, each bool [e, m]."""
-    leaf_e, call_e = calls.leaf_E[pair_e], calls.call_E[pair_e]
-    index_e = torch.searchsorted(leaf_m, leaf_e)
-    has_eu, has_mu = _incidence(call_e, index_e, len(leaf_m))
-    asks_ep, asks_mp = _incidence(calls.prompt_U[call_e], index_e, len(leaf_m))
-    # Products of 0/1 incidence matrices count what two leaves share.
-    lacks_em = has_eu @ has_mu.T == 0
-    # The same prompt was asked there, and another reply drawn.
-    redrawn_em = lacks_em & (asks_ep @ asks_mp.T > 0)
-    same_em = path_M[leaf_e][:, None] == path_M[leaf_m]
-    # No call in common at all.
-    apart_em = (has_mu @ has_mu.T == 0)[index_e] & (leaf_e[:, None] != leaf_m)
-    return [redrawn_em & same_em, redrawn_em, apart_em]
-
-
-def _incidence(number_e: Tensor, index_e: Tensor, leaves: int) -> tuple[Tensor, Tensor]:
-    """One-hot rows of numbers, [e, k], and which of them each leaf has, [m, k]."""
-    number_e = number_e.unique(return_inverse=True)[1]
-    one_ek = torch.nn.functional.one_hot(number_e).float()
-    has_mk = torch.zeros(leaves, one_ek.shape[1]).index_add_(0, index_e, one_ek)
-    return one_ek, has_mk.clamp(max=1.0)
-
-
-def _first_mean(widening: Sequence[Tensor], reward_m: Tensor) -> Tensor:
-    """Mean reward over the leaves of the first choice that has any, [e]; 0 where none has."""
-    mean_e = torch.zeros(len(widening[0]), dtype=reward_m.dtype)
-    for chosen_em in reversed(widening):
-        count_e = chosen_em.sum(dim=1)
-        found_e = chosen_em.to(reward_m) @ reward_m / count_e.clamp(min=1)
-        mean_e = torch.where(count_e > 0, found_e, mean_e)
-    return mean_e
+def usual_cost(tree: Tree) -> Tensor:
+    """Mean cost of the assignment of each leaf, over all queries and replicas, [M]."""
+    assignment_M = tree.path_ML.unique(dim=0, return_inverse=True)[1]
+    cost_A2 = sums(torch.stack([torch.ones_like(tree.cost_M), tree.cost_M], dim=1), assignment_M)
+    return (cost_A2[:, 1] / cost_A2[:, 0])[assignment_M]

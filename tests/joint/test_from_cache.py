@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,19 @@ from helpers.joint import ROLES, raw, serve, slow_logprob, write_checkpoint
 from hcache.errors import RunError
 from hcache.experiment import Experiment
 from hcache.joint.calls import CallTree
-from hcache.joint.from_cache import Joint, JointSettings, Ratios, baselines, leaf_probs
+from hcache.joint.from_cache import (
+    TRUST,
+    Baselines,
+    Joint,
+    JointSettings,
+    effective_share,
+    leaf_probs,
+    leaf_sums,
+)
 from hcache.joint.policy import JointPolicy
 from hcache.policies import load_policy
 from hcache.policies.mlp import MLPPolicy
+from hcache.policies.rollout import greedy_leaves
 from hcache.replay.loading import load_replay
 from hcache.replay.tree import NONE, Tree, tree_of_leaf
 from hcache.runs.evaluating import evaluate_runs
@@ -78,7 +88,7 @@ def test_at_ratio_one_the_gradient_is_that_of_reinforce(spoken: Experiment, laye
     """
     tree = rewarded(spoken)
     trainer = trainer_at_ratio_one(tree, adapted_layers=layers)
-    trainer.climb(torch.arange(len(tree.queries)), Ratios(len(tree.queries)))
+    trainer.climb(torch.arange(len(tree.queries)))
     found = gradients(trainer)
     trainer.optimizer.zero_grad()
     loss = reinforce_loss(trainer, tree, layers)
@@ -96,7 +106,7 @@ def reinforce_loss(trainer: Joint, tree: CallTree, layers: int) -> torch.Tensor:
     """The mean over trees of −Σ_M p_M·(R_M − b)·log π(M), one trajectory after the other."""
     policy, reward_M = trainer.policy, tree.reward_M(ALPHA)
     chance_M = leaf_probs(tree, policy.probs(tree.states))
-    baseline_E = baselines(tree, tree.calls, reward_M)
+    baseline_U = Baselines(tree, tree.calls)(reward_M, chance_M)
     logprob_NA = policy.logits(tree.states).double().log_softmax(dim=1)
     tree_M = tree_of_leaf(tree)
     loss = torch.zeros((), dtype=torch.float64)
@@ -106,8 +116,9 @@ def reinforce_loss(trainer: Joint, tree: CallTree, layers: int) -> torch.Tensor:
         high = log_choices(tree, logprob_NA, leaf)
         loss = loss - weight * (float(reward_M[leaf]) - common) * high
         for pair in (tree.calls.leaf_E == leaf).nonzero()[:, 0]:
-            low = log_said(trainer, tree, int(tree.calls.call_E[pair]), layers)
-            loss = loss - weight * float(reward_M[leaf] - baseline_E[pair]) * low
+            call = int(tree.calls.call_E[pair])
+            low = log_said(trainer, tree, call, layers)
+            loss = loss - weight * float(reward_M[leaf] - baseline_U[call]) * low
     return loss
 
 
@@ -138,32 +149,6 @@ def log_said(trainer: Joint, tree: CallTree, call: int, layers: int) -> torch.Te
     return slow_logprob(forward, cache.scorer.tokens[call])
 
 
-def test_baselines_are_of_the_nearest_leaves_without_the_turn(spoken: Experiment) -> None:
-    tree = rewarded(spoken)
-    calls, reward_M = tree.calls, tree.reward_M(ALPHA)
-    query_M = tree.query_T[tree_of_leaf(tree)].tolist()
-    records = [calls.call_E[calls.leaf_E == leaf].tolist() for leaf in range(len(reward_M))]
-    asked = [[calls.records[call].messages for call in own] for own in records]
-    arms = [[int(calls.arm_U[call]) for call in own] for own in records]
-    kinds = set()
-    found_E = baselines(tree, calls, reward_M)
-    for pair, (leaf, call) in enumerate(
-        zip(calls.leaf_E.tolist(), calls.call_E.tolist(), strict=True)
-    ):
-        prompt = int(calls.arm_U[call]), calls.records[call].messages
-        others = [
-            o for o in range(len(records)) if query_M[o] == query_M[leaf] and call not in records[o]
-        ]
-        redrawn = [o for o in others if prompt in zip(arms[o], asked[o], strict=True)]
-        same = [o for o in redrawn if torch.equal(tree.path_ML[o], tree.path_ML[leaf])]
-        apart = [o for o in others if not {*records[o]} & {*records[leaf]}]
-        kind = next(place for place, some in enumerate((same, redrawn, apart)) if some)
-        kinds.add(kind)
-        wanted = [float(reward_M[o]) for o in (same, redrawn, apart)[kind]]
-        assert float(found_E[pair]) == pytest.approx(sum(wanted) / len(wanted))
-    assert len(kinds) > 1
-
-
 def test_without_delta_nothing_is_reweighted(spoken: Experiment) -> None:
     tree = rewarded(spoken)
     trainer = Joint(tree, alpha=ALPHA, seed=0)
@@ -182,6 +167,80 @@ def test_a_step_raises_the_expected_reward_and_uses_up_the_cache(spoken: Experim
     before = {name: value.clone() for name, value in trainer.policy.state_dict().items()}
     trainer.step()
     assert all(torch.equal(before[k], v) for k, v in trainer.policy.state_dict().items())
+
+
+@pytest.mark.parametrize("failure", [0.0, -1.0])
+def test_value_cost_and_effective_share_follow_from_the_same_weights(
+    spoken: Experiment, failure: float
+) -> None:
+    """Leaf by leaf: R as often as ΔW makes it likelier, the rest a failure at the usual cost."""
+    tree = rewarded(spoken)
+    trainer = Joint(tree, JointSettings(failure=failure), alpha=ALPHA, seed=0)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        trainer.step()
+    log_ratio_U = 2 * torch.randn(len(tree.calls), generator=generator, dtype=torch.float64)
+    trainer.log_ratio_U = log_ratio_U.clone()
+    chance_M = leaf_probs(tree, trainer.policy.probs(tree.states))
+    weights, values = [], []
+    for leaf in range(len(tree.quality_M)):
+        own = tree.calls.call_E[tree.calls.leaf_E == leaf]
+        weight = min(TRUST, math.exp(float(log_ratio_U[own].sum())))
+        like = (tree.path_ML == tree.path_ML[leaf]).all(dim=1)
+        lacking = failure - ALPHA * float(tree.cost_M[like].mean())
+        reward = float(tree.quality_M[leaf]) - ALPHA * float(tree.cost_M[leaf])
+        weights.append(weight)
+        values.append(weight * reward + (1 - weight) * lacking)
+    found_M = trainer._weights(trainer.cache, log_ratio_U)
+    assert found_M.tolist() == pytest.approx(weights) and TRUST in weights
+    assert trainer._value(found_M).tolist() == pytest.approx(values)
+    chances = chance_M.tolist()
+    first = sum(p * w for p, w in zip(chances, weights, strict=True))
+    second = sum(p * w * w for p, w in zip(chances, weights, strict=True))
+    wanted = first**2 / (sum(chances) * second)
+    assert effective_share(found_M, chance_M) == pytest.approx(wanted)
+
+
+def test_a_step_reports_the_share_and_value_of_its_weights(spoken: Experiment) -> None:
+    """The metrics of a pass are of the ratios that it scored, not of calls one by one."""
+    tree = rewarded(spoken)
+    trainer = Joint(tree, JointSettings(lr_low=1e-2, min_ess=0), alpha=ALPHA, seed=0)
+    metrics = [trainer.step() for _ in range(3)][-1]
+    probs_NA = trainer.policy.probs(tree.states)
+    chance_M = leaf_probs(tree, probs_NA)
+    weight_M = leaf_sums(tree.calls, trainer.log_ratio_U, tree).exp().clamp(max=TRUST)
+    assert metrics["ess"] < 0.99
+    assert metrics["ess"] == pytest.approx(effective_share(weight_M, chance_M))
+    wanted = chance_M @ trainer._value(weight_M) / len(tree)
+    assert metrics["train_reward"] == pytest.approx(float(wanted))
+
+
+def test_validation_reweights_cost_like_quality(spoken: Experiment) -> None:
+    tree = rewarded(spoken)
+    tree = replace(tree, cost_M=1 - tree.quality_M**2)
+    trainer = Joint(tree, JointSettings(lr_low=1e-2, min_ess=0), alpha=ALPHA, seed=0)
+    for _ in range(3):
+        trainer.step()
+    found = trainer.validate(tree)
+    behaviour_U = trainer.cache.scorer.behaviour_U
+    qualities, costs, covered = [], [], []
+    for leaf in greedy_leaves(trainer.policy, tree).tolist():
+        own = tree.calls.call_E[tree.calls.leaf_E == leaf]
+        ratio = sum(
+            float(log_said(trainer, tree, call, 1).detach() - behaviour_U[call])
+            for call in own.tolist()
+        )
+        weight = min(TRUST, math.exp(ratio))
+        like = (tree.path_ML == tree.path_ML[leaf]).all(dim=1)
+        usual = float(tree.cost_M[like].mean())
+        qualities.append(weight * float(tree.quality_M[leaf]))
+        costs.append(weight * float(tree.cost_M[leaf]) + (1 - weight) * usual)
+        covered.append(weight)
+    mean = {name: sum(some) / len(some) for name, some in
+            {"quality": qualities, "cost": costs, "covered": covered}.items()}  # fmt: skip
+    assert abs(mean["cost"] - float(tree.cost_M[greedy_leaves(trainer.policy, tree)].mean())) > 1e-3
+    mean["reward"] = mean["quality"] - ALPHA * mean["cost"]
+    assert {name: found[name] for name in mean} == pytest.approx(mean, rel=1e-4)
 
 
 def test_failure_is_what_a_trajectory_without_quality_is_worth(spoken: Experiment) -> None:
@@ -243,7 +302,7 @@ def test_a_router_from_sft_is_taken_as_the_high_level(spoken: Experiment) -> Non
 def test_without_turns_it_is_the_exact_policy_gradient() -> None:
     tree = synthetic_forest(16, seed=1, features=16, hops=2)
     trainer = Joint(tree, JointSettings(batch_queries=16), alpha=0.0, seed=0)
-    trainer.climb(torch.arange(16), Ratios(len(tree.queries)))
+    trainer.climb(torch.arange(16))
     found = gradients(trainer)
     trainer.optimizer.zero_grad()
     logprob_NA = trainer.policy.logits(tree.states).double().log_softmax(dim=1)
