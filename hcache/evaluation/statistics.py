@@ -93,10 +93,12 @@ class Variance:
         """Largest distance whose p-value is not below 1 − level."""
         if self.error == 0:
             return 0.0
-        ends = sorted(-stdtrit(df, (1 - level) / 2) for df in self._degrees)
-        if ends[0] == ends[-1]:
-            return float(ends[0]) * self.error
-        return self.error * float(brentq(lambda t: self._tails(t) - (1 - level), *ends))
+        low, high = sorted(-float(stdtrit(df, (1 - level) / 2)) for df in self._degrees)
+        if high - low <= ZERO:
+            return low * self.error
+        # Rounding may put the root an ulp beyond an end.
+        found = brentq(lambda t: self._tails(t) - (1 - level), low - ZERO, high + 1e-6 * high)
+        return self.error * float(found)
 
     @property
     def _degrees(self) -> tuple[float, float]:
@@ -136,14 +138,16 @@ def interval_of_ratio(top: ArrayLike, bottom: ArrayLike, level: float = LEVEL) -
         return Interval(math.nan, note=under.note or VANISHES)
     ratio_S = top_SQ.mean(axis=1) / under.estimate
     ratio, spread = float(ratio_S.mean()), _spread(ratio_S)
-    variances = _Variances(top_SQ, bottom_1Q[0])
+    parts = _Parts.of(top_SQ - ratio * bottom_1Q)
+    second, fourth = (_moment(parts.value_Q, bottom_1Q[0], order) for order in (2, 4))
 
-    def excess(r: float) -> float:
-        """Distance of mean(top − r · bottom) from 0 beyond its reach."""
-        return abs(under.estimate * (ratio - r)) - variances.at(r).reach(level)
+    def excess(beyond: float) -> float:
+        """P-value of the ratio so far beyond the estimate, less that of the level."""
+        variance = parts.variance(second(beyond), fourth(beyond))
+        return variance.p_value(under.estimate * beyond) - (1 - level)
 
-    step = max(ZERO, variances.at(ratio).reach(level) / abs(under.estimate))
-    low, high = (_crossing(excess, ratio, sign * step) for sign in (-1, 1))
+    step = parts.own.reach(level) / abs(under.estimate)
+    low, high = (ratio + _last_above_zero(excess, sign * step) for sign in (-1, 1))
     return Interval(ratio, low, high, spread)
 
 
@@ -171,42 +175,60 @@ def interval_of_draws(
 
 def variance_of_mean(values_SQ: Array) -> Variance:
     """Variance of the mean of crossed values over new seeds and new queries; Q is 2 or more."""
-    return _Variances(values_SQ, np.zeros(values_SQ.shape[1])).at(0.0)
+    return _Parts.of(values_SQ).own
 
 
-class _Variances:
-    """Variances of mean(top − r · bottom) for any r, which changes the part of queries alone."""
+@dataclass(frozen=True)
+class _Parts:
+    """A crossed table: V_seeds, V_rest, and the means of the queries."""
 
-    def __init__(self, top_SQ: Array, bottom_Q: Array) -> None:
-        seeds, queries = top_SQ.shape
-        mean_S, self.top_Q, self.bottom_Q = top_SQ.mean(axis=1), top_SQ.mean(axis=0), bottom_Q
-        self.seeds = self.rest = 0.0
-        self.seed_degrees = seeds - 1
-        if seeds > 1:
-            rest_SQ = top_SQ - mean_S[:, None] - self.top_Q + mean_S.mean()
-            free = (seeds - 1) * (queries - 1)
-            self.seeds = _or_zero(float(mean_S.var(ddof=1)) / seeds)
-            self.rest = float((rest_SQ**2).sum()) / free / (seeds * queries)
+    seeds: float
+    rest: float
+    seed_degrees: int
+    value_Q: Array  # mean over seeds, less the mean of all
 
-    def at(self, r: float) -> Variance:
-        """The variance at one r."""
-        value_Q = self.top_Q - r * self.bottom_Q
-        free = len(value_Q) - 1
-        square_Q = (value_Q - value_Q.mean()) ** 2
-        variance = _or_zero(float(square_Q.mean()))
-        kurtosis = float((square_Q**2).mean()) / variance**2 if variance else 3.0
-        degrees = 2 / (2 / free + max(0.0, kurtosis - 3) / len(value_Q))
-        queries = max(0.0, variance / free - self.rest)
+    @classmethod
+    def of(cls, values_SQ: Array) -> _Parts:
+        seeds, queries = values_SQ.shape
+        mean_S, mean_Q = values_SQ.mean(axis=1), values_SQ.mean(axis=0)
+        value_Q = mean_Q - mean_Q.mean()
+        if seeds == 1:
+            return cls(0.0, 0.0, 0, value_Q)
+        rest_SQ = values_SQ - mean_S[:, None] - value_Q
+        rest = float((rest_SQ**2).sum()) / ((seeds - 1) * (queries - 1) * seeds * queries)
+        return cls(_or_zero(float(mean_S.var(ddof=1)) / seeds), rest, seeds - 1, value_Q)
+
+    @property
+    def own(self) -> Variance:
+        """The variance of the mean of this table."""
+        square_Q = self.value_Q**2
+        return self.variance(float(square_Q.mean()), float((square_Q**2).mean()))
+
+    def variance(self, second: float, fourth: float) -> Variance:
+        """The variance of the mean, given the central moments over queries."""
+        count = len(self.value_Q)
+        second = _or_zero(second)
+        kurtosis = min(fourth / second**2, count) if second else 3.0
+        degrees = 2 / (2 / (count - 1) + max(0.0, kurtosis - 3) / count)
+        queries = max(0.0, second / (count - 1) - self.rest)
         return Variance(self.seeds, queries, self.seed_degrees, degrees)
 
 
-def _crossing(excess: Callable[[float], float], start: float, step: float) -> float:
-    """Where `excess` first turns positive, from a start where it is not, in the way of a step."""
-    if excess(start + step) > 0 and abs(step) <= ZERO:
-        return start  # nothing varies
-    inner, outer = start, start + step
-    while excess(outer) <= 0:
-        inner, outer = outer, outer + 2 * (outer - start)
+def _moment(value_Q: Array, bottom_Q: Array, order: int) -> Callable[[float], float]:
+    """Central moment of value − r · bottom as a function of r, a polynomial."""
+    centred_Q = bottom_Q - bottom_Q.mean()
+    products = (value_Q ** (order - k) * (-centred_Q) ** k for k in range(order + 1))
+    terms = [math.comb(order, k) * float(each_Q.mean()) for k, each_Q in enumerate(products)]
+    return lambda r: sum(term * r**k for k, term in enumerate(terms))
+
+
+def _last_above_zero(excess: Callable[[float], float], step: float) -> float:
+    """The end of the interval around 0 where `excess` is not negative, in the way of a step."""
+    if step == 0:
+        return 0.0
+    inner, outer = 0.0, step
+    while excess(outer) >= 0:
+        inner, outer = outer, 3 * outer
     return float(brentq(excess, inner, outer))
 
 
