@@ -241,8 +241,8 @@ class TrainConfig(Section):
 class EvaluateConfig(Section):
     """Statistics of the figures that are reported."""
 
-    resamples: int = Field(10_000, ge=100, description="of the bootstrap over queries")
-    seed: int = Field(0, description="of the bootstrap")
+    resamples: int = Field(10_000, ge=100, description="of the queries, for the interval of AIQ")
+    seed: int = Field(0, description="of these resamples")
 
 
 class ExperimentConfig(Section):

@@ -48,11 +48,11 @@ GRID = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 10.0)
 
 @dataclass(frozen=True)
 class Front:
-    """Mean over seeds of quality and cost per query at several α, [Q, F]."""
+    """Quality and cost per seed and query at several α, [seeds, Q, F]."""
 
     alphas: tuple[float, ...]
-    quality_QF: Array
-    cost_QF: Array
+    quality: Array
+    cost: Array
 
 
 @dataclass(frozen=True)
@@ -183,11 +183,10 @@ class Evaluator:
         """The front of leaves [α][seed]."""
 
         def points(value_M: Tensor) -> Array:
-            means = [
-                np.mean([self.by_query(value_M[leaf_T]) for leaf_T in seeds], axis=0)
-                for seeds in at_each
+            values = [
+                np.stack([self.by_query(value_M[leaf_T]) for leaf_T in seeds]) for seeds in at_each
             ]
-            return np.stack(means, axis=1)
+            return np.stack(values, axis=2)
 
         return Front(self.alphas, points(self.tree.quality_M), points(self.tree.cost_M))
 

@@ -5,8 +5,8 @@ validation). What goes out: a `Report` with one row per single model, static seq
 chance and oracle, over all queries and per data set and kind. Everything is chosen on the
 selection trees; the one row that is chosen on test says so in its name.
 
-A query's value is the mean over its replicas. Routers act greedily. Intervals are bootstrapped
-over queries, paired with the best static sequence (see `statistics`). The share of the gap
+A query's value is the mean over its replicas. Routers act greedily. Intervals are over seeds and
+queries, paired with the best static sequence (see `statistics`). The share of the gap
 closed is mean(R − R_static) / mean(R_oracle − R_static); regret is mean(R_oracle − R). AIQ is that
 of RouterBench (arXiv 2403.12031) over the points that a router has: several where it serves any α,
 else one; its reference cost is that of the most expensive static sequence on the same queries, so
@@ -37,11 +37,11 @@ from hcache.evaluation.baselines import (
     role_assignments,
     singles,
 )
-from hcache.evaluation.fronts import TwoModels, aiq, apgr_cpt, area, pareto
-from hcache.evaluation.groups import LEVEL, group_of, masks
+from hcache.evaluation.fronts import TwoModels, aiq, apgr_cpt, area, no_gap, pareto
+from hcache.evaluation.groups import group_of, masks
 from hcache.evaluation.report import Group, Plane, Point, Report, Row
 from hcache.evaluation.static import Path, best_single, best_static, common_paths, single_paths
-from hcache.evaluation.statistics import Array, in_words
+from hcache.evaluation.statistics import LEVEL, VANISHES, Array, in_words, interval_of_mean
 from hcache.policies import Policy
 from hcache.replay.tree import Tree, path_name
 
@@ -216,7 +216,7 @@ def _two_models(test: Tree, selection: Sequence[Tree], policies: Policies) -> di
     """RouteLLM's metrics of each router's first decision, where there are two arms alone.
 
     The strong arm is the one of higher quality on the selection trees; the score of a query is the
-    router's probability of it.
+    router's probability of it. All NaN where the gap between the two may be 0.
     """
     paths = single_paths([test, *selection])
     if len(test.arms) != 2 or paths != [(0,), (1,)]:
@@ -224,21 +224,25 @@ def _two_models(test: Tree, selection: Sequence[Tree], policies: Policies) -> di
     evaluator = Evaluator(test, 0.0)
     strong = (best_single(selection, 0.0) or (1,))[0]
     quality_QS, _ = evaluator.statics(paths)
+    weak_Q, strong_Q = quality_QS[:, 1 - strong], quality_QS[:, strong]
+    if not interval_of_mean(strong_Q - weak_Q).excludes_zero:
+        return dict.fromkeys(policies, no_gap(VANISHES))
     roots = test.states[test.root_T]
     found = {}
     for name, given in policies.items():
         score_T = torch.stack([p.probs(roots)[:, strong] for p in _as_list(given)]).mean(dim=0)
         score_Q = evaluator.by_query(score_T)
-        found[name] = apgr_cpt(score_Q, quality_QS[:, 1 - strong], quality_QS[:, strong])
+        found[name] = apgr_cpt(score_Q, weak_Q, strong_Q)
     return found
 
 
 def _sentence(row: Row) -> str:
     found = in_words(row.verdict, row.difference)
-    sentence = f"{row.name}: better than the best static sequence: {found}"
-    if math.isnan(row.smallest_effect):
+    sentence = f"{row.name} against the best static sequence: {found}"
+    if not row.smallest_effect > 0:
         return f"{sentence}."
-    return f"{sentence}; so many queries show differences from {row.smallest_effect:.4f} up."
+    over = "queries and seeds" if row.seeds > 1 else "queries"
+    return f"{sentence}; so many {over} show differences from {row.smallest_effect:.4f} up."
 
 
 def _notes(test: Tree, candidates: Sequence[Candidate]) -> tuple[str, ...]:

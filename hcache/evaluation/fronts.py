@@ -27,12 +27,18 @@ ZERO = 1e-12  # a gap this small is none, and a goal missed by so little is reac
 
 @dataclass(frozen=True)
 class TwoModels:
-    """RouteLLM's metrics; NaN in all of them if the strong model is not better than the weak."""
+    """RouteLLM's metrics; NaN in all of them where there is no gap, and `note` says why."""
 
     apgr: float  # mean share of the gap recovered, over all shares of strong calls
     cpt20: float  # smallest share of strong calls, 0 to 1, that recovers 20% of the gap
     cpt50: float
     cpt80: float
+    note: str = ""
+
+
+def no_gap(note: str) -> TwoModels:
+    """What there is without a gap."""
+    return TwoModels(math.nan, math.nan, math.nan, math.nan, note)
 
 
 def pareto(cost_P: ArrayLike, quality_P: ArrayLike) -> NDArray[np.bool_]:
@@ -138,7 +144,7 @@ def apgr_cpt(score_Q: ArrayLike, weak_Q: ArrayLike, strong_Q: ArrayLike) -> TwoM
     share_K, gain_K = _gains(score_Q, strong_Q - weak_Q)
     gap = gain_K[-1]
     if gap <= ZERO:
-        return TwoModels(math.nan, math.nan, math.nan, math.nan)
+        return no_gap("the strong model is not better")
     part_K = gain_K / gap
     apgr = float((np.diff(share_K) * (part_K[1:] + part_K[:-1]) / 2).sum())
     cpt20, cpt50, cpt80 = (_first_share(share_K, part_K, x) for x in (0.2, 0.5, 0.8))

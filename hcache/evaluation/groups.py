@@ -1,8 +1,10 @@
-"""Groups of a report: the statistics of all candidates over the same resamples of some queries.
+"""Groups of a report: the statistics of all candidates on some queries.
 
-Axes in names: Q queries of the group, S static sequences, L hops, A actions, F points of a front,
-B resamples, V quantities, P those of PAIRED; leading `seeds` axis where a router comes in several
-seeds.
+The routers of a group are one family: their verdicts are corrected for their number.
+
+Axes in names: Q queries of the group, S static sequences (of a candidate: seeds), L hops,
+A actions, F points of a front, B resamples, V quantities; leading `seeds` axis where a router
+comes in several seeds.
 """
 
 from __future__ import annotations
@@ -20,17 +22,18 @@ from hcache.evaluation.report import Group, Point, Row
 from hcache.evaluation.statistics import (
     Array,
     Interval,
+    holm,
     interval_of_draws,
     interval_of_mean,
     interval_of_ratio,
+    p_value,
     resampled_means,
     smallest_effect,
     verdict,
 )
 from hcache.replay.tree import Tree
 
-LEVEL = 0.95
-PAIRED = ("quality", "cost", "reward", "difference", "regret")  # means with draws of their own
+MEANS = ("quality", "cost", "reward", "difference", "regret")
 
 Mask = NDArray[np.bool_]
 
@@ -40,14 +43,15 @@ class _Entry:
     """A candidate on the queries of a group."""
 
     candidate: Candidate
-    values: dict[str, Array]  # of each of PAIRED, [seeds, Q]
-    cost_QF: Array
-    quality_QF: Array
+    values: dict[str, Array]  # of each of MEANS, [seeds, Q]
+    cost: Array  # of the points that it has, [seeds, Q, F]
+    quality: Array
 
     @property
-    def means_QP(self) -> Array:
-        """Mean over seeds of each of PAIRED."""
-        return np.stack([self.values[key].mean(axis=0) for key in PAIRED], axis=1)
+    def columns_QV(self) -> Array:
+        """Cost, then quality, of every seed and point."""
+        both = np.concatenate([self.cost, self.quality]).transpose(1, 0, 2)
+        return both.reshape(len(both), -1)
 
 
 def masks(tree: Tree) -> Iterator[tuple[str, str, Mask]]:
@@ -74,18 +78,14 @@ def group_of(
         for role in ("static", "oracle")
     )
     entries = [_entry(candidate, mask_Q, static, oracle) for candidate in candidates]
-    gap_Q = (oracle - static)[0]
-    blocks = [gap_Q[:, None], *(entry.means_QP for entry in entries)]
-    blocks += [points for entry in entries for points in (entry.cost_QF, entry.quality_QF)]
-    gap_B1, *drawn = _resampled(blocks, resamples, seed)
-    gaps = (gap_Q, gap_B1[:, 0])
-    means, points = drawn[: len(entries)], drawn[len(entries) :]
-    rows = [
-        _row(entry, mask_Q, gaps, drawn_BP, _aiq(entry, cost_BF, quality_BF, reference_cost))
-        for entry, drawn_BP, cost_BF, quality_BF in zip(
-            entries, means, points[::2], points[1::2], strict=True
-        )
+    blocks = [entry.columns_QV for entry in entries]
+    aiqs = [
+        _aiq(entry, drawn_BV, reference_cost)
+        for entry, drawn_BV in zip(entries, _resampled(blocks, resamples, seed), strict=True)
     ]
+    ps = holm([_p_value(entry) for entry in entries])
+    gap_Q = (oracle - static)[0]
+    rows = [_row(*each, mask_Q, gap_Q) for each in zip(entries, aiqs, ps, strict=True)]
     return Group(by, name, int(mask_Q.sum()), reference_cost, tuple(rows))
 
 
@@ -94,16 +94,14 @@ def _entry(candidate: Candidate, mask_Q: Mask, static: Array, oracle: Array) -> 
         array[:, mask_Q] for array in (candidate.quality, candidate.cost, candidate.reward)
     )
     values = (quality, cost, reward, reward - static, oracle - reward)
-    return _Entry(candidate, dict(zip(PAIRED, values, strict=True)), *_points(candidate, mask_Q))
+    return _Entry(candidate, dict(zip(MEANS, values, strict=True)), *_points(candidate, mask_Q))
 
 
 def _points(candidate: Candidate, mask_Q: Mask) -> tuple[Array, Array]:
-    """Cost and quality per query of the points that a candidate has, [Q, F] each."""
+    """Cost and quality of the points that a candidate has, [seeds, Q, F] each."""
     if candidate.front is not None:
-        return candidate.front.cost_QF[mask_Q], candidate.front.quality_QF[mask_Q]
-    own = (candidate.cost, candidate.quality)
-    cost_QF, quality_QF = (value[:, mask_Q].mean(axis=0)[:, None] for value in own)
-    return cost_QF, quality_QF
+        return candidate.front.cost[:, mask_Q], candidate.front.quality[:, mask_Q]
+    return candidate.cost[:, mask_Q, None], candidate.quality[:, mask_Q, None]
 
 
 def _resampled(blocks: Sequence[Array], resamples: int, seed: int) -> list[Array]:
@@ -112,38 +110,44 @@ def _resampled(blocks: Sequence[Array], resamples: int, seed: int) -> list[Array
     return np.split(resampled_means(np.hstack(blocks), resamples, seed), ends[:-1], axis=1)
 
 
-def _row(
-    entry: _Entry, mask_Q: Mask, gaps: tuple[Array, Array], drawn_BP: Array, aiq: Interval
-) -> Row:
-    """The row of a candidate; `gaps` of oracle and static sequence are by query, by resample."""
+def _p_value(entry: _Entry) -> float:
+    """That of a router's difference; NaN for others, which get no verdict."""
+    return p_value(entry.values["difference"]) if entry.candidate.role == "router" else math.nan
+
+
+def _row(entry: _Entry, aiq: Interval, p: float, mask_Q: Mask, gap_Q: Array) -> Row:
+    """The row of a candidate; `p` is corrected, `gap_Q` that of oracle and static sequence."""
     candidate, values = entry.candidate, entry.values
-    draws = dict(zip(PAIRED, drawn_BP.T, strict=True))
-    intervals = {key: interval_of_mean(values[key], draws[key], LEVEL) for key in PAIRED}
-    difference, (gap_Q, gap_B) = values["difference"], gaps
+    difference = values["difference"]
     flow = _flow(candidate, mask_Q)
     return Row(
         name=candidate.name,
         role=candidate.role,
         sequence=candidate.sequence,
         seeds=len(candidate.reward),
-        **intervals,
+        **{key: interval_of_mean(values[key]) for key in MEANS},
         hops=float(candidate.hops[:, mask_Q].mean()),
         stops=sum(share[STOP] for share in flow) if flow else math.nan,
-        gap_closed=interval_of_ratio(difference, gap_Q, draws["difference"], gap_B, LEVEL),
+        gap_closed=interval_of_ratio(difference, gap_Q),
         aiq=aiq,
         smallest_effect=smallest_effect(difference),
-        verdict=_verdict(candidate.role, intervals["difference"], len(gap_Q)),
+        p_value=p,
+        verdict=verdict(difference, p) if candidate.role == "router" else "",
         flow=flow,
         front=_front(entry),
     )
 
 
-def _aiq(entry: _Entry, cost_BF: Array, quality_BF: Array, reference: float) -> Interval:
+def _aiq(entry: _Entry, drawn_BV: Array, reference: float) -> Interval:
     if reference <= 0:
         return Interval(math.nan, note="every sequence is free")
-    cost_F, quality_F = entry.cost_QF.mean(axis=0), entry.quality_QF.mean(axis=0)
-    draws_B = aiq_draws(cost_BF, quality_BF, reference)
-    return interval_of_draws(aiq(cost_F, quality_F, reference), draws_B, len(entry.cost_QF), LEVEL)
+    seeds, queries, points = entry.cost.shape
+    cost_SF, quality_SF = entry.cost.mean(axis=1), entry.quality.mean(axis=1)
+    estimate = aiq(cost_SF.mean(axis=0), quality_SF.mean(axis=0), reference)
+    cost_BSF, quality_BSF = np.split(drawn_BV.reshape(-1, 2 * seeds, points), 2, axis=1)
+    drawn = [aiq_draws(cost_BSF[:, s], quality_BSF[:, s], reference) for s in range(seeds)]
+    value_S = aiq_draws(cost_SF, quality_SF, reference)
+    return interval_of_draws(estimate, value_S, np.stack(drawn, axis=1), queries)
 
 
 def _flow(candidate: Candidate, mask_Q: Mask) -> tuple[dict[str, float], ...]:
@@ -158,10 +162,6 @@ def _front(entry: _Entry) -> tuple[Point, ...]:
     candidate = entry.candidate
     if candidate.front is None:
         return ()
-    means = (array_QF.mean(axis=0).tolist() for array_QF in (entry.cost_QF, entry.quality_QF))
+    means = (array.mean(axis=(0, 1)).tolist() for array in (entry.cost, entry.quality))
     triples = zip(*means, candidate.front.alphas, strict=True)
     return tuple(Point(candidate.name, *triple) for triple in triples)
-
-
-def _verdict(role: str, difference: Interval, queries: int) -> str:
-    return verdict(difference, queries) if role == "router" else ""

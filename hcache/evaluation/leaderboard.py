@@ -34,12 +34,27 @@ def table(report: Report, group: int = 0) -> Table:
     from rich.table import Table
 
     shown = report.groups[group]
-    out = Table(title=title(report, shown))
+    out = Table(title=title(report, shown), caption="\n".join(footnotes(shown)) or None)
     for name in HEADER:
         out.add_column(name, justify="left" if name == "who" else "right")
     for row in shown.rows:
         out.add_row(*_line(row))
     return out
+
+
+def footnotes(group: Group) -> list[str]:
+    """Why there is no number where a dash stands, a sentence for each column."""
+    columns = {
+        "gap closed": [row.gap_closed for row in group.rows],
+        "AIQ": [row.aiq for row in group.rows],
+    }
+    found = {
+        f"No {name}: {interval.note}."
+        for name, intervals in columns.items()
+        for interval in intervals
+        if math.isnan(interval.estimate) and interval.note
+    }
+    return sorted(found, reverse=True)
 
 
 def cell(interval: Interval) -> str:

@@ -38,8 +38,9 @@ class Row:
     regret: Interval
     gap_closed: Interval
     aiq: Interval
-    smallest_effect: float  # in reward, that as many queries would have shown
-    verdict: str  # of a router: better than the best static sequence?
+    smallest_effect: float  # in reward, that as many queries and seeds would have shown
+    p_value: float  # of a router's difference, by Holm over the routers of the group; else NaN
+    verdict: str  # of a router, by that p-value: better, worse, equal, cannot tell, too few queries
     flow: tuple[dict[str, float], ...]  # share of all trees that take each action, by hop
     front: tuple[Point, ...]  # of a router that serves any α, and of the oracle
 
@@ -109,7 +110,7 @@ def _flat(group: Group, row: Row) -> dict[str, Any]:
     for name, value in vars(row).items():
         if isinstance(value, Interval):
             flat |= {name: value.estimate, f"{name}_low": value.low, f"{name}_high": value.high}
-            flat[f"{name}_spread"] = value.spread
+            flat |= {f"{name}_spread": value.spread, f"{name}_note": value.note}
         elif not isinstance(value, tuple):
             flat[name] = value
     safe: dict[str, Any] = finite(flat)

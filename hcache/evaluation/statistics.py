@@ -1,30 +1,56 @@
-"""Bootstrap intervals over queries, and what they say about a router.
+"""Intervals and verdicts that carry both seeds and queries.
 
-Queries are resampled with replacement; quantities that are compared are resampled together
-(paired), since a router and a static sequence are evaluated on the same queries. A resample is a
-vector of counts, one per query, so that every mean of every resample is one matrix product
-(Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 6, 13 and 16).
+A router in S seeds on Q queries gives a table of values [S, Q], crossed: every seed meets the same
+queries. What is estimated is the mean over new seeds *and* new queries, under
+x_sq = μ + seed_s + query_q + rest_sq. With the mean squares of the two-way layout (Searle, Casella
+and McCulloch, Variance Components, 1992, chapter 4)
 
-Seeds are a second axis: with values [seeds, Q] the estimate is the mean over both, the interval
-is over queries with the seeds averaged, and the spread over seeds is given with it.
+    V_seeds = variance of the S means / S         V_queries = variance of the Q means / Q
+    V_rest  = mean square of the rest / (S Q)     V = V_seeds + max(0, V_queries − V_rest)
 
-Axes in names: B resamples, Q queries, V quantities. All sums are float64.
+V estimates the variance of the mean. Of V the part w = V_seeds / V rests on S − 1 degrees of
+freedom and the other on those of the queries, so |mean − μ| / √V = T has the p-value
+
+    p(T) = w · P(|t_{S−1}| > T) + (1 − w) · P(|t_ν| > T)
+
+the two t-tests mixed by what each contributes: Cochran and Cox's solution of the Behrens–Fisher
+problem with tail probabilities in place of quantiles, which holds its level in far tails as well.
+An interval is where p is not below 1 − level, so intervals and verdicts never disagree. Where
+seeds are equal, or there is one alone, w = 0: the t-test over queries. ν is Q − 1 for normal
+values and less for sparse ones, whose variance is less well known: Var(s²) = σ⁴ (2 / (Q − 1) +
+(κ − 3) / Q), as that of a chi-square with ν = 2 / (2 / (Q − 1) + max(0, κ − 3) / Q) degrees.
+docs/statistics.md has the coverage.
+
+Ratios are inverted by Fieller's theorem: r is inside where 0 is inside for top − r · bottom. What
+is no mean (AIQ) takes its components from resampled queries (Efron and Tibshirani, An Introduction
+to the Bootstrap, 1993).
+
+Axes in names: B resamples, S seeds, Q queries, V quantities, R routers. All sums are float64.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq
+from scipy.special import stdtr, stdtrit
 
 Array = NDArray[np.float64]
 
+LEVEL = 0.95
 CHUNK = 2_000_000  # counts held at once (16 MB)
-ZERO = 1e-12  # a denominator this small is none
-FEW = 10  # with fewer queries an interval decides nothing
+ZERO = 1e-12  # a difference this small is none
+FEW = 30  # with fewer queries nothing is said
+
+BETTER, WORSE, EQUAL = "better", "worse", "equal"
+CANNOT_TELL, TOO_FEW = "cannot tell", "too few queries"
+
+ONE_QUERY = "one query has no interval"
+VANISHES = "the interval of its denominator includes 0"
 
 
 @dataclass(frozen=True)
@@ -37,26 +63,173 @@ class Interval:
     spread: float = math.nan  # standard deviation over seeds; NaN with one seed
     note: str = ""
 
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether it lies on one side of 0; False where there is none."""
+        return self.low > ZERO or self.high < -ZERO
 
-def bootstrap_mean(
-    values: ArrayLike, *, resamples: int = 10_000, level: float = 0.95, seed: int = 0
-) -> Interval:
-    """Mean of [Q] or [seeds, Q] values, with a percentile interval over queries.
+
+@dataclass(frozen=True)
+class Variance:
+    """Variance of a mean by its two parts, each with its degrees of freedom."""
+
+    seeds: float
+    queries: float
+    seed_degrees: float
+    query_degrees: float
+
+    @property
+    def error(self) -> float:
+        """Standard error; 0 where nothing varies."""
+        return math.sqrt(_or_zero(self.seeds + self.queries))
+
+    def p_value(self, distance: float) -> float:
+        """Two-sided p-value of an estimate that lies so far from the mean assumed."""
+        if self.error == 0:
+            return float(abs(distance) <= ZERO)
+        return self._tails(abs(distance) / self.error)
+
+    def reach(self, level: float) -> float:
+        """Largest distance whose p-value is not below 1 − level."""
+        if self.error == 0:
+            return 0.0
+        low, high = sorted(-float(stdtrit(df, (1 - level) / 2)) for df in self._degrees)
+        if high - low <= ZERO:
+            return low * self.error
+        # Rounding may put the root an ulp beyond an end.
+        found = brentq(lambda t: self._tails(t) - (1 - level), low - ZERO, high + 1e-6 * high)
+        return self.error * float(found)
+
+    @property
+    def _degrees(self) -> tuple[float, float]:
+        return self.seed_degrees if self.seeds > 0 else self.query_degrees, self.query_degrees
+
+    def _tails(self, statistic: float) -> float:
+        share = self.seeds / (self.seeds + self.queries)
+        by_seeds, by_queries = (2 * float(stdtr(df, -statistic)) for df in self._degrees)
+        return share * by_seeds + (1 - share) * by_queries
+
+
+def interval_of_mean(values: ArrayLike, level: float = LEVEL) -> Interval:
+    """Mean of [Q] or [S, Q] values; the interval is over queries, and over seeds where several.
 
     Raises:
         ValueError: if there are no values, or some are not finite.
     """
     values_SQ = _seeds_by_queries(values)
-    draws_BV = resampled_means(values_SQ.mean(axis=0)[:, None], resamples, seed)
-    return interval_of_mean(values_SQ, draws_BV[:, 0], level)
+    estimate, spread = float(values_SQ.mean()), _spread(values_SQ.mean(axis=1))
+    if values_SQ.shape[1] < 2:
+        return Interval(estimate, spread=spread, note=ONE_QUERY)
+    reach = variance_of_mean(values_SQ).reach(level)
+    return Interval(estimate, estimate - reach, estimate + reach, spread)
 
 
-def bootstrap_difference(
-    a: ArrayLike, b: ArrayLike, *, resamples: int = 10_000, level: float = 0.95, seed: int = 0
+def interval_of_ratio(top: ArrayLike, bottom: ArrayLike, level: float = LEVEL) -> Interval:
+    """mean(top) / mean(bottom), paired by query; `top` is [Q] or [S, Q], `bottom` [Q].
+
+    No number, and a note, unless the interval of the denominator is on one side of 0.
+
+    Raises:
+        ValueError: if there are no values, or some are not finite.
+    """
+    top_SQ, bottom_1Q = _seeds_by_queries(top), _seeds_by_queries(bottom)
+    under = interval_of_mean(bottom_1Q, level)
+    if not under.excludes_zero:
+        return Interval(math.nan, note=under.note or VANISHES)
+    ratio_S = top_SQ.mean(axis=1) / under.estimate
+    ratio, spread = float(ratio_S.mean()), _spread(ratio_S)
+    parts = _Parts.of(top_SQ - ratio * bottom_1Q)
+    second, fourth = (_moment(parts.value_Q, bottom_1Q[0], order) for order in (2, 4))
+
+    def excess(beyond: float) -> float:
+        """P-value of the ratio so far beyond the estimate, less that of the level."""
+        variance = parts.variance(second(beyond), fourth(beyond))
+        return variance.p_value(under.estimate * beyond) - (1 - level)
+
+    step = parts.own.reach(level) / abs(under.estimate)
+    low, high = (ratio + _last_above_zero(excess, sign * step) for sign in (-1, 1))
+    return Interval(ratio, low, high, spread)
+
+
+def interval_of_draws(
+    estimate: float, value_S: Array, draws_BS: Array, queries: int, level: float = LEVEL
 ) -> Interval:
-    """Mean of a − b, paired by query; each is [Q] or [seeds, Q]."""
-    difference = _seeds_by_queries(a) - _seeds_by_queries(b)
-    return bootstrap_mean(difference, resamples=resamples, level=level, seed=seed)
+    """The interval of any statistic from its value in each seed, and that in resamples of queries.
+
+    `draws_BS` are the statistic of each seed in the same resamples. The components of variance are
+    those of a mean: the seeds', that of the seeds' mean over resamples, and what is left.
+    """
+    spread = _spread(value_S)
+    if queries < 2:
+        return Interval(estimate, spread=spread, note=ONE_QUERY)
+    seeds = len(value_S)
+    by_queries = float(draws_BS.mean(axis=1).var(ddof=1))
+    by_seeds = spread**2 / seeds if seeds > 1 else 0.0
+    # A seed alone varies by (query + rest) / Q, the mean of seeds by (query + rest / S) / Q.
+    own = float(draws_BS.var(axis=0, ddof=1).mean())
+    rest = max(0.0, own - by_queries) / (seeds - 1) if seeds > 1 else 0.0
+    variance = Variance(by_seeds, max(0.0, by_queries - rest), seeds - 1, queries - 1)
+    reach = variance.reach(level)
+    return Interval(estimate, estimate - reach, estimate + reach, spread)
+
+
+def variance_of_mean(values_SQ: Array) -> Variance:
+    """Variance of the mean of crossed values over new seeds and new queries; Q is 2 or more."""
+    return _Parts.of(values_SQ).own
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """A crossed table: V_seeds, V_rest, and the means of the queries."""
+
+    seeds: float
+    rest: float
+    seed_degrees: int
+    value_Q: Array  # mean over seeds, less the mean of all
+
+    @classmethod
+    def of(cls, values_SQ: Array) -> _Parts:
+        seeds, queries = values_SQ.shape
+        mean_S, mean_Q = values_SQ.mean(axis=1), values_SQ.mean(axis=0)
+        value_Q = mean_Q - mean_Q.mean()
+        if seeds == 1:
+            return cls(0.0, 0.0, 0, value_Q)
+        rest_SQ = values_SQ - mean_S[:, None] - value_Q
+        rest = float((rest_SQ**2).sum()) / ((seeds - 1) * (queries - 1) * seeds * queries)
+        return cls(_or_zero(float(mean_S.var(ddof=1)) / seeds), rest, seeds - 1, value_Q)
+
+    @property
+    def own(self) -> Variance:
+        """The variance of the mean of this table."""
+        square_Q = self.value_Q**2
+        return self.variance(float(square_Q.mean()), float((square_Q**2).mean()))
+
+    def variance(self, second: float, fourth: float) -> Variance:
+        """The variance of the mean, given the central moments over queries."""
+        count = len(self.value_Q)
+        second = _or_zero(second)
+        kurtosis = min(fourth / second**2, count) if second else 3.0
+        degrees = 2 / (2 / (count - 1) + max(0.0, kurtosis - 3) / count)
+        queries = max(0.0, second / (count - 1) - self.rest)
+        return Variance(self.seeds, queries, self.seed_degrees, degrees)
+
+
+def _moment(value_Q: Array, bottom_Q: Array, order: int) -> Callable[[float], float]:
+    """Central moment of value − r · bottom as a function of r, a polynomial."""
+    centred_Q = bottom_Q - bottom_Q.mean()
+    products = (value_Q ** (order - k) * (-centred_Q) ** k for k in range(order + 1))
+    terms = [math.comb(order, k) * float(each_Q.mean()) for k, each_Q in enumerate(products)]
+    return lambda r: sum(term * r**k for k, term in enumerate(terms))
+
+
+def _last_above_zero(excess: Callable[[float], float], step: float) -> float:
+    """The end of the interval around 0 where `excess` is not negative, in the way of a step."""
+    if step == 0:
+        return 0.0
+    inner, outer = 0.0, step
+    while excess(outer) >= 0:
+        inner, outer = outer, 3 * outer
+    return float(brentq(excess, inner, outer))
 
 
 def resampled_means(columns_QV: Array, resamples: int, seed: int) -> Array:
@@ -75,71 +248,59 @@ def resampled_means(columns_QV: Array, resamples: int, seed: int) -> Array:
     return means_BV
 
 
-def interval_of_mean(values_SQ: Array, draws_B: Array, level: float) -> Interval:
-    """The interval of a mean from its resampled means."""
-    estimate, spread = float(values_SQ.mean()), _spread(values_SQ.mean(axis=1))
+def smallest_effect(values_SQ: Array, level: float = LEVEL, power: float = 0.8) -> float:
+    """The smallest mean that the two-sided test at `level` would find with chance `power`.
+
+    The reach of the interval and that of a one-sided test at `power` (Cohen, Statistical Power
+    Analysis, 1988, chapter 2), with the variance of seeds and queries. NaN with one query.
+    """
     if values_SQ.shape[1] < 2:
-        return Interval(estimate, spread=spread, note="one query has no interval")
-    low, high = _percentiles(draws_B, level)
-    return Interval(estimate, low, high, spread)
-
-
-def interval_of_ratio(
-    top_SQ: Array, bottom_Q: Array, top_B: Array, bottom_B: Array, level: float
-) -> Interval:
-    """The interval of a ratio of means from the resampled means of both.
-
-    A ratio has no sensible interval once its denominator can be 0: if it is 0 within 1e-12, or
-    has the other sign, in any resample, `low` and `high` are NaN and `note` says in how many. If
-    it is 0 on the queries themselves, the estimate is NaN as well.
-    """
-    bottom = float(bottom_Q.mean())
-    if abs(bottom) <= ZERO:
-        return Interval(math.nan, note="the denominator is 0")
-    ratio_S = top_SQ.mean(axis=1) / bottom
-    estimate, spread = float(ratio_S.mean()), _spread(ratio_S)
-    if top_SQ.shape[1] < 2:
-        return Interval(estimate, spread=spread, note="one query has no interval")
-    vanishing = float(np.mean(bottom_B * math.copysign(1.0, bottom) <= ZERO))
-    if vanishing > 0:
-        note = f"the denominator vanishes in {vanishing:.2%} of the resamples"
-        return Interval(estimate, spread=spread, note=note)
-    low, high = _percentiles(top_B / bottom_B, level)
-    return Interval(estimate, low, high, spread)
-
-
-def interval_of_draws(estimate: float, draws_B: Array, queries: int, level: float) -> Interval:
-    """The percentile interval of any statistic from its values in the resamples."""
-    if queries < 2:
-        return Interval(estimate, note="one query has no interval")
-    return Interval(estimate, *_percentiles(draws_B, level))
-
-
-def smallest_effect(values_SQ: Array, level: float = 0.95, power: float = 0.8) -> float:
-    """The smallest mean that a two-sided test at `level` would find with chance `power`.
-
-    (z_{(1+level)/2} + z_power) · s / √Q, with s the standard deviation over queries of the seeds'
-    mean (Cohen, Statistical Power Analysis, 1988, chapter 2). NaN with one query.
-    """
-    value_Q = values_SQ.mean(axis=0)
-    if len(value_Q) < 2:
         return math.nan
-    normal = NormalDist()
-    factor = normal.inv_cdf((1 + level) / 2) + normal.inv_cdf(power)
-    return factor * float(value_Q.std(ddof=1)) / math.sqrt(len(value_Q))
+    variance = variance_of_mean(values_SQ)
+    return variance.reach(level) + variance.reach(2 * power - 1)
 
 
-def verdict(difference: Interval, queries: int) -> str:
-    """Answer to whether a paired difference is above 0: yes, no, or cannot tell."""
-    if queries < FEW or math.isnan(difference.low):
-        return "cannot tell"
-    if difference.low > 0:
-        return "yes"
-    return "no" if difference.high <= 0 else "cannot tell"
+def p_value(values_SQ: Array) -> float:
+    """Two-sided p-value of a mean of 0; NaN with one query."""
+    if values_SQ.shape[1] < 2:
+        return math.nan
+    return variance_of_mean(values_SQ).p_value(float(values_SQ.mean()))
+
+
+def holm(p_R: Sequence[float]) -> list[float]:
+    """P-values corrected for their number; NaN stays, and counts for nothing.
+
+    Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
+    """
+    order = sorted((p, index) for index, p in enumerate(p_R) if not math.isnan(p))
+    corrected = [math.nan] * len(p_R)
+    highest = 0.0
+    for rank, (p, index) in enumerate(order):
+        highest = max(highest, min(1.0, p * (len(order) - rank)))
+        corrected[index] = highest
+    return corrected
+
+
+def verdict(difference_SQ: Array, p: float, level: float = LEVEL) -> str:
+    """What a paired difference says, with its corrected p-value: better, worse, equal, or nothing.
+
+    Better and worse are strict. Equal is a statement about these queries alone: not one paired
+    difference in any seed. Closeness within a margin is none, since no margin is right for every
+    study; the interval tells how close. Below 30 queries nothing is said.
+    """
+    if difference_SQ.shape[1] < FEW:
+        return TOO_FEW
+    if bool((np.abs(difference_SQ) <= ZERO).all()):
+        return EQUAL
+    if math.isnan(p) or p >= 1 - level:
+        return CANNOT_TELL
+    return BETTER if difference_SQ.mean() > 0 else WORSE
 
 
 def in_words(answer: str, difference: Interval) -> str:
-    """A verdict with the 95% interval of the difference in reward that it rests on."""
+    """A verdict with the difference in reward that it rests on, and its 95% interval."""
+    if answer == EQUAL:
+        return f"{answer} (the same reward on every query)"
     found = f"{answer} (difference in reward {difference.estimate:+.4f}"
     if math.isnan(difference.low):
         return f"{found})"
@@ -163,10 +324,8 @@ def _seeds_by_queries(values: ArrayLike) -> Array:
     return values_SQ
 
 
-def _percentiles(draws_B: Array, level: float) -> tuple[float, float]:
-    tail = (1 - level) / 2
-    low, high = np.quantile(draws_B, [tail, 1 - tail])
-    return float(low), float(high)
+def _or_zero(variance: float) -> float:
+    return variance if variance > ZERO**2 else 0.0
 
 
 def _spread(mean_S: Array) -> float:

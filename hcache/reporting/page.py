@@ -6,6 +6,7 @@ engine, Markdown by `_plain`, and figures go through an XML parser on their way 
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Iterator
@@ -17,15 +18,16 @@ from xml.etree import ElementTree
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from hcache.evaluation.leaderboard import HEADER, label, title
+from hcache.evaluation.leaderboard import HEADER, footnotes, label, title
 from hcache.evaluation.report import Group, Report, Row
-from hcache.evaluation.statistics import Interval
+from hcache.evaluation.statistics import BETTER, WORSE, Interval
 from hcache.experiment import Experiment
 from hcache.reporting.examples import Examples
 from hcache.reporting.figures import Picture
 from hcache.reporting.numbers import DASH, number, printable, reason, signed, spans
 
 CUT = 320  # a longer text is shown by its beginning and its end, and can be opened
+BADGES = {BETTER: "better", WORSE: "worse"}  # verdicts with a colour of their own
 SVG = "http://www.w3.org/2000/svg"
 LINK = "http://www.w3.org/1999/xlink"
 
@@ -64,7 +66,8 @@ class Content:
         seeds = [f"{name} ({count})" for name, count in report.seeds.items()]
         yield "routers (seeds)", ", ".join(seeds) or "none"
         yield "best static sequence", f"{report.best_static}, chosen on {self._chosen()}"
-        yield "intervals", f"{report.level:.0%}, {report.resamples:,} resamples of the queries"
+        yield "intervals", f"{report.level:.0%}, over seeds and queries"
+        yield "verdicts", f"at {1 - report.level:.0%} for all routers of a table together (Holm)"
         yield "date", self.created
         yield "database", str(self.experiment.db)
         yield "command", shlex.join(self.command) or DASH
@@ -88,7 +91,9 @@ class Content:
         best = self._row(self.examples.router) if self.examples else None
         if best is not None:
             yield "best router by validation", number(best.reward.estimate), best.name
-            yield "gap closed by it", number(best.gap_closed.estimate), "0: static, 1: oracle"
+            closed = best.gap_closed
+            said = reason(closed) if math.isnan(closed.estimate) else "0: static, 1: oracle"
+            yield "gap closed by it", number(closed.estimate), said
         oracle = next(row for row in rows if row.role == "oracle")
         yield "oracle", number(oracle.reward.estimate), "knows every outcome"
 
@@ -115,8 +120,8 @@ class Content:
         yield "area under static sequences", _alone(plane.static_area, free)
         yield "area with the routers", _alone(plane.area, free)
         for name, found in self.report.two_models.items():
-            yield f"APGR, {name}", _alone(found.apgr, "the strong model is not better")
-            yield f"CPT(50%), {name}", _alone(found.cpt50, "the strong model is not better")
+            yield f"APGR, {name}", _alone(found.apgr, found.note)
+            yield f"CPT(50%), {name}", _alone(found.cpt50, found.note)
 
     @property
     def replies(self) -> Iterator[tuple[str, str, str, str]]:
@@ -175,6 +180,7 @@ def _environment(**settings: Any) -> Environment:
     loader = PackageLoader("hcache.reporting", "")
     made = Environment(loader=loader, undefined=StrictUndefined, lstrip_blocks=True, **settings)
     made.globals |= {"header": HEADER, "cells": cells, "label": label, "cut": CUT}
+    made.globals |= {"footnotes": footnotes, "badges": BADGES}
     made.filters |= {"number": number, "signed": signed, "fenced": fenced}
     return made
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from hcache.errors import RunError, StoreError
 from hcache.evaluation.baselines import Candidate
 from hcache.evaluation.evaluator import Policies, evaluate
 from hcache.evaluation.report import Report
-from hcache.evaluation.statistics import bootstrap_difference, in_words, verdict
+from hcache.evaluation.statistics import in_words, interval_of_mean, p_value, verdict
 from hcache.experiment import Experiment
 from hcache.policies import ChangesReplies, at_alpha
 from hcache.policies.rollout import greedy_leaves
@@ -214,14 +215,10 @@ def compare(one: Run, two: Run, split: str = "test", db: Path | None = None) -> 
     refuse_leakage((one, two), one.experiment(db).db, first, split)
     for run in (one, two):
         run.record_look(split)
-    found = bootstrap_difference(
-        list(first.values()),
-        [second[query] for query in first],
-        resamples=one.config.evaluate.resamples,
-        seed=one.config.evaluate.seed,
-    )
-    said = in_words(verdict(found, len(first)), found)
-    return f"{one.name} better than {two.name}: {said}, {len(first)} queries of {split}."
+    difference_SQ = np.array([[first[query] - second[query] for query in first]])
+    answer = verdict(difference_SQ, p_value(difference_SQ))
+    said = in_words(answer, interval_of_mean(difference_SQ))
+    return f"{one.name} against {two.name}: {said}, {len(first)} queries of {split}."
 
 
 def _rewards(run: Run, experiment: Experiment, split: str) -> dict[str, float]:

@@ -249,7 +249,7 @@ def test_ppo_closes_the_gap_on_unseen_queries() -> None:
     )
     (row,) = (row for row in report.groups[0].rows if row.role == "router")
     assert row.gap_closed.estimate >= 0.8
-    assert row.verdict == "yes"
+    assert row.verdict == "better"
 
 
 # SFT
