@@ -75,32 +75,32 @@ def test_rescore_says_how_many_values_changed(
 
 def test_outdated_scores_stop_eval_train_and_report(trained: Shell) -> None:
     rows = table(trained.folder / "small.duckdb", "scores").filter(metric="f1").to_dicts()
-    write(trained.folder / "small.duckdb",
-          {"scores": [row | {"version": "old"} for row in rows[:50]]})  # fmt: skip
+    old = [row | {"version": "old"} for row in rows]
+    write(trained.folder / "small.duckdb", {"scores": old})
     for command in ("eval", "train", "report"):
         message = trained(command, "experiment.yaml", code=1)
         assert "by another version" in message and "hcache rescore EXPERIMENT.yaml" in message
-    assert "50 scores made anew, 0 values changed" in trained("sample", "experiment.yaml")
+    assert "144 scores made anew, 0 values changed" in trained("sample", "experiment.yaml")
     trained("eval", "experiment.yaml")
 
 
 def test_cut_replies_are_in_every_report(shell: Shell) -> None:
     cut = shell.sets("arms.b.max_tokens=1")
-    sentence = "b: 48 of 48 replies cut at max_tokens (100.0%)."
+    sentence = "b: 72 of 72 replies cut at max_tokens (100.0%)."
     assert sentence in shell("sample", "experiment.yaml", *cut)
     quick = shell.sets(*QUICK)
     shell("train", "experiment.yaml", "--algo", "sft", *cut, *quick)
-    sentence = "b: 12 of 12 replies cut at max_tokens (100.0%)."
+    sentence = "b: 18 of 18 replies cut at max_tokens (100.0%)."
     assert sentence in shell("eval", "experiment.yaml", *cut)
     replies = json.loads(shell("eval", "experiment.yaml", "--json", *cut))["replies"]
     assert [(row["arm"], row["truncated"], row["too_long"]) for row in replies] == [
-        ("a", 0, 0), ("b", 12, 0)
+        ("a", 0, 0), ("b", 18, 0)
     ]  # fmt: skip
     bench = ("bench", "experiment.yaml", "--algos", "sft", *cut, *quick)
     assert sentence in shell(*bench)
     shell("report", "experiment.yaml", "--out", "page", *cut)
     page = (shell.folder / "page" / "index.html").read_text(encoding="utf-8")
-    assert "How replies ended" in page and "<td>12 (100.0%)</td>" in page
+    assert "How replies ended" in page and "<td>18 (100.0%)</td>" in page
 
 
 def test_sql_formats(trained: Shell) -> None:
