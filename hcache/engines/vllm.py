@@ -49,6 +49,11 @@ CPU_ARGS = {
     "enable_chunked_prefill": False,
 }
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+ENVIRONMENT = {  # variables that vLLM reads, as the user set them; it adds some of its own later
+    name: value
+    for name, value in os.environ.items()
+    if name.startswith("VLLM_") and not name.endswith(("KEY", "TOKEN"))
+}
 BATCH_TOKENS = 4096  # most tokens of a step on a CPU; a prompt has to fit
 
 
@@ -121,7 +126,7 @@ class VllmEngine:
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "eager": str(arguments.get("enforce_eager", False)),
             "arguments": canonical(arguments),
-            "environment": canonical(_environment()),
+            "environment": canonical(ENVIRONMENT),
         }
 
     @staticmethod
@@ -293,13 +298,3 @@ def _arguments(arm: Arm, further: Mapping[str, Any]) -> dict[str, Any]:
     batch = {"max_num_batched_tokens": max(BATCH_TOKENS, config.max_model_len)}
     machine = {} if has_gpu() else CPU_ARGS | batch
     return {**arguments, **machine, **further, **config.engine_args}
-
-
-def _environment() -> dict[str, str]:
-    """Variables that vLLM reads, as they are set; none of them is identity."""
-    secret = ("KEY", "TOKEN")
-    return {
-        name: value
-        for name, value in sorted(os.environ.items())
-        if name.startswith("VLLM_") and not name.endswith(secret)
-    }

@@ -22,13 +22,13 @@ HINTS = (  # by what an error says; the first that fits holds
         "Set models.{model}.quantization to a method that vLLM knows and the checkpoint was made "
         "for, or remove it.",
     ),
-    (r"lora|adapter", "Give an adapter in models.{model}.adapter that was made for this model."),
+    (r"[ld]ora|adapter", "Give an adapter in models.{model}.adapter that was made for this model."),
     (r"dtype|float16|float32", "Set models.{model}.dtype to another type."),
     (
         r"tokenizer",
         "Add the tokenizer's files to the folder in models.{model}.path, as save_pretrained does.",
     ),
-    (r"", "Check the folder and the settings of models.{model}."),
+    (r"", "Check the settings of models.{model}, and whether its files are whole."),
 )
 WRONG_SETTING = (ValueError, TypeError, NotImplementedError)
 

@@ -2,9 +2,9 @@
 
 The fingerprint covers all that can change an output: digests of weights, tokenizer, chat
 template and generation config, dtype, quantisation, adapter, lengths, stops, arguments of the
-engine that are not known to change nothing, and sampling where there is any. Name, price and
-instruction are not in it: the first two say nothing to the model, the third stands in the
-messages. Engine, version and device are provenance, not identity.
+engine unless they are known to change nothing, and sampling where there is any. Name, price and
+instruction are not in it: the first two say nothing to the model, the third stands in the messages.
+Engine, version and device are provenance, not identity.
 """
 
 from __future__ import annotations

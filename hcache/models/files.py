@@ -82,7 +82,7 @@ def by_content(value: JsonValue) -> JsonValue:
         return [by_content(part) for part in value]
     if not isinstance(value, str):
         return value
-    with contextlib.suppress(OSError, ValueError):  # too long, or a NUL: no name of a file
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # no name of a file can be this
         if value and (path := Path(value).expanduser()).exists():
             return _content_of(path)
     snapshot = _hub_snapshot(value) if value.count("/") == 1 else None

@@ -225,3 +225,55 @@ def test_one_engine_at_a_time_gives_the_same_with_few_loads(sampled: Path, tmp_p
     assert int(done.stdout) == 2 * (3 - 1) + 1  # L·(K−1)+1
     known = {row[0]: row for row in generations(sampled)}
     assert all(known[row[0]] == row for row in generations(db))
+
+
+def write_lora(folder: Path, rank: int) -> Path:
+    """A LoRA adapter for the demo's generalist, as PEFT writes one."""
+    torch, safetensors = pytest.importorskip("torch"), pytest.importorskip("safetensors.torch")
+    size = json.loads((ROOT / "data/demo/models/generalist/config.json").read_text())["hidden_size"]
+    name = "base_model.model.model.layers.0.self_attn.q_proj"
+    folder.mkdir()
+    tensors = {
+        f"{name}.lora_A.weight": torch.ones(rank, size) / size,
+        f"{name}.lora_B.weight": torch.ones(size, rank) / size,
+    }
+    safetensors.save_file(tensors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_refused_arm_leaves_the_other_of_its_model_and_rank_and_arguments_are_found(
+    tmp_path: Path,
+) -> None:
+    """One arm's system message is refused by the template, under an adapter above rank 16."""
+    template, db = tmp_path / "own.jinja", tmp_path / "demo.duckdb"
+    template.write_text(
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role here') }}"
+        "{% endif %}{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    )
+    adapter = write_lora(tmp_path / "lora", 32)
+    sets = [
+        *SMALL,
+        "workflow.hops=1",
+        f"models.generalist.chat_template={template}",
+        f"models.generalist.adapter={adapter}",
+        "models.calculator.max_model_len=100000",
+        "arms.reader={model: generalist, max_tokens: 8, system: Be brief.}",
+    ]
+    done = subprocess.run(
+        command("sample", DEMO, "--db", str(db), sets=sets),
+        cwd=ROOT, capture_output=True, text=True, timeout=1800,
+    )  # fmt: skip
+    said = " ".join(done.stderr.split())
+    assert done.returncode == 1 and "Traceback" not in said
+    assert "arms.reader: the chat template of models.generalist" in said
+    assert "no system role here" in said and "arms.reader.system" in said
+    assert "greater than the derived max_model_len" in said
+    assert "Lower models.calculator.max_model_len." in said
+    assert "Run the same command" not in said
+    with Store(db) as store:
+        made = store.sql("select sequence, count(*) from outcomes group by sequence").rows()
+        facts = json.loads(store.sql("select facts from provenance").item())
+    assert made == [("generalist", 32)]
+    assert json.loads(facts["arguments"])["max_lora_rank"] == 32

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 
 from hcache.config.schema import ArmConfig, ModelConfig
-from hcache.engines import build_pool
+from hcache.engines import build_pool, vllm_arguments
 from hcache.errors import ConfigError, EngineError
 from hcache.keys import digest_file
 from hcache.models import files
@@ -64,6 +67,13 @@ def model(tmp_path: Path) -> Path:
         {"chat_template_args": {"enable_thinking": False}},
         {"chat_template": "other.jinja"},
         {"adapter": "lora"},
+        {"engine_args": {"hf_overrides": {"rope_parameters": {"rope_theta": 3}}}},
+        {"engine_args": {"kv_cache_dtype": "fp8"}},
+        {"engine_args": {"load_format": "dummy"}},
+        {"engine_args": {"tokenizer": "another"}},
+        {"engine_args": {"trust_remote_code": True}},
+        {"engine_args": {"speculative_config": {"method": "ngram"}}},
+        {"engine_args": {"enforce_eager": True, "generation_config": "vllm"}},
     ],
 )
 def test_setting_that_changes_what_is_said(
@@ -91,6 +101,95 @@ def test_new_weights_or_template_file_change_what_is_said(tmp_path: Path, model:
     assert arm_of(tmp_path).fingerprint != before
 
 
+NEW_FILES = (
+    "modeling_own.py",
+    "qwen.tiktoken",
+    "tokenizer.model",
+    "tokenizer.model.v3",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.json",
+    "chat_template_tools.jinja",
+    "additional_chat_templates/tools.jinja",
+)
+
+
+@pytest.mark.parametrize("file", NEW_FILES)
+def test_file_that_a_checkpoint_may_have_besides(tmp_path: Path, model: Path, file: str) -> None:
+    prints = [arm_of(tmp_path).fingerprint]
+    (model / file).parent.mkdir(exist_ok=True)
+    for text in ("one", "another"):
+        (model / file).write_text(text)
+        prints.append(arm_of(tmp_path).fingerprint)
+    assert len(set(prints)) == 3
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["README.txt", "README.md", "LICENSE", "LICENSE.txt", "NOTICE.txt", "USE_POLICY.md",
+     ".gitattributes", "picture.png", "model.onnx", "requirements.txt"],
+)  # fmt: skip
+def test_file_for_readers_changes_nothing(tmp_path: Path, model: Path, file: str) -> None:
+    before = arm_of(tmp_path).fingerprint
+    (model / file).write_text("for readers")
+    assert arm_of(tmp_path).fingerprint == before
+
+
+def test_files_that_arguments_name_count_by_content(tmp_path: Path, model: Path) -> None:
+    def fingerprint(draft: Path) -> str:
+        speculative = {"model": str(draft), "num_speculative_tokens": 2}
+        arguments = {"speculative_config": speculative, "logits_processors": ["a.b:C"]}
+        return arm_of(tmp_path, engine_args=arguments).fingerprint
+
+    (tmp_path / "drafts").mkdir()
+    draft = checkpoint(tmp_path, "draft")
+    before = fingerprint(draft)
+    assert fingerprint(checkpoint(tmp_path / "drafts", "copy")) == before
+    (draft / "model.safetensors").write_text("other weights")
+    assert fingerprint(draft) != before
+
+
+@examples(max_examples=50)
+@given(text=st.text(max_size=300))
+def test_any_text_may_stand_in_an_argument(text: str) -> None:
+    assert files.by_content({"x": [text, 1, None]}) is not None
+
+
+# Arguments of the engine that are refused
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "hint"),
+    [
+        ("model", "other", "Set models.m.path."),
+        ("dtype", "float16", "Set models.m.dtype."),
+        ("max_model_len", 64, "Set models.m.max_model_len."),
+        ("quantization", "fp8", "Set models.m.quantization."),
+        ("chat_template", "x", "Set models.m.chat_template."),
+        ("enable_lora", True, "models.m.adapter"),
+        ("max_lora_rank", 32, "follows from the adapter"),
+        ("seed", 1, "arms.NAME.seed"),
+        ("override_generation_config", {"temperature": 1}, "temperature, top_p and max_tokens"),
+        ("logprobs_mode", "raw_logits", "sampling.logprobs"),
+        ("hf_token", "secret", "Remove it"),
+    ],
+)
+def test_argument_that_overrides_a_setting(
+    tmp_path: Path, model: Path, argument: str, value: object, hint: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"^models\.m\.engine_args\.{argument}: ") as caught:
+        arm_of(tmp_path, engine_args={argument: value})
+    assert hint in caught.value.hint
+
+
+def test_unknown_argument(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = frozenset({"max_num_seqs", "hf_overrides"})
+    monkeypatch.setattr(vllm_arguments, "_known", lambda: known)
+    with pytest.raises(ConfigError, match=r"max_num_seq: vLLM has no .* mean 'max_num_seqs'\?"):
+        arm_of(tmp_path, engine_args={"max_num_seq": 8})
+    arm_of(tmp_path, engine_args={"max_num_seqs": 8})
+
+
 def test_adapter_and_template_files_count_by_content(tmp_path: Path, model: Path) -> None:
     (tmp_path / "lora").mkdir()
     prints = set()
@@ -113,6 +212,10 @@ def test_adapter_and_template_files_count_by_content(tmp_path: Path, model: Path
         {"instruction": "Be brief."},
         {"system": "You are kind."},
         {"engine_args": {"enforce_eager": True}},
+        {"engine_args": {"gpu_memory_utilization": 0.5, "kv_cache_memory_bytes": 1 << 30}},
+        {"engine_args": {"tensor_parallel_size": 2, "distributed_executor_backend": "mp"}},
+        {"engine_args": {"max_num_seqs": 8, "max_num_batched_tokens": 4096}},
+        {"engine_args": {"enable_prefix_caching": False, "disable_log_stats": True}},
         {"top_p": 0.5},
         {"seed": 3},
     ],

@@ -12,6 +12,8 @@ import pytest
 import torch
 from helpers.experiments import Raw, load, sample, settings, table, write_questions, write_script
 
+from hcache.engines import ScriptedEngine
+from hcache.engines.vllm_arguments import reply_arguments
 from hcache.errors import EngineError, StoreError
 from hcache.experiment import Experiment
 from hcache.replay.features import make_encoder
@@ -265,6 +267,38 @@ def test_where_a_model_lies_is_no_matter(sampled: Experiment, place: str, value:
     raw = raw_of(sampled)
     raw["models"]["a"][place] = value
     assert load_split(derived(sampled, raw)).fingerprint == load_split(sampled).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("where", "setting", "value"),
+    [
+        ("models", "engine_args", {"hf_overrides": {"rope_theta": 3}}),
+        ("models", "chat_template_args", {"enable_thinking": False}),
+        ("models", "dtype", "float16"),
+        ("arms", "system", "Be brief."),
+    ],
+)
+def test_setting_that_changes_replies_is_missed_nowhere(
+    sampled: Experiment,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    setting: str,
+    value: object,
+) -> None:
+    monkeypatch.setattr(ScriptedEngine, "reply_arguments", staticmethod(reply_arguments))
+    raw = raw_of(sampled)
+    raw["models"]["a"]["engine_args"] = {"gpu_memory_utilization": 0.5}
+    assert load_split(derived(sampled, raw)).fingerprint == load_split(sampled).fingerprint
+    raw[where]["a"][setting] = value
+    with pytest.raises(StoreError, match=r"\(arms.a differ\)"):
+        load_split(derived(sampled, raw))
+
+
+def test_option_of_a_reader_that_was_not_there_is_a_difference(sampled: Experiment) -> None:
+    raw = raw_of(sampled)
+    raw["data"]["made"]["options"] = {"question": "text"}
+    with pytest.raises(StoreError, match=r"\(data differ\)"):
+        load_split(derived(sampled, raw))
 
 
 def test_split_without_queries(folder: Path) -> None:

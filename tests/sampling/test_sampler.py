@@ -28,9 +28,9 @@ from helpers.experiments import (
 from helpers.paths import ROOT
 
 from hcache.data.metrics import METRICS
-from hcache.engines import ScriptedEngine
+from hcache.engines import Request, ScriptedEngine
 from hcache.engines.scripted import read_script
-from hcache.errors import DataError, EngineError, StoreBusyError, StoreError
+from hcache.errors import ArmError, DataError, EngineError, StoreBusyError, StoreError
 from hcache.experiment import Experiment
 from hcache.models.arms import Arm
 from hcache.models.replies import ReplyCount, in_words
@@ -349,6 +349,55 @@ def test_engine_that_cannot_be_loaded_leaves_its_outcomes_missing(folder: Path) 
     assert generated(folder, settings("ab"))["b"] == QUERIES
 
 
+def with_system(raw: dict[str, Any]) -> dict[str, Any]:
+    """The same with an arm c, of the model of a and with a system message."""
+    raw["arms"]["c"] = {"model": "a", "system": "Be brief."}
+    return raw
+
+
+def no_system(request: Request) -> None:
+    if request.messages[0].role == "system":
+        raise ArmError(f"arms.{request.arm.name}: no system role.")
+
+
+class NoSystemEngine(ScriptedEngine):
+    """An engine whose template takes no system message."""
+
+    def submit(self, request: Request) -> None:
+        """See `Engine`."""
+        no_system(request)
+        super().submit(request)
+
+
+@pytest.mark.parametrize("schedule", ["resident", "swap"])
+def test_arm_that_its_engine_refuses_leaves_the_others_of_its_model(
+    folder: Path, schedule: str
+) -> None:
+    def factory(arm: Arm, logprobs: bool) -> ScriptedEngine:
+        return NoSystemEngine(read_script(arm.path))
+
+    raw = with_system(settings("ab", sampling={"schedule": schedule}))
+    for _ in range(2):  # the second time there is nothing else left to do
+        with pytest.raises(EngineError, match=r"^arms\.c: no system role\.$"):
+            sample(folder, raw, factory)
+        rows = Counter(table(folder / "small.duckdb", "outcomes")["sequence"])
+        assert rows == dict.fromkeys(["a>a", "a>b", "b>a", "b>b", "a", "b"], QUERIES)
+    sample(folder, raw)
+    assert set(table(folder / "small.duckdb", "outcomes")["sequence"]) > {"c>a", "a>c", "c>c"}
+
+
+def test_all_that_failed_is_named(folder: Path) -> None:
+    def factory(arm: Arm, logprobs: bool) -> ScriptedEngine:
+        if arm.model == "b":
+            raise EngineError("cannot load b.", "Mend it.")
+        return NoSystemEngine(read_script(arm.path))
+
+    with pytest.raises(EngineError) as caught:
+        sample(folder, with_system(settings("ab")), factory)
+    assert "cannot load b. Mend it." in str(caught.value)
+    assert "arms.c: no system role." in str(caught.value)
+
+
 @pytest.mark.parametrize("schedule", ["resident", "swap"])
 def test_queries_begun_after_a_failure_still_use_the_other_engines(
     undisturbed: Facts, folder: Path, schedule: str, monkeypatch: pytest.MonkeyPatch
@@ -634,6 +683,15 @@ def test_plan_knows_what_is_cached_in_part(folder: Path) -> None:
     assert make_plan(load(folder, raw)).missing == (QUERIES - 2) * 6
     raw["workflow"]["hops"] = 3
     assert make_plan(load(folder, raw)).missing == (QUERIES - 2) * 14 + 2 * 8
+
+
+def test_plan_says_which_arms_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ScriptedEngine, "check", staticmethod(no_system))
+    made = make_plan(load(folder, with_system(settings("ab"))))
+    assert [str(error) for error in made.errors] == ["arms.c: no system role."]
+    assert made.missing > 0
+    raw = settings("ab")
+    assert make_plan(load(folder, raw)).errors == []
 
 
 def test_plan_shows_real_prompts(folder: Path) -> None:
