@@ -14,7 +14,7 @@ weighted by p, of leaves of the same query that lack u. The first of these that 
     all of them
 Had another reply been drawn in place of u, its prompt would have been the same, and so would every
 leaf without u. So b_u does not depend on the draw given its prompt, and biases nothing (Williams
-1992); `tests/joint/test_baselines.py` says so by enumeration. Two choices that look nearer would:
+1992); `tests/joint/test_bias.py` says so by enumeration. Two choices that look nearer would:
 leaves that share no call with M, since what M says after u depends on u; and a b of its own for
 each M, since the decisions after u, with them p_M, depend on u, and only their sum does not.
 Redraws go first: after a bad first call all second calls would be worse than the rest, and a fixed

@@ -265,7 +265,7 @@ class Tabular(Joint):
         super().__init__(listed.tree, settings, alpha=0.1, seed=0)
 
     def make_policy(self, train: Any, init: Any) -> Any:
-        policy = super().make_policy(train, init)
+        policy: Any = super().make_policy(train, init)
         policy.probs = router
         return policy
 
@@ -281,8 +281,8 @@ class Tabular(Joint):
 
     def _log_ratio(self, stored: Any, arm: int, part: torch.Tensor) -> torch.Tensor:
         query_B, cell_B, reply_B = stored.calls.query_U[part], self.cell_U[part], self.reply_U[part]
-        logprob_QCR = self.z_QCR.log_softmax(dim=2)
-        return logprob_QCR[query_B, cell_B, reply_B] - self.behaviour_CR.log()[cell_B, reply_B]
+        logprob_B: torch.Tensor = self.z_QCR.log_softmax(dim=2)[query_B, cell_B, reply_B]
+        return logprob_B - self.behaviour_CR.log()[cell_B, reply_B]
 
 
 def router(states: Any) -> torch.Tensor:
