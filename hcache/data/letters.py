@@ -28,15 +28,16 @@ _LETTER = rf"""
         (?! [ \t]+ (?!{_REASON}) [A-Za-z] )
     )
 """
-_SKIPPED = r"""[\s:."'(\[{=>_-]{0,8}"""
+_SKIPPED = r"""[\s:."'(\[{=>→_-]{0,8}"""
 _ADVERB = r"""
     (?: (?:most[ ])? (?:likely|probably|definitely|certainly|clearly|simply|actually|indeed|thus
       |therefore|then|still|obviously|surely|just|also|hence|now)\b [\s,]+ )?
 """
 _NAMED = r"""
     (?: (?: the | die | la | le | el | il | o | a (?=\s+(?:letra|opç|[A-J]\b)) ) \s+ )?
-    (?: (?: option | choice | letter | letra | opción | opção | opzione | opcja | вариант | 选项
-        | 選項 | 選択肢 | 보기 ) (?: \s*:\s* | \s+ | (?=[^A-Za-z]) ) )?
+    (?: (?: option | choice | letter | letra | opción | opção | opzione | opcja | вариант )
+        (?: \s*:\s* | \s+ | (?=[^A-Za-z]) )
+      | (?: 选项 | 選項 | 選択肢 | 보기 ) \s* )?
 """
 _ANSWERS = re.compile(
     rf"""{_SKIPPED} (?i:{_ADVERB}) (?i:{_NAMED}) {_SKIPPED} {_LETTER}""", re.VERBOSE
@@ -55,7 +56,7 @@ _HEDGE = re.compile(
 )
 _LABELLED = re.compile(
     r"""\b (?: (?:correct|right|best) \s (?:option|choice|letter) \b
-      | answer \b (?= \s* [(\[]? [A-J] [)\]]? (?![A-Za-z'’]) ) )
+      | answer \b (?! \s* \. ) )
     (?: \s* : | \s+ (?:is|was|would\sbe|should\sbe|must\sbe) \b \s* :? )?""",
     re.VERBOSE | re.IGNORECASE,
 )

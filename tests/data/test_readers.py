@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from helpers.paths import SHARED
 
+from hcache.data.metrics import METRICS
 from hcache.data.queries import Query
 from hcache.data.readers import READERS, read
 from hcache.data.source import Source
@@ -212,6 +213,36 @@ def test_limit_is_at_least_one(tmp_path: Path, limit: int) -> None:
         read("jsonl", write(tmp_path, lines(ROW)), dataset="d", limit=limit)
 
 
+def test_references_that_a_metric_cannot_meet(tmp_path: Path) -> None:
+    answers: list[object] = ["18", r"10\sqrt{2}", "3:45", ["three", "3"], "72%"]
+    rows = [{"question": str(n), "answer": answer} for n, answer in enumerate(answers)]
+    path = write(tmp_path, lines(*rows))
+    assert len(read("jsonl", path, dataset="d", metrics=["f1", "em"])) == 5
+    assert len(read("jsonl", path, dataset="d", metrics=["numeric"], limit=1)) == 1
+    with pytest.raises(DataError) as caught:
+        read("jsonl", path, dataset="d", metrics=["f1", "numeric"])
+    assert str(caught.value).startswith(f"{path}:2: the metric 'numeric' needs a number")
+    assert "sqrt{2}' (2 of 5 rows have none). Give these rows" in str(caught.value)
+    with pytest.raises(DataError, match=r":1: the metric 'choice' needs a letter .*5 of 5 rows"):
+        read("jsonl", path, dataset="d", metrics=["choice"])
+
+
+def test_plain_functions_as_metrics_take_any_reference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METRICS.entries, "own", lambda answer, references: 0.5)
+    path = write(tmp_path, lines(ROW))
+    assert read("jsonl", path, dataset="d", metrics=["own"])
+
+
+def test_mmlu_by_the_default_metrics(tmp_path: Path) -> None:
+    path = write(tmp_path, "Which?,1,2,3,4,A\nWho?,1,2,3,4,B\n", "facts.csv")
+    for query in read("mmlu", path, dataset="m", metrics=["f1", "em"]):
+        for metric in ("f1", "em"):
+            scores = [METRICS.find(metric)(reply, query.references) for reply in "ABCD"]
+            assert scores == [float(letter == query.references[0]) for letter in "ABCD"]
+
+
 def test_unknown_reader(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"unknown reader 'squad'.*gsm8k, hotpotqa, humaneval"):
         read("squad", tmp_path, dataset="d")
@@ -343,7 +374,7 @@ def test_passages_need_only_the_fields_they_show(tmp_path: Path) -> None:
     assert read("hotpotqa", path, dataset="h", options={"passages": "all"})
 
 
-@pytest.mark.parametrize("answer", ["72", "no number ####", "#### many"])
+@pytest.mark.parametrize("answer", ["72", "no number ####", "#### many", "#### 3:45"])
 def test_defects_of_gsm8k(tmp_path: Path, answer: str) -> None:
     path = write(tmp_path, lines({"question": "How many?", "answer": answer}))
     with pytest.raises(DataError, match=r"data\.jsonl:1: 'answer' does not end in ####"):
