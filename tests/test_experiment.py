@@ -1,4 +1,4 @@
-"""An experiment's questions: repeated ones in one split and across, from files to reports."""
+"""An experiment's questions, from its files: repeated ones in one split, and across splits."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_question_repeated_in_the_files_of_a_folder_is_read_once(tmp_path: Pat
 
 
 def test_a_question_in_two_splits_is_refused_or_stays_in_test(tmp_path: Path) -> None:
-    raw = choices(tmp_path, train=PLUS + RED, valid=RED.lower(), test=DRESSED)
+    raw = choices(tmp_path, train=PLUS + RED, valid=RED.replace("red?", "RED "), test=DRESSED)
     with pytest.raises(DataError) as caught:
         _ = load(tmp_path, raw).splits
     assert caught.value.message.startswith("2 questions stand where they may not")

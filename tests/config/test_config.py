@@ -204,8 +204,8 @@ def test_overrides_reach_any_depth(folder: Path) -> None:
     assert experiment.config.quality == "em"
     assert {split: len(queries) for split, queries in experiment.splits.items()} == {
         "train": 1,
-        "valid": 2,
-        "test": 6,
+        "valid": 5,
+        "test": 3,
     }
 
 
