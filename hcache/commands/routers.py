@@ -151,7 +151,7 @@ def evaluate(
 ) -> None:
     """Evaluate routers against every single model, the best static sequence, random and the oracle.
 
-    Intervals are bootstrapped over queries; runs of one algorithm with several seeds are averaged.
+    Intervals are over seeds and queries; runs of one algorithm with several seeds are averaged.
     With --alpha, routers that serve any α are evaluated at that one; others that were trained for
     another are left out.
 

@@ -372,3 +372,43 @@ def test_importing_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_ratio_over_a_gap_that_may_be_zero_is_not_printed() -> None:
+    """Two queries: the oracle's lead over the best static sequence has an interval with 0."""
+    train, _, test = three(8, ragged=False, queries=2)
+    report = evaluate(
+        test.tree,
+        {"a": SequencePolicy(test.tree.arms, [0])},
+        alpha=0.1,
+        selection=train.tree,
+        resamples=9,
+    )
+    assert not row(report, "oracle").difference.excludes_zero
+    flat = json.loads(report.to_json())["rows"]
+    for found in (row for row in flat if row["by"] == "all"):
+        assert found["gap_closed"] is None and found["gap_closed_note"] == VANISHES
+    console = Console(width=300, record=True, file=io.StringIO())
+    console.print(table(report))
+    assert f"No gap closed: {VANISHES}." in console.export_text()
+
+
+def test_verdicts_are_corrected_for_the_number_of_routers() -> None:
+    """The p-value of a router alone, times that of all routers where it is the smallest."""
+    train, _, test = three(8, ragged=False, queries=30)
+    arms = test.tree.arms
+    best = best_static([train.tree], 0.1)
+    others = [path for path in ([0], [1], [0, 1], [1, 0]) if tuple(path) != best]
+    policies = {str(path): SequencePolicy(arms, path) for path in others}
+
+    def p_values(chosen: list[str]) -> dict[str, float]:
+        given: dict[str, Policy | list[Policy]] = {name: policies[name] for name in chosen}
+        report = evaluate(test.tree, given, alpha=0.1, selection=train.tree, resamples=9)
+        return {name: row(report, "router", name).p_value for name in chosen}
+
+    alone = {name: p_values([name])[name] for name in policies}
+    together = p_values(list(policies))
+    smallest = min(alone, key=lambda name: alone[name])
+    assert together[smallest] == pytest.approx(min(1.0, alone[smallest] * len(policies)))
+    assert all(together[name] >= alone[name] for name in policies)
+    assert math.isnan(row(evaluated(3), "static").p_value)

@@ -248,6 +248,8 @@ def test_a_missing_number_says_why(sampled: Experiment, tmp_path: Path) -> None:
     """The sampled experiment has one test query, which has no interval."""
     write_report(sampled, [], tmp_path)
     assert 'title="one query has no interval"' in (tmp_path / "index.html").read_text()
+    assert "No gap closed: one query has no interval." in (tmp_path / "index.html").read_text()
+    assert "– (one query has no interval)" in (tmp_path / "report.md").read_text()
     assert "command" in (tmp_path / "report.md").read_text()
 
 
