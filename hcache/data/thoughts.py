@@ -51,9 +51,8 @@ def drop_thought(text: str, tags: Tags = KNOWN_TAGS, thinking: bool = False) -> 
     if not tags:
         return text
     closing = {opening.lower(): close.lower() for opening, close in tags}
-    awaited = (
-        frozenset(closing.values()) if thinking else _NONE
-    )  # tags that end the thought under way
+    # Tags that would end the thought under way; none outside one.
+    awaited = frozenset(closing.values()) if thinking else _NONE
     kept: list[str] = []
     start = 0
     for match in _pattern(tags).finditer(text):
