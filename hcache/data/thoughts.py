@@ -33,6 +33,7 @@ KNOWN_TAGS: Tags = (
     ("<|channel|>commentary<|message|>", "<|channel|>final<|message|>"),
 )
 
+_NONE: frozenset[str] = frozenset()
 _FRAME = re.compile(
     r"<\|(?:START|END)_RESPONSE\|>|<\|(?:begin|end)_of_solution\|>"
     r"|<\|(?:open|close)\|>response<\|sep\|>|<\|return\|>"
@@ -50,7 +51,8 @@ def drop_thought(text: str, tags: Tags = KNOWN_TAGS, thinking: bool = False) -> 
     if not tags:
         return text
     closing = {opening.lower(): close.lower() for opening, close in tags}
-    awaited = set(closing.values()) if thinking else set()  # tags that end the thought under way
+    # Tags that would end the thought under way; none outside one.
+    awaited = frozenset(closing.values()) if thinking else _NONE
     kept: list[str] = []
     start = 0
     for match in _pattern(tags).finditer(text):
@@ -58,10 +60,10 @@ def drop_thought(text: str, tags: Tags = KNOWN_TAGS, thinking: bool = False) -> 
         if awaited and tag not in awaited:
             continue
         if awaited:
-            awaited = set()
+            awaited = _NONE
         elif tag in closing:
             kept.append(text[start : match.start()])
-            awaited = {closing[tag]}
+            awaited = frozenset({closing[tag]})
         else:
             kept.clear()
         start = match.end()

@@ -10,10 +10,15 @@ import polars as pl
 import pytest
 from helpers.experiments import generated, load, settings, table, write_questions, write_script
 
+from hcache.data.queries import Query
 from hcache.errors import ConfigError, StoreError
+from hcache.keys import digest
 from hcache.replay.loading import load_replay
 from hcache.sampling import Sampler
 from hcache.store import Spool, Store
+from hcache.workflows import Finished, Flow, advance
+from hcache.workflows.effects import reply_of
+from hcache.workflows.search import SearchSettings
 
 FORMS = [
     ("<think>Lyon</think> Paris", 1),
@@ -89,21 +94,14 @@ def test_thought_that_the_prompt_opened(
     assert not any("Lyon" in text for text in table(db, "texts")["text"])
 
 
-def test_search_finds_what_looks_like_a_thought(tmp_path: Path) -> None:
-    from hcache.data.queries import Query
-    from hcache.workflows import Undecided, advance
-    from hcache.workflows.search import SearchSettings
+def test_search_finds_what_looks_like_a_thought() -> None:
+    call = SearchSettings().ask(Query("What?", ("x",)), "tag")
+
+    def flow() -> Flow:
+        return (yield from reply_of(call))
 
     passage = "HTML has no <think> tag."
-    query = Query("q", "d", "", "What?", ("x",), (passage,))
-    call = SearchSettings().ask(query, "tag")
-
-    def flow() -> Any:
-        return (yield call)
-
-    outcome = advance(flow(), [], lambda ask: passage)
-    assert not isinstance(outcome, Undecided)
-    assert getattr(outcome, "output", None) == passage
+    assert advance(flow(), [], lambda ask: passage) == Finished(passage, (call,))
 
 
 def test_other_tags_make_trajectories_anew_of_the_same_generations(tmp_path: Path) -> None:
@@ -121,8 +119,6 @@ def test_other_tags_make_trajectories_anew_of_the_same_generations(tmp_path: Pat
 
 
 def test_known_tags_leave_the_arm_what_it_was(tmp_path: Path) -> None:
-    from hcache.keys import digest
-
     raw = said_by(tmp_path, "Paris")
     (arm,) = load(tmp_path, raw).pool
     assert arm.id == digest([arm.fingerprint, "", "", "m"])[:12]
