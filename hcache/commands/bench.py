@@ -17,7 +17,7 @@ from hcache.commands.options import (
     console,
     notes,
 )
-from hcache.commands.routers import EvaluationProgress
+from hcache.commands.routers import EvaluationProgress, print_remarks
 from hcache.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def bench(
     console.print(table(report))
     for sentence in report.verdicts.values():
         console.print(sentence, soft_wrap=True, highlight=False)
+    print_remarks(report)
 
 
 def _all_that_fit(known: dict[str, str]) -> list[str]:

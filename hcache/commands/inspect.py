@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from hcache.commands.options import AsJson, console, table_of
-from hcache.errors import StoreError
-from hcache.runs.folder import all_runs, find_run
+from hcache.errors import RunError, StoreError
+from hcache.runs.folder import Run, all_runs, find_run
 from hcache.store import Store
 from hcache.store.queries import FIND
 
@@ -116,7 +116,7 @@ def list_runs(
     """List runs with algorithm, seed, α and validation reward."""
     if context.invoked_subcommand is not None:
         return
-    rows = [_run_row(run.manifest, run.folder) for run in all_runs(folder)]
+    rows = [_run_row(run) for run in all_runs(folder)]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     elif rows:
@@ -159,10 +159,15 @@ def compare_runs(
     console.print(said, soft_wrap=True, highlight=False)
 
 
-def _run_row(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _run_row(run: Run) -> dict[str, Any]:
+    try:
+        manifest = run.manifest
+    except RunError:
+        unknown = ("experiment", "algo", "seed", "alpha", "valid reward", "seconds")
+        return {"run": str(run.folder), **dict.fromkeys(unknown), "state": "damaged"}
     outcome = manifest.get("outcome") or {}
     return {
-        "run": str(folder),
+        "run": str(run.folder),
         "experiment": manifest["experiment"],
         "algo": manifest["algo"],
         "seed": manifest["seed"],

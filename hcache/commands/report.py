@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hcache.commands.options import Database, Overrides, Plugins, With, console
-from hcache.commands.routers import EvaluationProgress, target_of
+from hcache.commands.routers import EvaluationProgress, print_remarks, target_of
 
 
 def report(
@@ -49,4 +49,5 @@ def report(
         written = write_report(experiment, runs, folder, split, command, others, on_router)
     for sentence in written.verdicts.values():
         console.print(sentence, soft_wrap=True, highlight=False, markup=False)
+    print_remarks(written)
     console.print(f"{folder / 'index.html'}", soft_wrap=True, highlight=False, markup=False)

@@ -33,7 +33,10 @@ from hcache.errors import DataError, RunError
 from hcache.experiment import Experiment
 
 if TYPE_CHECKING:
+    from hcache.evaluation.report import Report
     from hcache.runs.folder import Run
+
+PLAIN: dict[str, Any] = {"soft_wrap": True, "highlight": False, "markup": False}
 
 
 def train(
@@ -56,6 +59,7 @@ def train(
 
     Example: `hcache train data/demo/experiment.yaml --algo ppo --seed 1`
     """
+    from hcache.runs.comparability import changes_since, outdated_by
     from hcache.runs.training import train as train_router
 
     overrides = list(set_ or ())
@@ -66,6 +70,13 @@ def train(
     )
     with TrainingProgress(loaded.config) as on_metrics:
         run = train_router(loaded, init=init, on_metrics=on_metrics)
+    for warning in changes_since(loaded):
+        notes.print(f"WARNING: {warning}", style="bold red", **PLAIN)
+    if older := outdated_by(run):
+        notes.print(
+            f"The data have changed since {', '.join(older)}: {run.name} is a run of its own.",
+            **PLAIN,
+        )
     for line in _outcome(run, str(experiment)):
         console.print(line, soft_wrap=True, highlight=False)
 
@@ -184,8 +195,15 @@ def evaluate(
         typer.echo(report.to_json(), nl=False)
         return
     console.print(table(report))
+    print_remarks(report)
+
+
+def print_remarks(report: Report) -> None:
+    """What must be known before the figures are believed, then the rest."""
+    for warning in report.warnings:
+        console.print(f"WARNING: {warning}", style="bold red", **PLAIN)
     for note in report.notes:
-        console.print(note, soft_wrap=True, highlight=False)
+        console.print(note, **PLAIN)
 
 
 def route(
@@ -254,20 +272,27 @@ def target_of(
     target: str, overrides: Sequence[str], db: Path | None, plugins: Sequence[Path]
 ) -> tuple[Experiment, list[Run]]:
     """An experiment file with its finished runs, or a run with its experiment."""
+    from hcache.runs.comparability import damage
     from hcache.runs.folder import all_runs, find_run
 
     if target.endswith((".yaml", ".yml")):
         loaded = Experiment.load(target, overrides, db, plugins=plugins)
-        runs = [
-            run
-            for run in all_runs(Path(loaded.config.runs))
-            if run.finished and run.manifest["experiment"] == loaded.name
-        ]
+        runs = [run for run in all_runs(Path(loaded.config.runs)) if _may_be_of(run, loaded.name)]
         return loaded, runs
     run = find_run(target)
     if not run.finished:
         raise RunError(f"{run.folder} is not finished.", "Run the same train command to go on.")
+    if reason := damage(run):
+        raise RunError(f"{run.name}: {reason}", "Train it again.")
     return run.experiment(db), [run]
+
+
+def _may_be_of(run: Run, experiment: str) -> bool:
+    """Whether a run is a finished one of an experiment, or too damaged to tell."""
+    try:
+        return run.finished and run.manifest.get("experiment", experiment) == experiment
+    except RunError:
+        return True
 
 
 def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
