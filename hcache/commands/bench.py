@@ -16,9 +16,8 @@ from hcache.commands.options import (
     Plugins,
     With,
 )
-from hcache.commands.routers import EvaluationProgress
+from hcache.commands.routers import EvaluationProgress, print_remarks
 from hcache.experiment import Experiment
-from hcache.models.replies import in_words
 
 if TYPE_CHECKING:
     from hcache.runs.benching import Job
@@ -70,8 +69,9 @@ def bench(
         typer.echo(report.to_json(), nl=False)
         return
     console.print(table(report))
-    for sentence in (*report.verdicts.values(), *in_words(report.replies)):
+    for sentence in report.verdicts.values():
         say(sentence)
+    print_remarks(report)
 
 
 def _all_that_fit(known: dict[str, str]) -> list[str]:

@@ -12,9 +12,9 @@ import typer
 
 from hcache.commands.console import console, field, print_json, say, table_of
 from hcache.commands.options import AsJson
-from hcache.errors import StoreError
+from hcache.errors import RunError, StoreError
 from hcache.files import json_text
-from hcache.runs.folder import all_runs, find_run
+from hcache.runs.folder import Run, all_runs, find_run
 from hcache.store import Store
 from hcache.store.queries import FIND
 
@@ -125,7 +125,7 @@ def list_runs(
     """List runs with algorithm, seed, α and validation reward."""
     if context.invoked_subcommand is not None:
         return
-    rows = [_run_row(run.manifest, run.folder) for run in all_runs(folder)]
+    rows = [_run_row(run) for run in all_runs(folder)]
     if as_json:
         print_json(rows)
     elif rows:
@@ -167,10 +167,15 @@ def compare_runs(
     say(compare(first, second, split, db))
 
 
-def _run_row(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _run_row(run: Run) -> dict[str, Any]:
+    try:
+        manifest = run.manifest
+    except RunError:
+        unknown = ("experiment", "algo", "seed", "alpha", "valid reward", "seconds")
+        return {"run": str(run.folder), **dict.fromkeys(unknown), "state": "damaged"}
     outcome = manifest.get("outcome") or {}
     return {
-        "run": str(folder),
+        "run": str(run.folder),
         "experiment": manifest["experiment"],
         "algo": manifest["algo"],
         "seed": manifest["seed"],

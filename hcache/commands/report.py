@@ -10,7 +10,7 @@ import typer
 
 from hcache.commands.console import say
 from hcache.commands.options import Database, Overrides, Plugins, With
-from hcache.commands.routers import EvaluationProgress, target_of
+from hcache.commands.routers import EvaluationProgress, print_remarks, target_of
 
 
 def report(
@@ -50,4 +50,5 @@ def report(
         written = write_report(experiment, runs, folder, split, command, others, on_router)
     for sentence in written.verdicts.values():
         say(sentence)
+    print_remarks(written)
     say(str(folder / "index.html"))

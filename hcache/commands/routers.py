@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
-from hcache.commands.console import console, field, print_json, progress, say
+from hcache.commands.console import console, field, notes, print_json, progress, say
 from hcache.commands.options import (
     AsJson,
     Database,
@@ -26,6 +26,7 @@ from hcache.experiment import Experiment
 from hcache.models.replies import in_words
 
 if TYPE_CHECKING:
+    from hcache.evaluation.report import Report
     from hcache.runs.folder import Run
 
 
@@ -49,6 +50,7 @@ def train(
 
     Example: `hcache train data/demo/experiment.yaml --algo ppo --seed 1`
     """
+    from hcache.runs.comparability import changes_since, outdated_by
     from hcache.runs.training import train as train_router
 
     overrides = list(set_ or ())
@@ -59,6 +61,13 @@ def train(
     )
     with TrainingProgress(loaded.config) as on_metrics:
         run = train_router(loaded, init=init, on_metrics=on_metrics)
+    for warning in changes_since(loaded):
+        say(f"WARNING: {warning}", "bold red", notes)
+    if older := outdated_by(run):
+        say(
+            f"The data have changed since {', '.join(older)}: {run.name} is a run of its own.",
+            to=notes,
+        )
     for line in _outcome(run, str(experiment)):
         say(line)
 
@@ -174,6 +183,13 @@ def evaluate(
         typer.echo(report.to_json(), nl=False)
         return
     console.print(table(report))
+    print_remarks(report)
+
+
+def print_remarks(report: Report) -> None:
+    """Print what must be known before the figures are believed, then the rest."""
+    for warning in report.warnings:
+        say(f"WARNING: {warning}", "bold red")
     for note in (*report.notes, *in_words(report.replies)):
         say(note)
 
@@ -242,20 +258,27 @@ def target_of(
     target: str, overrides: Sequence[str], db: Path | None, plugins: Sequence[Path]
 ) -> tuple[Experiment, list[Run]]:
     """An experiment file with its finished runs, or a run with its experiment."""
+    from hcache.runs.comparability import damage
     from hcache.runs.folder import all_runs, find_run
 
     if target.endswith((".yaml", ".yml")):
         loaded = Experiment.load(target, overrides, db, plugins=plugins)
-        runs = [
-            run
-            for run in all_runs(Path(loaded.config.runs))
-            if run.finished and run.manifest["experiment"] == loaded.name
-        ]
+        runs = [run for run in all_runs(Path(loaded.config.runs)) if _may_be_of(run, loaded.name)]
         return loaded, runs
     run = find_run(target)
     if not run.finished:
         raise RunError(f"{run.folder} is not finished.", "Run the same train command to go on.")
+    if reason := damage(run):
+        raise RunError(f"{run.name}: {reason}", "Train it again.")
     return run.experiment(db), [run]
+
+
+def _may_be_of(run: Run, experiment: str) -> bool:
+    """Whether a run is a finished one of an experiment, or too damaged to tell."""
+    try:
+        return run.finished and run.manifest.get("experiment", experiment) == experiment
+    except RunError:
+        return True
 
 
 def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:

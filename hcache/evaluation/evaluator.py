@@ -247,10 +247,6 @@ def _sentence(row: Row) -> str:
 
 def _notes(test: Tree, candidates: Sequence[Candidate]) -> tuple[str, ...]:
     notes = []
-    if len(test.replica_T.unique()) > 1:
-        notes.append(
-            "The oracle and its gap are per replica, so part of them is luck in the samples."
-        )
     evaluated = {
         candidate.name.split(">")[0] for candidate in candidates if candidate.role == "single"
     }

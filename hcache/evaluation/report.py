@@ -68,6 +68,19 @@ class Plane:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Queries of a split that no figure holds, and why."""
+
+    split: str
+    reason: str
+    queries: int
+    of: int  # all queries of the split, these among them
+
+    def __str__(self) -> str:
+        return f"{self.queries:,} of {self.of:,} of {self.split} ({self.reason})"
+
+
+@dataclass(frozen=True)
 class Report:
     """What an evaluation found, and under which conditions."""
 
@@ -89,6 +102,8 @@ class Report:
     two_models: dict[str, TwoModels]  # of each router, where the pool has two arms
     groups: tuple[Group, ...]  # the first is over all queries
     replies: tuple[ReplyCount, ...] = ()  # stored for the split that is evaluated, by arm
+    left_out: tuple[LeftOut, ...] = ()  # of the evaluated split, training and validation
+    warnings: tuple[str, ...] = ()  # what must be known before any figure is believed
 
     @property
     def rows(self) -> list[dict[str, Any]]:

@@ -47,6 +47,13 @@ class Assembly:
         self.complete = self._complete_queries()
 
     @property
+    def begun(self) -> Bools:
+        """Mask of the queries of which an outcome is there."""
+        found = np.bincount(self.leaves["query"].to_numpy(), minlength=len(self.queries))
+        begun: Bools = found > 0
+        return begun
+
+    @property
     def contexts(self) -> list[str]:
         """Context ids of the states that are kept."""
         return self.states.filter(self._kept_N())["context_id"].to_list()

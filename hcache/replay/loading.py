@@ -41,6 +41,7 @@ class Replay:
     tree: Tree
     split: str
     incomplete: int  # queries left out, since an outcome of theirs is missing
+    unsampled: int = 0  # those of them of which nothing is there
 
     @property
     def fingerprint(self) -> str:
@@ -92,7 +93,7 @@ def load_replay(
     features = _features(store, contexts, encoder or make_encoder(config.features))
     texts = Texts(partial(_read_texts, store.path, contexts, assembly.roles))
     tree = replace(assembly.tree(tuple(config.arms), features), texts=texts)
-    return Replay(tree, split, int((~assembly.complete).sum()))
+    return Replay(tree, split, int((~assembly.complete).sum()), int((~assembly.begun).sum()))
 
 
 def _sampled_pool(store: Store, config: ExperimentConfig, workflow: str, hops: int) -> list[str]:

@@ -49,7 +49,7 @@ def jobs(experiment: Experiment, algos: Sequence[str], seeds: int) -> list[Job]:
     own = experiment.config.train
     return [
         Job(with_train(experiment, own.of(algo).model_copy(update={"seed": own.seed + seed})))
-        for algo in algos
+        for algo in dict.fromkeys(algos)
         for seed in range(seeds)
     ]
 

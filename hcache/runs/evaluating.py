@@ -20,11 +20,21 @@ from hcache.experiment import Experiment
 from hcache.policies import ChangesReplies, at_alpha
 from hcache.policies.rollout import greedy_leaves
 from hcache.replay.exact import mean_by_query
-from hcache.replay.loading import load_replay
+from hcache.replay.loading import Replay, load_replay
 from hcache.replay.tree import Tree
+from hcache.runs.comparability import (
+    Conditions,
+    as_in,
+    changed_arms,
+    changes_since,
+    check_pair,
+    stored_arms,
+    without_others,
+)
+from hcache.runs.completeness import with_counts
 from hcache.runs.folder import Run
 from hcache.runs.leakage import refuse_leakage, without_leakage
-from hcache.runs.methods import Method, comparable_runs, methods
+from hcache.runs.methods import Method, methods
 from hcache.store import Store
 
 CHANGED = " with ΔW"
@@ -59,12 +69,12 @@ def evaluate_runs(
     """Evaluate runs on a split; runs that differ in the seed alone stand in one row.
 
     The best static sequence is chosen on train and validation, less the split that is evaluated.
-    Runs of another action set or encoder than the experiment's, or of another α unless they serve
-    any, are left out, since their figures would not be comparable; a note says how many. Runs that
-    were trained or selected on some of the questions are left out by name (`leakage.py`). Routers
-    of the `others` are evaluated on the same questions. A run that changes what is said is
-    evaluated on the replies as they were, without its changes, and on those sampled with its ΔW, if
-    there are any. Each run keeps the report, and that the split was evaluated.
+    Runs whose figures would not be comparable with the others are left out by name, each with the
+    reason (`comparability.py`), and so are runs that were trained or selected on some of the
+    questions (`leakage.py`). Routers of the `others` are evaluated on the same questions, at the
+    same prices and α. A run that changes what is said is evaluated on the replies as they were,
+    without its changes, and on those sampled with its ΔW, if there are any. Each run keeps the
+    report, and that the split was evaluated.
 
     Raises:
         ConfigError: no such split.
@@ -83,25 +93,34 @@ def evaluation_of(
 ) -> Evaluation:
     """`evaluate_runs`, with all that it had to load and compute."""
     known_split(split)
-    trees = {name: _tree(experiment, name) for name in dict.fromkeys((split, "train", "valid"))}
-    asked = [*runs, *(run for _, found in others for run in found)]
+    splits = dict.fromkeys((split, "train", "valid"))
+    replays = {name: _replay(experiment, name) for name in splits}
+    trees = {name: loaded.tree for name, loaded in replays.items()}
+    kept, notes = without_others(runs, _conditions(experiment, replays))
+    found: list[tuple[Experiment, list[Run]]] = []
+    for other, given in ((as_in(experiment, other), given) for other, given in others):
+        loaded = {name: _replay(other, name) for name in ("train", "valid")}
+        theirs, more = without_others(given, _conditions(other, loaded))
+        found.append((other, theirs))
+        notes += more
+    asked = [*kept, *(run for _, theirs in found for run in theirs)]
     allowed, leaks = without_leakage(asked, experiment.db, trees[split].queries, split)
-    chosen = [run for run in runs if run in allowed]
-    own = methods(comparable_runs(chosen, experiment.config))
-    changed, notes = _with_changes(experiment, own, split)
-    theirs = [
-        (other, comparable_runs([run for run in found if run in allowed], other.config))
-        for other, found in others
+    own = methods([run for run in kept if run in allowed])
+    changed, more = _with_changes(experiment, own, split)
+    elsewhere = [
+        *changed,
+        *(_elsewhere(other, [r for r in theirs if r in allowed], split) for other, theirs in found),
     ]
-    elsewhere = [*changed, *(_elsewhere(other, found, split) for other, found in theirs)]
     report, leaves = _evaluate(experiment, trees, own, elsewhere, on_router)
-    evaluated = [run for method in own for run in method.runs]
-    if left_out := len(chosen) - len(evaluated):
-        notes.append(f"Runs left out, being of another α, action set, encoder or pool: {left_out}.")
-    replies = experiment.replies([split])
-    report = replace(report, notes=(*report.notes, *leaks, *notes), replies=replies)
+    report = replace(
+        report,
+        notes=(*report.notes, *notes, *leaks, *more),
+        warnings=tuple(changes_since(experiment)),
+        replies=experiment.replies([split]),
+    )
+    report = with_counts(report, experiment, replays)
     text = report.to_json()
-    for run in (*evaluated, *(run for _, other_runs in theirs for run in other_runs)):
+    for run in allowed:
         run.write_evaluation(split, text)
     stop = experiment.config.train.stop
     acted = trees if stop else {name: tree.without_stop() for name, tree in trees.items()}
@@ -185,40 +204,52 @@ def _tree_of_changes(experiment: Experiment, run: Run, split: str) -> Tree | Non
     return None if loaded.incomplete else loaded.tree
 
 
-def _tree(experiment: Experiment, split: str) -> Tree:
+def _conditions(experiment: Experiment, replays: Mapping[str, Replay]) -> Conditions:
+    return Conditions(experiment, {s: replays[s].fingerprint for s in ("train", "valid")})
+
+
+def _replay(experiment: Experiment, split: str) -> Replay:
     with Store(experiment.db) as store:
-        return load_replay(store, experiment.config, split).tree
+        return load_replay(store, experiment.config, split)
+
+
+def _tree(experiment: Experiment, split: str) -> Tree:
+    return _replay(experiment, split).tree
 
 
 def compare(one: Run, two: Run, split: str = "test", db: Path | None = None) -> str:
     """The paired difference in reward between two runs on a split, in words.
 
-    `db` is in place of the first run's database. A run that changes what is said counts with what
-    was sampled with its ΔW, where that is there.
+    `db` is in place of the first run's database. Both are scored at the prices of the first. A run
+    that changes what is said counts with what was sampled with its ΔW, where that is there.
 
     Raises:
-        RunError: the runs differ in α, were evaluated on other questions, or were trained on some
-            of these.
+        RunError: a run is damaged or its models have changed; the runs differ in α, quality or
+            arms, were evaluated on other questions, or were trained on some of these.
     """
     known_split(split)
-    if one.config.train.alpha != two.config.train.alpha:
-        raise RunError(
-            f"{one.name} and {two.name} were trained for different rewards.",
-            "Compare runs of one α.",
-        )
-    first, second = _rewards(one, one.experiment(db), split), _rewards(two, two.experiment(), split)
+    check_pair(one, two)
+    here = one.experiment(db)
+    there = as_in(here, two.experiment())
+    for run, experiment in ((one, here), (two, there)):
+        if reason := changed_arms(run, stored_arms(experiment)):
+            raise RunError(f"{run.name}: {reason}.", "Train it again.")
+    first, second = _rewards(one, here, split), _rewards(two, there, split)
     if first.keys() != second.keys():
         raise RunError(
             f"{one.name} and {two.name} are not evaluated on the same questions.",
             "Sample both experiments to the end, on the same data.",
         )
-    refuse_leakage((one, two), one.experiment(db).db, first, split)
+    refuse_leakage((one, two), here.db, first, split)
     for run in (one, two):
         run.record_look(split)
     difference_SQ = np.array([[first[query] - second[query] for query in first]])
     answer = verdict(difference_SQ, p_value(difference_SQ))
     said = in_words(answer, interval_of_mean(difference_SQ))
-    return f"{one.name} against {two.name}: {said}, {len(first)} queries of {split}."
+    line = f"{one.name} against {two.name}: {said}, {len(first)} queries of {split}."
+    if there.config.arms == two.config.arms:
+        return line
+    return f"{line} Both at the prices of {one.name}; {two.name} was trained at others."
 
 
 def _rewards(run: Run, experiment: Experiment, split: str) -> dict[str, float]:

@@ -5,6 +5,7 @@
         metrics.jsonl      one line per iteration
         checkpoint.*       what a killed run goes on from; gone when it is finished
         policy/            weights as safetensors, settings as JSON
+        lock               held while it is trained, with the process that does
         queries.json       what it was trained and selected on, see `leakage.py`
         replies.duckdb     what is said with the policy's ΔW, where that was sampled
         eval-<split>.json  evaluations; looks.jsonl says when each split was looked at
@@ -15,16 +16,20 @@ folder: it goes on with a run that was stopped, and leaves a finished one as it 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from hcache.config.schema import ExperimentConfig
 from hcache.errors import RunError
@@ -37,6 +42,7 @@ if TYPE_CHECKING:
     from hcache.policies import Policy
 
 PACKAGES = ("hcache", "torch", "numpy", "scikit-learn", "duckdb", "polars", "safetensors")
+AGAIN = "Remove the folder of the run and train it again."
 
 
 @dataclass(frozen=True)
@@ -84,14 +90,24 @@ class Run:
             raise RunError(
                 f"{self.folder} is no run (it has no manifest.json).", "See them with: hcache runs"
             ) from error
-        except ValueError as error:
-            raise RunError(f"{file} is damaged ({error}).", "Train it again.") from error
+        except (OSError, ValueError) as error:
+            raise RunError(f"{file} is damaged ({error}).", AGAIN) from error
+        if not isinstance(manifest, dict):
+            raise RunError(f"{file} is damaged (it is no object).", AGAIN)
         return manifest
 
     @cached_property
     def config(self) -> ExperimentConfig:
-        """The configuration it was trained with."""
-        return ExperimentConfig.model_validate(self.manifest["config"])
+        """The configuration it was trained with.
+
+        Raises:
+            RunError: the manifest is damaged.
+        """
+        try:
+            return ExperimentConfig.model_validate(self.manifest["config"])
+        except (KeyError, ValidationError) as error:
+            file = self.folder / "manifest.json"
+            raise RunError(f"{file} is damaged (its config).", AGAIN) from error
 
     def experiment(self, db: Path | None = None) -> Experiment:
         """The experiment it was trained on; `db` in place of its database."""
@@ -122,9 +138,40 @@ class Run:
         replace_file(self.folder / "manifest.json", _json(manifest))
 
     def metrics(self) -> list[dict[str, float]]:
-        """The lines of metrics.jsonl; a torn last line is left out."""
-        lines = (self.folder / "metrics.jsonl").read_text().split("\n")[:-1]
-        return [json.loads(line) for line in lines]
+        """The lines of metrics.jsonl; a torn last line is left out.
+
+        Raises:
+            RunError: there is none, or it is damaged.
+        """
+        file = self.folder / "metrics.jsonl"
+        try:
+            lines = [json.loads(line) for line in file.read_text().split("\n")[:-1]]
+            _ = [float(line["iteration"]) for line in lines]
+            return lines
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise RunError(f"{file} is damaged ({error!r}).", AGAIN) from error
+
+    @contextmanager
+    def lock(self, wait: bool = False) -> Iterator[None]:
+        """Hold the run for this process; the kernel lets go of it when the process ends.
+
+        Raises:
+            RunError: another process trains it, and there is no `wait` for its end.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError as error:
+                file.seek(0)
+                raise RunError(
+                    f"{self.folder} is being trained by another process (pid {file.read()}).",
+                    "Run the same command again when that has ended.",
+                ) from error
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
 
     def write_evaluation(self, split: str, report: str) -> None:
         """Keep an evaluation, and record the look at the split."""
@@ -179,7 +226,15 @@ def find_run(name: str | Path, folder: Path = Path("runs")) -> Run:
 def all_runs(folder: Path) -> list[Run]:
     """All runs below a folder, oldest first."""
     runs = [Run(file.parent) for file in folder.rglob("manifest.json")]
-    return sorted(runs, key=lambda run: (str(run.manifest.get("created")), run.name))
+    return sorted(runs, key=lambda run: (_created(run), run.name))
+
+
+def _created(run: Run) -> str:
+    """When a run began; empty where its manifest is damaged."""
+    try:
+        return str(run.manifest.get("created"))
+    except RunError:
+        return ""
 
 
 def provenance() -> dict[str, Any]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from hcache.config.schema import ExperimentConfig
-from hcache.keys import canonical
+from hcache.experiment import build_workflow
+from hcache.keys import canonical, digest
 from hcache.policies import AnyAlpha, Policy, at_alpha
 from hcache.policies.rollout import greedy_leaves
 from hcache.replay.exact import mean_by_query
@@ -18,6 +19,9 @@ from hcache.replay.tree import Tree
 from hcache.runs.folder import Run
 
 Curve = tuple[tuple[float, float, float, float], ...]  # iteration, mean, lowest, highest
+
+Facts = dict[str, Any]
+SHOWN = 3  # differences in the name of a method, at most
 
 
 @dataclass(frozen=True)
@@ -59,17 +63,93 @@ class Method:
 def methods(runs: Sequence[Run], suffix: str = "") -> list[Method]:
     """The methods that runs make up, in the order of a report's rows; names end in `suffix`.
 
-    A name says more than the algorithm only where it has to.
+    Runs of one method are equal in everything but the seed: settings of the whole chain, training
+    data, prices, quality, workflow, arms. Where several methods are of one algorithm, their names
+    say in what they differ.
     """
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        variant = canonical(run.config.train.model_dump(mode="json", exclude={"seed", "also"}))
-        groups.setdefault((_algorithm(run) + suffix, variant), []).append(run)
-    names = [name for name, _ in groups]
+        groups.setdefault((_algorithm(run) + suffix, same_method(run)), []).append(run)
+    found = [(name, facts(own[0]), own) for (name, _), own in groups.items()]
+    named = []
+    for name, own_facts, own in found:
+        rivals = [others for other, others, _ in found if other == name]
+        named.append((name + _distinction(own_facts, rivals), own))
+    names = [name for name, _ in named]
     return [
         Method(name if names.count(name) == 1 else f"{name} ({own[0].name})", tuple(own))
-        for (name, _), own in groups.items()
+        for name, own in named
     ]
+
+
+def same_method(run: Run, data: bool = True) -> str:
+    """Key of the method that a run is of; without `data`, whatever it was trained on."""
+    return canonical({k: v for k, v in facts(run).items() if data or not k.endswith("data")})
+
+
+def facts(run: Run) -> Facts:
+    """Everything but the seed that a run depends on, under names for people."""
+    config = run.config
+    workflow = build_workflow(config.workflow, "workflow")
+    found: Facts = {"hops": workflow.hops, "workflow": workflow.fingerprint[:8]}
+    for name, arm in config.arms.items():
+        prices = dict.fromkeys((f"{arm.price.input:g}", f"{arm.price.output:g}"))
+        found[f"price of {name}"] = "/".join(prices)
+    found |= {f"model of {name}": key[:8] for name, key in run.manifest.get("arms", {}).items()}
+    found |= {f"quality of {name}": config.quality_of(name) for name in config.data}
+    found["features"] = digest(config.features.model_dump(mode="json"))[:8]
+    *before, last = stages(run)
+    for place, stage in enumerate(before):
+        found |= {f"{place}. {stage['algo']}: {key}": value for key, value in _flat(stage)}
+    return found | dict(_flat(last))
+
+
+def stages(run: Run) -> list[Facts]:
+    """The trainings that led to a run, its own last: algorithm, settings, data, plug-in of each."""
+    manifest, train = run.manifest, run.config.train
+    identity = manifest["identity"]
+    own = {
+        "algo": train.trainer,
+        "settings": train.model_dump(mode="json", exclude={"algo", "seed", "also", "settings"})
+        | manifest.get("settings", train.settings),
+        "data": digest(identity["data"])[:8],
+        "plugin": identity.get("plugin"),
+    }
+    before: list[Facts] | None = manifest.get("chain")
+    return [*(_stages_before(run) if before is None else before), own]
+
+
+def _stages_before(run: Run) -> list[Facts]:
+    """The same for a manifest that does not say it, as far as is known."""
+    *before, _ = run.config.train.algo.split("+")
+    found: list[Facts] = []
+    if init := run.manifest["init"]:
+        start = Run(Path(init))
+        known = (start.folder / "manifest.json").exists()
+        weights = run.manifest["identity"]["init"]
+        found += stages(start) if known else [{"algo": "unknown", "weights": weights}]
+    for algo in before:
+        train = run.config.train.of(algo)
+        settings = train.model_dump(mode="json", exclude={"algo", "seed", "also"})
+        found.append({"algo": algo, "settings": settings})
+    return found
+
+
+def _flat(stage: Facts) -> Iterator[tuple[str, Any]]:
+    for key, value in stage.items():
+        if isinstance(value, dict):
+            yield from value.items()
+        else:
+            yield key, value
+
+
+def _distinction(own: Facts, rivals: Sequence[Facts]) -> str:
+    """What tells the facts of a method from those of others, in brackets; empty for one alone."""
+    differing = [key for key in own if any(other.get(key) != own[key] for other in rivals)]
+    if not differing:
+        return ""
+    shown = [f"{key} {own[key]}" for key in differing[:SHOWN]]
+    return f" ({', '.join(shown)}{', …' if len(differing) > SHOWN else ''})"
 
 
 def best_method(found: Sequence[Method], tree: Tree, alpha: float) -> Method | None:
@@ -77,26 +157,9 @@ def best_method(found: Sequence[Method], tree: Tree, alpha: float) -> Method | N
     return max(found, key=lambda method: method.reward(tree, alpha), default=None)
 
 
-def comparable_runs(runs: Sequence[Run], config: ExperimentConfig) -> list[Run]:
-    """The runs whose figures can stand in one table with the config's α."""
-    return [
-        run
-        for run in runs
-        if run.config.train.stop == config.train.stop
-        and run.config.features == config.features
-        and list(run.config.arms) == list(config.arms)
-        and _serves(run, config.train.alpha)
-    ]
-
-
-def _serves(run: Run, alpha: float) -> bool:
-    return run.config.train.alpha == alpha or isinstance(run.policy, AnyAlpha)
-
-
 def _algorithm(run: Run) -> str:
-    """The algorithm, behind that of the run it started from."""
-    algo, init = str(run.manifest["algo"]), run.manifest["init"]
-    return f"{Run(Path(init)).manifest['algo']}+{algo}" if init else algo
+    """The algorithm, behind those that it started from."""
+    return "+".join(stage["algo"] for stage in stages(run))
 
 
 def _validated(run: Run) -> dict[float, float]:

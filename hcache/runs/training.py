@@ -21,6 +21,7 @@ from hcache.replay.loading import Replay, load_replay
 from hcache.replay.tree import Tree
 from hcache.runs.folder import MetricsLog, Run, find_run, first_difference, now, provenance
 from hcache.runs.leakage import Seen, seen_in, seen_of, write_seen
+from hcache.runs.methods import stages
 from hcache.store import Store
 from hcache.trainers import TRAINERS, OnMetrics, Trainer, fit
 
@@ -31,18 +32,19 @@ def train(
     init: str | Path | None = None,
     folder: Path | None = None,
     on_metrics: OnMetrics = lambda metrics: None,
+    wait: bool = False,
 ) -> Run:
     """Train the algorithm that the experiment's `train` names; the run it went into.
 
     An algorithm such as `sft+ppo` is a chain: SFT first, with its defaults, in a run of its own,
     then PPO from where that ended. A run of the same identity that was stopped goes on; one that
-    is finished is returned as it is. `folder` puts the run elsewhere than where the configuration
-    says.
+    is finished is returned as it is; with `wait`, one that another process trains is so too, once
+    it is finished. `folder` puts the run elsewhere than where the configuration says.
 
     Raises:
         ConfigError: an unknown algorithm or setting, or one that does not fit the workflow.
         StoreError: the experiment was not sampled like this.
-        RunError: `init` is no run that fits.
+        RunError: `init` is no run that fits, or another process trains this run.
     """
     config, kind = experiment.config, _trainer_class(experiment)
     settings = parse_settings(kind.Settings, config.train.settings, "train.settings")
@@ -54,16 +56,19 @@ def train(
     run = Run((folder or Path(config.runs)) / name)
     if run.finished:
         return run
-    queries = write_seen(run, _seen(experiment, data, start))
-    manifest = _manifest(experiment, run, given, settings, identity, data) | {"queries": queries}
-    run.write_manifest(manifest)
-    torch.set_num_threads(1)  # networks this small gain nothing from more
-    trees = {split: _allowed(config, loaded) for split, loaded in data.items()}
-    outcome = _fit(
-        run, _trainer(config, settings, trees["train"], start), trees["valid"], on_metrics
-    )
-    run.write_manifest(manifest | {"finished": now(), "outcome": outcome})
-    run.checkpoint.unlink(missing_ok=True)
+    with run.lock(wait):
+        if Run(run.folder).finished:  # by the process that was waited for
+            return run
+        manifest = _manifest(experiment, run, given, settings, identity, data)
+        manifest["chain"] = [] if start is None else stages(start)
+        manifest["queries"] = write_seen(run, _seen(experiment, data, start))
+        run.write_manifest(manifest)
+        torch.set_num_threads(1)  # networks this small gain nothing from more
+        trees = {split: _allowed(config, loaded) for split, loaded in data.items()}
+        trainer = _trainer(config, settings, trees["train"], start)
+        outcome = _fit(run, trainer, trees["valid"], on_metrics)
+        run.write_manifest(manifest | {"finished": now(), "outcome": outcome})
+        run.checkpoint.unlink(missing_ok=True)
     return run
 
 
@@ -88,7 +93,7 @@ def _start(
         return given
     first = with_train(experiment, settings.of("+".join(before)))
     init = None if given is None else given.folder
-    return train(first, init=init, folder=folder, on_metrics=on_metrics)
+    return train(first, init=init, folder=folder, on_metrics=on_metrics, wait=True)
 
 
 def _load(experiment: Experiment, kind: type[Trainer], split: str) -> Replay:

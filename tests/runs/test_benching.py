@@ -119,8 +119,8 @@ def test_routers_for_any_alpha_are_judged_at_any(pair: tuple[Experiment, Experim
     report = evaluate_runs(with_train(relay, dear), runs, "valid")
     assert list(report.seeds) == ["front"]
     assert report.notes == (
+        f"Left out: {runs[1].name}: it was trained for α = 0.1.",
         "In-sample: routers were selected on these questions.",
-        "Runs left out, being of another α, action set, encoder or pool: 1.",
     )
 
 
