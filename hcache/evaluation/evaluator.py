@@ -122,7 +122,10 @@ def evaluate(
         level=LEVEL,
         resamples=resamples,
         seed=seed,
-        **_counts(setup),
+        queries=len(test.queries),
+        trees=len(test),
+        replicas=len(test.replica_T.unique()),
+        selection_queries=sum(len(tree.queries) for tree in chosen_on),
         seeds={row.name: row.seeds for row in rows},
         best_static=path_name(setup.static, test.arms),
         best_single=path_name(best_single(chosen_on, alpha) or (), test.arms),
@@ -173,16 +176,6 @@ def _elsewhere(
         for router in _routers(evaluator, policies, on_router):
             found.setdefault(router.name, []).append(router)
     yield from (in_seeds(seeds) for seeds in found.values())
-
-
-def _counts(setup: _Setup) -> dict[str, int]:
-    """What was evaluated, in numbers."""
-    return {
-        "queries": len(setup.test.queries),
-        "trees": len(setup.test),
-        "replicas": len(setup.test.replica_T.unique()),
-        "selection_queries": sum(len(tree.queries) for tree in setup.selection),
-    }
 
 
 def _plane(names: Sequence[str], statics: tuple[Array, Array], group: Group) -> Plane:

@@ -124,7 +124,7 @@ class Content:
             yield f"CPT(50%), {name}", _alone(found.cpt50, found.note)
 
     @property
-    def replies(self) -> Iterator[tuple[str, str, str, str]]:
+    def replies(self) -> Iterator[tuple[str, ...]]:
         """For each arm its distinct replies, and how many were cut or not even begun."""
         for one in self.report.replies:
             shares = [

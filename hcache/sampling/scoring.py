@@ -110,7 +110,7 @@ def rescore(
 
 def _unscored(
     experiment: Experiment, dataset: str, extract: str, metric: str
-) -> Iterator[list[Row]]:
+) -> Iterator[Sequence[Row]]:
     """Pages of what is to be scored; between them the database may be written."""
     wanted = [experiment.name, dataset, extract, metric, version_of(extract, metric)]
     with Store(experiment.db) as store:

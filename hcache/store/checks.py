@@ -45,7 +45,8 @@ def expected_columns(metrics: list[str]) -> pl.DataFrame:
         connection.execute("create table meta (version integer not null)")
         connection.execute(TABLES)
         connection.execute(views(metrics))
-        return connection.sql(COLUMNS).pl()
+        found: pl.DataFrame = connection.sql(COLUMNS).pl()
+        return found
 
 
 # Each row once, and all that a row names is there

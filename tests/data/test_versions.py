@@ -25,7 +25,8 @@ REPLIES = [
     "The answer is 5, since 3 + 2 = 5.", "9 500", "2½ cups", "18 m^2", "10^3", "–5", "3:45",
     r"10\sqrt{2}", r"\frac{1}{2}", "1.5 × 10^3", "1/0", "H2O", "20%", "答案：B", "Answer: d",
     "Therefore, B is the correct answer.", "The answer is B, C is wrong.", "The answer is B or C.",
-    "The answer to this question is C.", "yes", "no way",
+    "The answer to this question is C.", "yes", "no way", "<think>Lyon</think> B",
+    "[THINK]Lyon[/THINK] 5", "◁think▷Lyon",
 ]  # fmt: skip
 REFERENCES = {
     "f1": ["Paris", "A", "The The", "!!!", "no", "New York City"],
@@ -35,20 +36,20 @@ REFERENCES = {
 }
 # Version, and the digest of what it makes of the table
 EXTRACTED = {
-    "boxed": (2, "c156599d88a2"),
-    "choice": (2, "995afaac797d"),
-    "code": (1, "b86c0ce15c5e"),
-    "last_line": (1, "28346fe9f217"),
-    "line": (1, "ba03340abfd2"),
-    "number": (2, "e6d2a8c34540"),
-    "short": (2, "18fa588d7daf"),
-    "text": (1, "4295f986a9be"),
+    "boxed": (2, "e62cb285829a"),
+    "choice": (2, "4fcb2d2f1e0f"),
+    "code": (2, "d30051359f0b"),
+    "last_line": (2, "055818971ebb"),
+    "line": (2, "99cfccf991e0"),
+    "number": (2, "ab54ace83969"),
+    "short": (2, "20dbca9185fb"),
+    "text": (2, "c549342dfa29"),
 }
 SCORED = {
-    "choice": (2, "bc0aca22004a"),
-    "em": (2, "4637b19e1198"),
-    "f1": (2, "355096554b6b"),
-    "numeric": (2, "b79e1adee8f6"),
+    "choice": (2, "454553255454"),
+    "em": (2, "e5dd05d33781"),
+    "f1": (2, "d549de97e398"),
+    "numeric": (2, "772c1fe91d84"),
 }
 
 
@@ -72,7 +73,7 @@ def test_scores_of_a_metric_belong_to_its_version(name: str) -> None:
 @pytest.mark.parametrize(
     ("extract", "metric", "version"),
     [
-        ("text", "f1", "text-1/f1-2"),
+        ("text", "f1", "text-2/f1-2"),
         ("number", "numeric", "number-2/numeric-2"),
         ("boxed", "em", "boxed-2/em-2"),
     ],
@@ -86,10 +87,10 @@ def test_version_of_what_comes_from_outside(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(METRICS.entries, "own", lambda answer, references: 0.5)
     monkeypatch.setattr(METRICS, "source", lambda name: source if name == "own" else None)
     outside = digest(["", "abc"])[:12]
-    assert version_of("text", "own") == outside  # as it was when there were no numbers
     assert version_of("number", "own") == f"number-2/{outside}"
 
 
 def test_first_versions_need_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "VERSIONS", {})
+    for module in (extractors, metrics):
+        monkeypatch.setattr(module, "VERSIONS", {})
     assert version_of("text", "f1") == ""

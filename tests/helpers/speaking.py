@@ -47,7 +47,7 @@ def write_speaker(
             tie_word_embeddings=False,
         )
     )  # fmt: skip
-    following = torch.full((size,), order[0])
+    following = torch.full((size,), int(order[0]))
     following[order[:-1]] = torch.tensor(order[1:])
     with torch.no_grad():
         layer = model.model.layers[0]

@@ -288,7 +288,8 @@ class Tabular(Joint):
 def router(states: Any) -> torch.Tensor:
     """The high-level router of all worlds: its logits are the features."""
     logits_NA = states.features_ND.double().masked_fill(~states.valid_NA, -torch.inf)
-    return logits_NA.softmax(dim=1)
+    probs_NA: torch.Tensor = logits_NA.softmax(dim=1)
+    return probs_NA
 
 
 def table_of(world: World, seed: str, listed: Caches) -> torch.Tensor:
