@@ -27,8 +27,15 @@ EXTRACTORS.register("number")(find_number)
 EXTRACTORS.register("choice")(choice_letter)
 
 VERSIONS = {
-    "text": 2, "line": 2, "last_line": 2, "short": 2, "boxed": 2, "number": 2, "choice": 2, "code": 2,
-}  # fmt: skip
+    "text": 2,
+    "line": 2,
+    "last_line": 2,
+    "short": 2,
+    "boxed": 2,
+    "number": 2,
+    "choice": 2,
+    "code": 2,
+}
 """Versions of the extractors of the package that are not 1; raised whenever an answer changes."""
 
 _HASHES = re.compile(r"####[ \t]*(\S.*)")

@@ -34,7 +34,7 @@ def write_speaker(
     made.decoder = decoders.ByteLevel()
     made.add_tokens([AddedToken(text, normalized=False) for text in said if text not in special])
     made.add_special_tokens([AddedToken(text, normalized=False) for text in (*special, PAD, END)])
-    order = [made.token_to_id(text) for text in (*said, END)]
+    order = [id for text in (*said, END) if (id := made.token_to_id(text)) is not None]
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=made, eos_token=END, pad_token=PAD, chat_template=TEMPLATE + opening
     )
@@ -47,7 +47,7 @@ def write_speaker(
             tie_word_embeddings=False,
         )
     )  # fmt: skip
-    following = torch.full((size,), int(order[0]))
+    following = torch.full((size,), order[0])
     following[order[:-1]] = torch.tensor(order[1:])
     with torch.no_grad():
         layer = model.model.layers[0]
