@@ -69,7 +69,7 @@ def said(report: Report) -> str:
     [
         ("arms.b.price=300", "price of b"),
         ("train.iterations=3", "iterations"),
-        ('train.settings={"learning_rate": 0.5}', "learning_rate"),
+        ("train.settings.lr=0.5", "lr"),
     ],
 )
 def test_runs_that_differ_in_more_than_the_seed_are_two_methods(
@@ -81,14 +81,14 @@ def test_runs_that_differ_in_more_than_the_seed_are_two_methods(
 
 
 def test_runs_that_started_from_other_settings_are_two_methods(experiment: Experiment) -> None:
-    starts = [run_of(experiment), run_of(experiment, iterations=3)]
+    starts = [run_of(experiment), run_of(experiment, settings={"lr": 0.5})]
     ppo = with_train(experiment, experiment.config.train.model_copy(update={"algo": "ppo"}))
     runs = [train(ppo, init=start.folder) for start in starts]
     seeded = with_train(ppo, ppo.config.train.model_copy(update={"seed": 1}))
     runs.append(train(seeded, init=starts[1].folder))
     report = evaluate_runs(experiment, runs)
     assert sorted(report.seeds.values()) == [1, 2]
-    assert all("0. sft: iterations" in name for name in report.seeds)
+    assert all("0. sft: lr 0.5" in name or "0. sft: lr 0.001" in name for name in report.seeds)
 
 
 def test_runs_before_and_after_growth_are_not_averaged(
