@@ -95,9 +95,7 @@ class ModelConfig(Section):
     def _tags_differ(cls, tags: Tags | None) -> Tags | None:
         for opening, close in tags or ():
             if not opening.strip() or not close.strip() or opening.lower() == close.lower():
-                raise ValueError(
-                    "needs two different tags a pair, as in ['<think>', '</think>']"
-                )
+                raise ValueError("needs two different tags a pair, as in ['<think>', '</think>']")
         return tags
 
     @property

@@ -10,7 +10,8 @@ from helpers.paths import SHARED
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcache.data.extractors import EXTRACTORS, drop_thought, extractor
+from hcache.data.extractors import EXTRACTORS, extractor
+from hcache.data.thoughts import drop_thought
 from hcache.errors import ConfigError
 
 PIECES = [
