@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from hcache.data.extractors import extractor
@@ -91,5 +91,6 @@ def test_no_container(reply: str) -> None:
 
 @given(st.text(alphabet=st.characters(categories=["L", "N", "Zs"]), min_size=1))
 def test_json_holds_any_text(text: str) -> None:
+    assume(text.strip())  # a blank container is passed over
     inner = json.dumps({"reasoning": "x", "answer": text})
     assert extractor("short")(f"So: {inner}") == extractor("short")(f"<answer>{text}</answer>")
