@@ -282,8 +282,7 @@ class Tabular(Joint):
     def _log_ratio(self, stored: Any, arm: int, part: torch.Tensor) -> torch.Tensor:
         query_B, cell_B, reply_B = stored.calls.query_U[part], self.cell_U[part], self.reply_U[part]
         logprob_B = self.z_QCR.log_softmax(dim=2)[query_B, cell_B, reply_B]
-        log_ratio_B: torch.Tensor = logprob_B - self.behaviour_CR.log()[cell_B, reply_B]
-        return log_ratio_B
+        return logprob_B - self.behaviour_CR.log()[cell_B, reply_B]
 
 
 def router(states: Any) -> torch.Tensor:
