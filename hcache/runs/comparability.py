@@ -69,7 +69,7 @@ class Conditions:
 
 
 def without_others(runs: Sequence[Run], conditions: Conditions) -> tuple[list[Run], list[str]]:
-    """Runs that can stand in one report, one a seed of each method, and what to say of all.
+    """Runs that can stand in one report, one a seed of each method, and who was left out why.
 
     Of two runs of one method and seed, the newer stays.
     """
@@ -87,7 +87,6 @@ def without_others(runs: Sequence[Run], conditions: Conditions) -> tuple[list[Ru
         if other != run:
             notes.append(left_out(run, f"{other.name} is the same method and seed, and newer"))
             kept.remove(run)
-    notes += [remark for run in kept for remark in conditions.remarks(run)]
     return kept, notes
 
 

@@ -96,35 +96,49 @@ def evaluation_of(
     splits = dict.fromkeys((split, "train", "valid"))
     replays = {name: _replay(experiment, name) for name in splits}
     trees = {name: loaded.tree for name, loaded in replays.items()}
-    kept, notes = without_others(runs, _conditions(experiment, replays))
-    found: list[tuple[Experiment, list[Run]]] = []
-    for other, given in ((as_in(experiment, other), given) for other, given in others):
-        loaded = {name: _replay(other, name) for name in ("train", "valid")}
-        theirs, more = without_others(given, _conditions(other, loaded))
-        found.append((other, theirs))
-        notes += more
-    asked = [*kept, *(run for _, theirs in found for run in theirs)]
-    allowed, leaks = without_leakage(asked, experiment.db, trees[split].queries, split)
-    own = methods([run for run in kept if run in allowed])
+    (mine, *theirs), notes = _admitted(experiment, runs, others, replays)
+    own = methods(mine[1])
     changed, more = _with_changes(experiment, own, split)
-    elsewhere = [
-        *changed,
-        *(_elsewhere(other, [r for r in theirs if r in allowed], split) for other, theirs in found),
-    ]
+    elsewhere = [*changed, *(_elsewhere(other, found, split) for other, found in theirs)]
     report, leaves = _evaluate(experiment, trees, own, elsewhere, on_router)
     report = replace(
         report,
-        notes=(*report.notes, *notes, *leaks, *more),
+        notes=(*report.notes, *notes, *more),
         warnings=tuple(changes_since(experiment)),
         replies=experiment.replies([split]),
     )
     report = with_counts(report, experiment, replays)
     text = report.to_json()
-    for run in allowed:
+    for run in (run for _, found in (mine, *theirs) for run in found):
         run.write_evaluation(split, text)
     stop = experiment.config.train.stop
     acted = trees if stop else {name: tree.without_stop() for name, tree in trees.items()}
     return Evaluation(report, tuple(own), acted, leaves)
+
+
+def _admitted(
+    experiment: Experiment, runs: Sequence[Run], others: Others, replays: Mapping[str, Replay]
+) -> tuple[list[tuple[Experiment, list[Run]]], list[str]]:
+    """Runs that can stand in the report, by experiment, its own first; and what to say of all."""
+    split, tested = next(iter(replays.items()))
+    entries, notes = [], []
+    for other, given in ((experiment, runs), *((as_in(experiment, o), own) for o, own in others)):
+        loaded = replays if other is experiment else _selection(other)
+        conditions = _conditions(other, loaded)
+        kept, more = without_others(given, conditions)
+        entries.append((other, conditions, kept))
+        notes += more
+    asked = [run for *_, kept in entries for run in kept]
+    allowed, leaks = without_leakage(asked, experiment.db, tested.tree.queries, split)
+    admitted = []
+    for other, conditions, kept in entries:
+        admitted.append((other, [run for run in kept if run in allowed]))
+        leaks += [remark for run in admitted[-1][1] for remark in conditions.remarks(run)]
+    return admitted, notes + leaks
+
+
+def _selection(experiment: Experiment) -> dict[str, Replay]:
+    return {name: _replay(experiment, name) for name in ("train", "valid")}
 
 
 def _evaluate(

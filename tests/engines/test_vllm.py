@@ -65,7 +65,7 @@ def test_a_chat_template_of_the_experiment_is_what_the_model_reads(tmp_path: Pat
             "select distinct g.text, g.prompt_tokens from generations g "
             "join arms a using (fingerprint) where a.name = 'calculator'"
         ).rows()
-    assert len(said) == 1 and said[0][0] == "42"
+    assert len(said) == 1 and said[0][0].strip() == "42"
 
 
 def test_second_run_generates_nothing_and_loads_no_engine(sampled: Path) -> None:

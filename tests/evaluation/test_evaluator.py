@@ -278,11 +278,10 @@ def test_one_query_is_enough_for_a_report() -> None:
     assert report.to_dict()["groups"][0]["rows"][0]["quality"]["low"] is None
 
 
-def test_replicas_are_averaged_and_noted() -> None:
+def test_replicas_are_averaged() -> None:
     train, _, test = three(4, ragged=False, replicas=2)
     report = evaluate(test.tree, {}, alpha=0.1, selection=train.tree, resamples=20)
     assert (report.queries, report.trees, report.replicas) == (3, 6, 2)
-    assert any("per replica" in note for note in report.notes)
 
 
 def test_ragged_trees_end_where_they_end() -> None:

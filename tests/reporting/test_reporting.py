@@ -258,7 +258,7 @@ def test_the_command_writes_beside_the_runs(written: Written) -> None:
     done = CliRunner().invoke(app, ["report", *runs, "--db", str(written.experiment.db)])
     assert done.exit_code == 0, done.output
     page = written.runs[0].folder.parent / "report" / "index.html"
-    assert str(page) in done.output and "better than the best static sequence" in done.output
+    assert str(page) in done.output and "against the best static sequence: " in done.output
     out = written.folder.parent / "elsewhere"
     arguments = [str(written.experiment.source), "--split", "valid", "--out", str(out)]
     done = CliRunner().invoke(app, ["report", *arguments, "--db", str(written.experiment.db)])

@@ -81,7 +81,7 @@ def test_runs_that_differ_in_more_than_the_seed_are_two_methods(
 
 
 def test_runs_that_started_from_other_settings_are_two_methods(experiment: Experiment) -> None:
-    starts = [run_of(experiment), run_of(experiment, settings={"lr": 0.5})]
+    starts = [run_of(experiment), run_of(experiment, 5, settings={"lr": 0.5})]
     ppo = with_train(experiment, experiment.config.train.model_copy(update={"algo": "ppo"}))
     runs = [train(ppo, init=start.folder) for start in starts]
     seeded = with_train(ppo, ppo.config.train.model_copy(update={"seed": 1}))

@@ -27,6 +27,7 @@ from helpers.experiments import (
 )
 from helpers.paths import ROOT
 
+from hcache.data.extractors import version_of
 from hcache.data.metrics import METRICS
 from hcache.engines import Request, ScriptedEngine
 from hcache.engines.scripted import read_script
@@ -597,8 +598,12 @@ def test_rescoring_says_how_many_it_made(folder: Path, monkeypatch: pytest.Monke
 
 def renewed(patch: pytest.MonkeyPatch, version: str) -> None:
     """As if the source of the metric `em` were changed."""
+
+    def renewed_em(extract: str, metric: str) -> str:
+        return version if metric == "em" else version_of(extract, metric)
+
     for module in (scoring, loading):
-        patch.setattr(module, "version_of", lambda extract, name: version * (name == "em"))
+        patch.setattr(module, "version_of", renewed_em)
 
 
 def test_scores_by_an_older_version_are_made_again(
@@ -652,7 +657,7 @@ def test_new_scores_carry_their_version(folder: Path, monkeypatch: pytest.Monkey
     renewed(monkeypatch, "1")
     sample(folder, settings("ab"))
     scores = table(folder / "small.duckdb", "scores")
-    assert {*scores["metric", "version"].iter_rows()} == {("f1", ""), ("em", "1")}
+    assert {*scores["metric", "version"].iter_rows()} == {("f1", version_of("text", "f1")), ("em", "1")}
 
 
 # The plan

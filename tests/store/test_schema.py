@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import polars as pl
 import pytest
 from helpers.experiments import load, sample, settings, table
 
@@ -210,7 +211,8 @@ def test_file_of_an_older_version_is_lifted(copy: Path, version: int) -> None:
     with Store(copy) as store:
         assert store.sql("select version from meta").item() == VERSION
     after = {name: table(copy, name) for name in before}
-    assert set(after["scores"]["version"]) == {""}
+    if version == 2:  # not known, so they are made anew when they are asked for
+        before["scores"] = before["scores"].with_columns(version=pl.lit(""))
     for name, rows in before.items():
         assert after[name].equals(rows), name
     said = table(copy, "generations")
