@@ -13,6 +13,7 @@ from helpers.experiments import failing, load, sample, settings, table, write_sc
 from helpers.shell import Shell
 
 from hcache.checking import check_database
+from hcache.data.extractors import version_of
 from hcache.data.metrics import METRICS
 from hcache.errors import EngineError
 from hcache.experiment import Experiment
@@ -21,7 +22,6 @@ from hcache.store.store import SCHEMAS
 UNSEEN = {
     ("generations", "created"): "when a reply was made is known to nobody else",
     ("generations", "seconds"): "a duration; only what is none is a fault",
-    ("generations", "thinking"): "whether a prompt opened a thought tells only who renders it",
     ("generations", "cached_tokens"): "depends on what an engine had in memory",
     ("generations", "token_ids +"): "ids are words of a tokenizer, which is not in the database",
     ("generations", "logprobs +"): "any numbers of 0 or less may be log-probabilities",
@@ -54,7 +54,9 @@ def edits() -> Iterator[tuple[str, str, str]]:
 def mutations(name: str, column: str) -> Iterator[tuple[str, str]]:
     kind = str(SCHEMAS[name][column])
     quoted = f'"{column}"'
-    if kind == "String":
+    if (name, column) == ("splits", "split"):
+        yield "", "case split when 'train' then 'test' else 'train' end"
+    elif kind == "String":
         yield "", f"{quoted} || 'x'"
     elif kind == "Boolean":
         yield "", f"not {quoted}"
@@ -62,6 +64,8 @@ def mutations(name: str, column: str) -> Iterator[tuple[str, str]]:
         yield "", f"{quoted} + interval 1 second"
     elif not kind.startswith("List"):
         yield "", f"{quoted} + 1" if (name, column) != ("scores", "value") else f"0.75 - {quoted}"
+    elif column == "notes":  # those of dialogues are edited below
+        yield " longer", f"list_append({quoted}, 'x')"
     else:
         yield " shorter", f"{quoted}[:-2]"
         yield " longer", f"list_append({quoted}, {quoted}[-1])"
@@ -227,13 +231,20 @@ def test_passages_are_taken_from_searches(folder: Path) -> None:
     assert not any("passages" in note for note in found.notes)
     sql = "update queries set question = question || '!' where starts_with(question, 'train 0')"
     assert ("queries", "query_id is not the key of its content") in kinds(edited(db, folder, sql))
+    assert max(map(len, table(db, "trajectories")["notes"])) > 0
+    for notes in ("notes[:-2]", "[note || 'x' for note in notes]"):
+        sql = f"update trajectories set notes = {notes} where len(notes) > 0"
+        assert ("trajectories", "notes is not what its workflow gives") in kinds(
+            edited(db, folder, sql)
+        )
 
 
 def test_scores_by_another_version_are_outdated(
     small: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "hcache.checking.scores.version_of", lambda extract, metric: "2" * (metric == "em")
+        "hcache.checking.scores.version_of",
+        lambda extract, metric: "new" if metric == "em" else version_of(extract, metric),
     )
     (fault, *others) = check_database(small.db, small).faults
     assert fault.fault == "em of text is by another version of its metric or extractor"
@@ -245,9 +256,10 @@ def test_scores_by_another_version_are_outdated(
 def test_a_changed_metric_of_the_same_version_is_found(
     small: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    versions = {metric: version_of("text", metric) for metric in ("f1", "em")}
     monkeypatch.setitem(METRICS.entries, "em", lambda answer, references: 0.5)
-    monkeypatch.setattr("hcache.sampling.scoring.version_of", lambda extract, metric: "")
-    monkeypatch.setattr("hcache.checking.scores.version_of", lambda extract, metric: "")
+    for module in ("checking.scores", "sampling.scoring"):
+        monkeypatch.setattr(f"hcache.{module}.version_of", lambda extract, name: versions[name])
     assert ("scores", "value of em of text is not what its output gives") in kinds(small.db)
 
 
@@ -260,6 +272,6 @@ def test_the_command_says_clean_or_what_is_wrong(
     assert "small.duckdb: clean" in shell("check", "small.duckdb")
     assert json.loads(shell("check", "small.duckdb", "--json"))["clean"]
     with duckdb.connect(str(folder / "small.duckdb")) as connection:
-        connection.execute("update scores set value = 2 where {ONE}")
+        connection.execute("update scores set value = 2 where rowid = 0")
     assert "2 faults of 2 kinds" in shell("check", "experiment.yaml", code=1)
     assert "no database" in shell("check", "nothing.duckdb", code=1)

@@ -657,7 +657,8 @@ def test_new_scores_carry_their_version(folder: Path, monkeypatch: pytest.Monkey
     renewed(monkeypatch, "1")
     sample(folder, settings("ab"))
     scores = table(folder / "small.duckdb", "scores")
-    assert {*scores["metric", "version"].iter_rows()} == {("f1", version_of("text", "f1")), ("em", "1")}
+    versions = {("f1", version_of("text", "f1")), ("em", "1")}
+    assert {*scores["metric", "version"].iter_rows()} == versions
 
 
 # The plan
