@@ -19,8 +19,9 @@ leaves that share no call with M, since what M says after u depends on u; and a 
 each M, since the decisions after u, with them p_M, depend on u, and only their sum does not.
 Redraws go first: after a bad first call all second calls would be worse than the rest, and a fixed
 cache, which never shows what comes instead, would have them all unlearned. For the same reason the
-mean is not weighted by p, which would be as unbiased: measured against the best assignment alone,
-half of its calls would be unlearned in favour of what the cache lacks.
+mean is not weighted by p, which would bias as little: the higher a baseline, the more of what the
+cache has is unlearned in favour of what it lacks (propensity overfitting, Swaminathan and Joachims
+2015), and that of the best assignment alone is the highest.
 
 High level: every assignment of a query is in the cache, so the expectation over assignments is
 exact, Σ_a π(a)·Q(a) at each state, and nothing need be sampled for it. A baseline common to the
