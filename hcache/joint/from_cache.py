@@ -8,8 +8,8 @@ they are.
 Low level, per call u (a call of an arm), with the ratio ρ_u = π_θ(u) / b(u) of whole outputs:
     Σ_u min(ρ_u·A_u, clip(ρ_u, 1/c, c)·A_u)      (arXiv 1707.06347)
     A_u = Σ_{leaves M with u} p_M · (R_M − b_u)
-where p_M is the probability that the high-level router ends in leaf M, and b_u the mean reward,
-weighted by p, of leaves of the same query that lack u. The first of these that there are:
+where p_M is the probability that the high-level router ends in leaf M, and b_u the mean reward of
+leaves of the same query that lack u, of all assignments alike. The first of these that there are:
     those in which another reply to the prompt of u was drawn (other replicas)
     all of them
 Had another reply been drawn in place of u, its prompt would have been the same, and so would every
@@ -18,7 +18,10 @@ leaf without u. So b_u does not depend on the draw given its prompt, and biases 
 leaves that share no call with M, since what M says after u depends on u; and a b of its own for
 each M, since the decisions after u, with them p_M, depend on u, and only their sum does not.
 Redraws go first: after a bad first call all second calls would be worse than the rest, and a fixed
-cache, which never shows what comes instead, would have them all unlearned.
+cache, which never shows what comes instead, would have them all unlearned. For the same reason the
+mean is not weighted by p, which would bias as little: the higher a baseline, the more of what the
+cache has is unlearned in favour of what it lacks (propensity overfitting, Swaminathan and Joachims
+2015), and that of the best assignment alone is the highest.
 
 High level: every assignment of a query is in the cache, so the expectation over assignments is
 exact, Σ_a π(a)·Q(a) at each state, and nothing need be sampled for it. A baseline common to the
@@ -62,7 +65,6 @@ from hcache.store import Store
 from hcache.trainers.base import TRAINERS, Origin
 
 TRUST = 10.0  # largest weight of a leaf
-SLIGHT = 1e-6  # added to the weight of leaves in a baseline: that of a leaf never taken is no 0
 
 
 class JointSettings(PairSettings):
@@ -90,7 +92,7 @@ class Joint(PairTrainer):
         self.stored: dict[int, StoredCalls] = {}
         self.cache = self._said(train)
         self.lacking_M = self.settings.failure - self.alpha * usual_cost(self.tree)
-        self.baselines = Baselines(self.tree, self.cache.calls)
+        self.baseline_U = baselines(self.tree, self.cache.calls, self.reward_M)
         self.log_ratio_U = torch.zeros(
             len(self.cache.calls), dtype=torch.float64, device=self.device
         )  # as last scored; those of an update are fresh
@@ -181,7 +183,7 @@ class Joint(PairTrainer):
         calls, clip = self.cache.calls, self.settings.clip_ratio
         chance_M = leaf_probs(self.tree, probs_NA)
         advantage_U = call_sums(calls, chance_M * self.reward_M)
-        advantage_U -= call_sums(calls, chance_M) * self.baselines(self.reward_M, chance_M)
+        advantage_U -= call_sums(calls, chance_M) * self.baseline_U
         trees = int(torch.isin(self.tree.query_T, query_B).sum())
         index = torch.isin(calls.query_U, query_B.cpu()).nonzero()[:, 0]
         for arm, part in self.cache.scorer.chunks(index):
@@ -240,32 +242,6 @@ class StoredCalls:
         self.features_QD = tree.features_ND.cpu()[first_Q]
 
 
-class Baselines:
-    """The baseline of each call of a tree; see the head of this file. Axis besides: D draws."""
-
-    def __init__(self, tree: Tree, calls: Calls) -> None:
-        device = tree.quality_M.device
-        self.calls = calls
-        self.query_U, self.prompt_U = calls.query_U.to(device), calls.prompt_U.to(device)
-        self.draw_U = calls.draw_U.to(device)
-        self.query_M = query_of_leaf(tree)
-        # Arms of one checkpoint say the same at a replica: one draw, which a leaf may have twice.
-        pair_E2 = torch.stack([calls.leaf_E, calls.draw_U[calls.call_E]], dim=1)
-        self.leaf_F, self.draw_F = pair_E2.unique(dim=0).to(device).unbind(dim=1)
-
-    def __call__(self, reward_M: Tensor, chance_M: Tensor) -> Tensor:
-        """Mean rewards, [U]; 0 where every leaf has the call."""
-        weight_M = chance_M + SLIGHT
-        leaf_M3 = torch.stack([torch.ones_like(weight_M), weight_M, weight_M * reward_M], dim=1)
-        call_U3 = call_sums(self.calls, leaf_M3)
-        redrawn_U3 = sums(call_U3, self.prompt_U)[self.prompt_U] - call_U3
-        with_draw_U3 = sums(leaf_M3[self.leaf_F], self.draw_F)[self.draw_U]
-        lacking_U3 = sums(leaf_M3, self.query_M)[self.query_U] - with_draw_U3
-        chosen_U3 = torch.where(redrawn_U3[:, :1] > 0, redrawn_U3, lacking_U3)
-        count_U, weight_U, reward_U = chosen_U3.unbind(dim=1)
-        return torch.where(count_U > 0, reward_U / weight_U, 0.0)
-
-
 def effective_share(weight_M: Tensor, chance_M: Tensor) -> float:
     """Effective sample size of weighted leaves over their number, (Σw)² / (n·Σw²) (Kong 1992).
 
@@ -310,6 +286,26 @@ def query_of_leaf(tree: Tree) -> Tensor:
     reached = tree.leaf_NA[tree.leaf_NA != NONE]
     query_M[reached] = tree.query_T[tree_of_leaf(tree)[reached]]
     return query_M
+
+
+def baselines(tree: Tree, calls: Calls, reward_M: Tensor) -> Tensor:
+    """The baseline of each call, see the head of this file, [U]; 0 where every leaf has the call.
+
+    Axes besides: D draws, F pairs of a leaf and a draw on the way to it.
+    """
+    device = reward_M.device
+    prompt_U, draw_U = calls.prompt_U.to(device), calls.draw_U.to(device)
+    # Arms of one checkpoint say the same at a replica: one draw, which a leaf may have twice.
+    pair_E2 = torch.stack([calls.leaf_E, calls.draw_U[calls.call_E]], dim=1)
+    leaf_F, draw_F = pair_E2.unique(dim=0).to(device).unbind(dim=1)
+    leaf_M2 = torch.stack([torch.ones_like(reward_M), reward_M], dim=1)  # count and total
+    call_U2 = call_sums(calls, leaf_M2)
+    redrawn_U2 = sums(call_U2, prompt_U)[prompt_U] - call_U2
+    of_query_U2 = sums(leaf_M2, query_of_leaf(tree))[calls.query_U.to(device)]
+    lacking_U2 = of_query_U2 - sums(leaf_M2[leaf_F], draw_F)[draw_U]
+    chosen_U2 = torch.where(redrawn_U2[:, :1] > 0, redrawn_U2, lacking_U2)
+    count_U, total_U = chosen_U2.unbind(dim=1)
+    return torch.where(count_U > 0, total_U / count_U, 0.0)
 
 
 def usual_cost(tree: Tree) -> Tensor:

@@ -23,7 +23,7 @@ import torch
 from helpers.forest import Leaf, Node, lay_out
 
 from hcache.joint.calls import CallTree, _assemble, _leaf_indices
-from hcache.joint.from_cache import SLIGHT, Baselines, Joint, JointSettings, leaf_probs
+from hcache.joint.from_cache import Joint, JointSettings, baselines, leaf_probs
 from hcache.replay.tree import NONE, tree_of_leaf
 
 ARMS = ("a", "b")
@@ -90,10 +90,10 @@ def two_turns(grower: Grower, shared: bool) -> Node:
     return root
 
 
-def roles(grower: Grower) -> Node:
+def roles(grower: Grower, students: Sequence[int] = (0, 1)) -> Node:
     """Student and teacher are chosen first: assignments share the student's turn, often both."""
     root = grower.state(0)
-    for student in (0, 1):
+    for student in students:
         root.actions[student] = child = grower.state(1, student)
         for teacher in (0, 1):
             log: list[Said] = []
@@ -132,6 +132,7 @@ WORLDS = {
     "two turns, apart": World(partial(two_turns, shared=False)),
     "two turns, shared": World(partial(two_turns, shared=True)),
     "roles": World(roles),
+    "roles, one student": World(partial(roles, students=(0,))),
     "relay": World(partial(relay, stop=False)),
     "relay with stop": World(partial(relay, stop=True)),
     "twins": World(one_turn, twins=True),
@@ -378,8 +379,8 @@ def test_baselines_are_means_of_the_nearest_leaves_without_the_draw(name: str) -
     """Against plain loops."""
     listed = case(WORLDS[name], 2, "0")
     tree, calls = listed.tree, listed.tree.calls
-    reward_M, chance_M = tree.reward_M(0.1), leaf_probs(tree, router(tree.states))
-    found_U = Baselines(tree, calls)(reward_M, chance_M)
+    reward_M = tree.reward_M(0.1)
+    found_U = baselines(tree, calls, reward_M)
     query_M = tree.query_T[tree_of_leaf(tree)].tolist()
     own: list[list[int]] = [[] for _ in query_M]
     for leaf, call in zip(calls.leaf_E.tolist(), calls.call_E.tolist(), strict=True):
@@ -399,8 +400,7 @@ def test_baselines_are_means_of_the_nearest_leaves_without_the_draw(name: str) -
         ]
         some = redrawn or lacking
         kinds["redrawn" if redrawn else "lacking" if lacking else "none"] += 1
-        weights = [float(chance_M[leaf]) + SLIGHT for leaf in some]
-        total = sum(w * float(reward_M[leaf]) for w, leaf in zip(weights, some, strict=True))
-        assert float(found_U[call]) == pytest.approx(total / sum(weights) if some else 0.0)
+        mean = sum(float(reward_M[leaf]) for leaf in some) / len(some) if some else 0.0
+        assert float(found_U[call]) == pytest.approx(mean)
     assert kinds["redrawn"] and kinds["lacking"]
     assert NONE not in calls.draw_U

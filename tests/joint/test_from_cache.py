@@ -18,9 +18,9 @@ from hcache.experiment import Experiment
 from hcache.joint.calls import CallTree
 from hcache.joint.from_cache import (
     TRUST,
-    Baselines,
     Joint,
     JointSettings,
+    baselines,
     effective_share,
     leaf_probs,
     leaf_sums,
@@ -106,7 +106,7 @@ def reinforce_loss(trainer: Joint, tree: CallTree, layers: int) -> torch.Tensor:
     """The mean over trees of −Σ_M p_M·(R_M − b)·log π(M), one trajectory after the other."""
     policy, reward_M = trainer.policy, tree.reward_M(ALPHA)
     chance_M = leaf_probs(tree, policy.probs(tree.states))
-    baseline_U = Baselines(tree, tree.calls)(reward_M, chance_M)
+    baseline_U = baselines(tree, tree.calls, reward_M)
     logprob_NA = policy.logits(tree.states).double().log_softmax(dim=1)
     tree_M = tree_of_leaf(tree)
     loss = torch.zeros((), dtype=torch.float64)
