@@ -459,7 +459,7 @@ def test_a_step_draws_each_reply_anew_and_no_question_twice(spoken: Experiment) 
     """More questions in a step than there are, and passes that end within a step."""
     trainer = trainer_of(spoken, batch_queries=8, samples=2)
     assert {len(some) for some in step_by_step(trainer, 3)} == {6}
-    trainer = trainer_of(spoken, batch_queries=2, samples=2)
+    trainer = trainer_of(spoken, batch_queries=2, samples=2, tokens=100_000)
     played = step_by_step(trainer, 6)
     assert {len(some) for some in played} == {4}
     for some in played:

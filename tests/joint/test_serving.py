@@ -443,7 +443,7 @@ def test_a_reply_ends_at_the_first_of_its_stops(spoken: Experiment) -> None:
             so_far = checkpoint.decode(ids[:count])
             named = [stop for stop in stops if stop in so_far]
             if named:
-                ids, text, reason = ids[:count], so_far[: so_far.index(named[0])].strip(), "stop"
+                ids, text, reason = ids[:count], so_far[: so_far.index(named[0])], "stop"
                 stopped += 1
                 break
         records = found[key]

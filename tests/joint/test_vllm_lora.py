@@ -212,10 +212,10 @@ def test_without_the_flag_no_logprobs_and_after_a_failure_nothing(
     assert isinstance(engine, VllmLowRankEngine)
     assert all(records.logprobs is None for records in answers(engine, requests[:3]).values())
     monkeypatch.setattr(vllm_lora, "save_file", lambda tensors, file: file.write_bytes(b"?"))
-    with pytest.raises(EngineError, match="the engine failed"):
+    with pytest.raises(EngineError, match="vLLM failed"):
         answers(engine, asked(spoken, run, QUESTIONS[3:]))
     for again in (engine.step, lambda: engine.submit(requests[0])):
-        with pytest.raises(EngineError, match="the engine failed"):
+        with pytest.raises(EngineError, match="vLLM failed"):
             again()
     engine.abort()
     folder = Path(engine.folder.name)
