@@ -44,9 +44,10 @@ def luck(report: Report, config: ExperimentConfig) -> list[str]:
         return [f"{said}{part} (sampling.replicas: 2 or more can)."]
     if (halves := reward.get("oracle of halves")) is None:
         return [f"{said}part of its gap is luck; no sequence is there in all replicas to tell it."]
+    gap, lucky = reward["oracle"] - reward["static"], reward["oracle"] - halves
+    part = "all" if lucky >= gap else f"{lucky:.4f}"
     return [
-        f"{said}{reward['oracle'] - halves:.4f} of its gap of "
-        f"{reward['oracle'] - reward['static']:.4f} is luck, by what sequences chosen on one half "
+        f"{said}{part} of its gap of {gap:.4f} is luck, by what sequences chosen on one half "
         "of the replicas reach on the other."
     ]
 
