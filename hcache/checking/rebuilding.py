@@ -67,13 +67,12 @@ def _enumerate(store: Store, recorded: Recorded, queries: Iterable[Query]) -> di
 
 def _in_scope(recorded: Recorded, row: Row) -> bool:
     """Whether an experiment has this state or trajectory: a file keeps those of larger ones too."""
-    pool = {arm.id for arm in recorded.pool}
     last = recorded.hops - ("actions" in row)  # no state follows the last hop
     return (
-        pool.issuperset(row["decisions"])
+        recorded.arms.issuperset(row["decisions"])
         and len(row["decisions"]) <= last
         and row["replica"] < recorded.replicas
-        and not pool.isdisjoint(row.get("actions", pool))
+        and not recorded.arms.isdisjoint(row.get("actions", recorded.arms))
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 from hcache.checking.findings import Findings
 from hcache.config.schema import ArmConfig, ExperimentConfig, ModelConfig
 from hcache.data.queries import Query
+from hcache.engines.pool import reply_settings
 from hcache.errors import ConfigError, HcacheError
 from hcache.experiment import Experiment, build_workflow
 from hcache.keys import canonical
@@ -24,11 +26,6 @@ from hcache.workflows import Workflow
 
 Row = dict[str, Any]
 PAGE = 4096  # queries read at once
-IN_FINGERPRINT = (
-    "dtype", "quantization", "max_model_len", "chat_template_args", "max_tokens", "stop",
-    "temperature", "instruction", "system",
-)  # fmt: skip
-"""Settings of an arm that cannot change under its id."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +38,11 @@ class Recorded:
     pool: Pool
     hops: int
     replicas: int
+
+    @cached_property
+    def arms(self) -> frozenset[str]:
+        """Ids of the pool."""
+        return frozenset(arm.id for arm in self.pool)
 
 
 def read_arms(store: Store, findings: Findings) -> dict[str, Arm]:
@@ -142,9 +144,9 @@ def _configured(config: ExperimentConfig, arm: Arm) -> Arm:
 
 
 def _identity(arm: Arm) -> Row:
-    settings = arm.model_config.model_dump(mode="json") | arm.config.model_dump(mode="json")
-    drawn = ("top_p", "seed") if arm.config.temperature > 0 else ()
-    return {name: settings[name] for name in (*IN_FINGERPRINT, *drawn)}
+    """The settings of an arm that cannot change under its id."""
+    settings = reply_settings(arm.name, arm.model_config, arm.config)
+    return {**settings, "instruction": arm.instruction, "system": arm.system}
 
 
 def _check_splits(

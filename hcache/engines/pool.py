@@ -32,7 +32,8 @@ def build_pool(
     pool = []
     for name, arm in arms.items():
         model = located[arm.model]
-        fingerprint = digest({**contents[arm.model], **_settings(name, model, arm)})
+        _check_drawn(name, model, arm)
+        fingerprint = digest({**contents[arm.model], **reply_settings(name, model, arm)})
         pool.append(Arm(name, arm.model, Path(model.path), fingerprint, model, arm))
     return tuple(pool)
 
@@ -58,7 +59,18 @@ def _content(name: str, model: ModelConfig) -> dict[str, object]:
     return content if source is None else {**content, "engine": engine, "plugin": source.digest}
 
 
-def _settings(name: str, model: ModelConfig, arm: ArmConfig) -> dict[str, object]:
+def _check_drawn(name: str, model: ModelConfig, arm: ArmConfig) -> None:
+    """Refuse other draws under a ΔW than those that training knows the probability of."""
+    if model.low_rank is not None and (arm.temperature, arm.top_p) != (1.0, 1.0):
+        raise ConfigError(
+            f"arms.{name}: temperature {arm.temperature:g}, top_p {arm.top_p:g}; with a ΔW, "
+            "replies are drawn at 1 and 1.",
+            f"Set arms.{name}.temperature=1 and arms.{name}.top_p=1.",
+        )
+
+
+def reply_settings(name: str, model: ModelConfig, arm: ArmConfig) -> dict[str, object]:
+    """The settings of an arm that its replies depend on, whatever the engine."""
     settings: dict[str, object] = {
         "dtype": model.dtype,
         "quantization": model.quantization,
@@ -69,12 +81,6 @@ def _settings(name: str, model: ModelConfig, arm: ArmConfig) -> dict[str, object
         "temperature": arm.temperature,
     }
     if model.low_rank is not None:
-        if (arm.temperature, arm.top_p) != (1.0, 1.0):
-            raise ConfigError(
-                f"arms.{name}: temperature {arm.temperature:g}, top_p {arm.top_p:g}; with a ΔW, "
-                "replies are drawn at 1 and 1.",
-                f"Set arms.{name}.temperature=1 and arms.{name}.top_p=1.",
-            )
         settings["low_rank_of"] = name  # each arm has a ΔW of its own
     if arm.temperature > 0:
         settings |= {"top_p": arm.top_p, "seed": arm.seed}

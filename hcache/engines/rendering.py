@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hcache.config.schema import ModelConfig
-from hcache.engines.base import Prompt, Request, render
+from hcache.engines.base import Request, render
 from hcache.errors import ArmError
-from hcache.workflows.effects import Message
 
 
 @contextmanager
@@ -53,12 +52,6 @@ def check_rendering(request: Request) -> None:
     if tokenizer is not None:
         with rendering(request):
             render(tokenizer, request.messages, request.arm.model_config)
-
-
-def rendered(model: ModelConfig, messages: Sequence[Message]) -> Prompt | None:
-    """A prompt of a checkpoint; None if its tokenizer alone cannot be loaded."""
-    tokenizer = tokenizer_of(model)
-    return None if tokenizer is None else render(tokenizer, messages, model)
 
 
 def tokenizer_of(model: ModelConfig) -> Any:

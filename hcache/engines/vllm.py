@@ -80,8 +80,28 @@ def _quiet() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
+class CheckpointType:
+    """What is common to the engines of checkpoints that take vLLM's arguments, see `EngineType`."""
+
+    @staticmethod
+    def content(model: ModelConfig, place: str) -> dict[str, object]:
+        """See `EngineType`: weights, tokenizer, templates and configuration, and the adapter."""
+        check_arguments(model, place)
+        return checkpoint_content(model, place)
+
+    @staticmethod
+    def reply_arguments(arguments: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+        """See `EngineType`: all but those known to change nothing that is said."""
+        return reply_arguments(arguments)
+
+    @staticmethod
+    def check(request: Request) -> None:
+        """See `EngineType`: prompts are rendered with the chat template."""
+        check_rendering(request)
+
+
 @ENGINES.register("vllm")
-class VllmEngine:
+class VllmEngine(CheckpointType):
     """A checkpoint in vLLM, serving every arm that uses it."""
 
     def __init__(self, arm: Arm, logprobs: bool, further: Mapping[str, Any] = NOTHING) -> None:
@@ -128,22 +148,6 @@ class VllmEngine:
             "arguments": canonical(arguments),
             "environment": canonical(ENVIRONMENT),
         }
-
-    @staticmethod
-    def content(model: ModelConfig, place: str) -> dict[str, object]:
-        """See `EngineType`: weights, tokenizer, templates and configuration, and the adapter."""
-        check_arguments(model, place)
-        return checkpoint_content(model, place)
-
-    @staticmethod
-    def reply_arguments(arguments: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-        """See `EngineType`: all but those known to change nothing that is said."""
-        return reply_arguments(arguments)
-
-    @staticmethod
-    def check(request: Request) -> None:
-        """See `EngineType`: prompts are rendered with the chat template."""
-        check_rendering(request)
 
     @staticmethod
     def serving(arm: Arm, logprobs: bool) -> VllmEngine:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from pydantic import JsonValue
 
 from hcache.config.schema import LowRankConfig, ModelConfig
 from hcache.engines import ENGINES, Engine, Request
-from hcache.engines.rendering import check_rendering
-from hcache.engines.vllm_arguments import check_arguments, reply_arguments
+from hcache.engines.vllm import CheckpointType
 from hcache.errors import EngineError
 from hcache.joint.adapter import load_adapter
 from hcache.joint.checkpoint import Checkpoint
@@ -19,30 +17,22 @@ from hcache.joint.engine import LowRankEngine
 from hcache.joint.generator import LowRank
 from hcache.keys import digest_file
 from hcache.models.arms import Arm
-from hcache.models.files import checkpoint_content, encoder_digest, locate
+from hcache.models.files import encoder_digest, locate
 
 
 @ENGINES.register("low-rank")
-class LowRankServing:
-    """The engines of arms whose weights are changed for each question."""
+class LowRankServing(CheckpointType):
+    """The engines of arms whose weights are changed for each question.
+
+    Arguments that can change a reply are refused when one is made.
+    """
 
     @staticmethod
     def content(model: ModelConfig, place: str) -> dict[str, object]:
         """See `EngineType`: the checkpoint, and what a ΔW depends on besides the question."""
         assert model.low_rank is not None
-        check_arguments(model, place)
-        low_rank = _delta_content(model.low_rank, place)
-        return {**checkpoint_content(model, place), "low_rank": low_rank}
-
-    @staticmethod
-    def reply_arguments(arguments: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-        """See `EngineType`; those that can change a reply are refused before one is made."""
-        return reply_arguments(arguments)
-
-    @staticmethod
-    def check(request: Request) -> None:
-        """See `EngineType`: prompts are rendered with the chat template."""
-        check_rendering(request)
+        checkpoint = CheckpointType.content(model, place)
+        return {**checkpoint, "low_rank": _delta_content(model.low_rank, place)}
 
     @staticmethod
     def serving(arm: Arm, logprobs: bool) -> Engine:

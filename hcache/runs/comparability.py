@@ -79,11 +79,12 @@ def without_others(runs: Sequence[Run], conditions: Conditions) -> tuple[list[Ru
             notes.append(left_out(run, reason))
         else:
             kept.append(run)
+    keys = {run: (same_method(run), run.manifest["seed"]) for run in kept}
     newest: dict[tuple[str, int], Run] = {}
     for run in sorted(kept, key=lambda run: (str(run.manifest.get("created")), run.name)):
-        newest[same_method(run), run.manifest["seed"]] = run
-    for run in list(kept):
-        other = newest[same_method(run), run.manifest["seed"]]
+        newest[keys[run]] = run
+    for run, key in keys.items():
+        other = newest[key]
         if other != run:
             notes.append(left_out(run, f"{other.name} is the same method and seed, and newer"))
             kept.remove(run)
