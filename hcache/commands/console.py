@@ -9,16 +9,18 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+from time import monotonic
 from typing import Any
 
 import typer
 from rich.console import Console, RenderableType
-from rich.progress import Progress, ProgressColumn, Task, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from hcache.files import json_text
 
+SECONDS_BETWEEN_LINES = 60.0
 WIDE = 160  # where output is not a terminal: files and pipes have no margin
 
 # What moves the cursor, changes colours or the order of letters, or cannot be written: C0 but tab
@@ -78,10 +80,30 @@ def table_of(rows: Sequence[dict[str, Any]], title: str | None = None) -> Table:
 
 
 def progress(*columns: str | ProgressColumn) -> Progress:
-    """Bars on standard error; a string is a format of the `task` that it shows."""
-    return Progress(
+    """Bars on standard error; a string is a format of the `task` that it shows.
+
+    A file or a pipe gets a line for each bar now and then instead.
+    """
+    kind = Progress if notes.is_terminal else _Lines
+    return kind(
         *(_PlainColumn(each) if isinstance(each, str) else each for each in columns), console=notes
     )
+
+
+class _Lines(Progress):
+    """Progress for files and pipes, which hold no bar that moves."""
+
+    def __init__(self, *columns: ProgressColumn, console: Console) -> None:
+        told = [column for column in columns if not isinstance(column, BarColumn)]
+        super().__init__(*told, console=console, auto_refresh=False)
+        self._due = monotonic() + SECONDS_BETWEEN_LINES
+
+    def update(self, task_id: TaskID, **fields: Any) -> None:
+        """See `Progress`."""
+        super().update(task_id, **fields)
+        if monotonic() >= self._due:
+            self._due = monotonic() + SECONDS_BETWEEN_LINES
+            self.console.print(self.make_tasks_table(self.tasks))
 
 
 class _PlainColumn(TextColumn):

@@ -6,6 +6,7 @@ import ast
 import csv
 import io
 import json
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -148,3 +149,17 @@ def test_only_one_place_makes_consoles() -> None:
         for node in ast.walk(ast.parse(file.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.ImportFrom) else []
             assert not {"Console", "Progress", "TextColumn", "escape"} & set(names), file
+
+
+def test_where_there_is_no_terminal_progress_is_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("hcache.commands.console.monotonic", lambda: now)
+    monkeypatch.setattr(notes, "_file", sys.stderr)
+    with progress("{task.description}", BarColumn(), "{task.completed:.0f}/9") as bars:
+        task = bars.add_task("small[x]")
+        for now in (1.0, 59.0, 61.0, 62.0, 130.0):
+            bars.update(task, completed=round(now / 20))
+        lines = capsys.readouterr().err.splitlines()
+    assert [line.strip() for line in lines] == ["small[x] 3/9", "small[x] 6/9"]
