@@ -50,12 +50,12 @@ def drop_thought(text: str, tags: Tags = KNOWN_TAGS, thinking: bool = False) -> 
     """
     if not tags:
         return text
-    closing = {opening.lower(): close.lower() for opening, close in tags}
+    pattern, closing = _grammar(tags)
     # Tags that would end the thought under way; none outside one.
     awaited = frozenset(closing.values()) if thinking else _NONE
     kept: list[str] = []
     start = 0
-    for match in _pattern(tags).finditer(text):
+    for match in pattern.finditer(text):
         tag = match[0].lower()
         if awaited and tag not in awaited:
             continue
@@ -78,6 +78,8 @@ def opens_thought(prompt: str, tags: Tags = KNOWN_TAGS) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _pattern(tags: Tags) -> re.Pattern[str]:
+def _grammar(tags: Tags) -> tuple[re.Pattern[str], dict[str, str]]:
+    """What finds every tag, and the closing tag of each opening tag in lower case."""
     texts = sorted({text for pair in tags for text in pair}, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, texts)), re.IGNORECASE | re.ASCII)
+    pattern = re.compile("|".join(map(re.escape, texts)), re.IGNORECASE | re.ASCII)
+    return pattern, {opening.lower(): close.lower() for opening, close in tags}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -58,7 +59,7 @@ class Workflow(BaseModel, ABC):
         """A reply with this text in it that leads to as many calls as any, for plans."""
         return f"({text})"
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Identity of what is said. The horizon is left out: a longer one only adds to it."""
         settings = self.model_dump(exclude={"hops"})
