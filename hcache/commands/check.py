@@ -1,7 +1,8 @@
-"""`hcache check`: whether a database is what sampling would have written."""
+"""`hcache check`, `hcache verify` and `hcache digest`: whether a database can be trusted."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -9,9 +10,10 @@ import typer
 from rich.progress import BarColumn, TaskID
 
 from hcache.commands.console import print_json, progress, say
-from hcache.commands.options import AsJson, Database, Overrides, Plugins
-from hcache.errors import StoreError
+from hcache.commands.options import AsJson, Database, ExperimentFile, Overrides, Plugins
+from hcache.errors import EngineError, StoreError
 from hcache.experiment import Experiment
+from hcache.store import Store
 
 
 def check(
@@ -58,6 +60,79 @@ def check(
         raise StoreError(f"{path}: {total:,} faults of {len(found.faults)} kinds.")
     if not as_json:
         say(f"{path}: clean")
+
+
+def verify(
+    experiment: ExperimentFile,
+    db: Database = None,
+    set_: Overrides = None,
+    plugin: Plugins = None,
+    count: Annotated[int, typer.Option(min=1, help="Generations of each arm.")] = 20,
+    seed: Annotated[int, typer.Option(help="Draws which ones.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Make some stored generations again with the models, and compare them token by token.
+
+    Where a reply comes out otherwise, what has changed since (version, device, arguments, prompt)
+    is said, and the exit code is 1. Nothing is written.
+
+    Example: `hcache verify data/demo/experiment.yaml --count 50`
+    """
+    from hcache.checking.regenerating import regenerate
+
+    loaded = Experiment.load(experiment, set_ or (), db, plugins=plugin or ())
+    with Store(loaded.db) as store, CheckProgress() as on_progress:
+        found = list(regenerate(store, loaded, count, seed, on_progress=on_progress))
+    if as_json:
+        print_json([asdict(each) for each in found])
+    else:
+        for each in found:
+            say(f"{each}")
+    different, made = sum(len(each.different) for each in found), sum(each.made for each in found)
+    if different:
+        raise EngineError(
+            f"{different} of {made} generations came out otherwise.",
+            "Rows made before and after do not mix well: sample anew into another --db, or go on "
+            "with the versions and the device named above.",
+        )
+
+
+def digest(
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="EXPERIMENT.yaml|DB",
+            help="A database, or an experiment whose database it is.",
+            show_default=False,
+        ),
+    ],
+    db: Database = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the digest of what a database holds: the same for the same content, in any order.
+
+    Times, versions, devices and paths are left out. Sampling again, or on after an interruption,
+    gives the same digest as long as the models say the same.
+
+    Example: `hcache digest data/demo/experiment.yaml`
+    """
+    from hcache.store.digest import content_digest
+
+    with Store(_database(target, db)) as store:
+        found = content_digest(store)
+    if as_json:
+        print_json(asdict(found))
+        return
+    for name, table in found.tables.items():
+        say(f"{table.digest[:32]}  {name} ({table.rows:,} rows)")
+    say(f"{found.digest}  all")
+
+
+def _database(target: Path, db: Path | None) -> Path:
+    """The database that a target names."""
+    if target.suffix in (".yaml", ".yml"):
+        return Experiment.load(target, (), db).db
+    return db or target
 
 
 class CheckProgress:

@@ -306,6 +306,15 @@ group by g.messages_id, g.prompt_tokens, g.prompt_key
 order by g.messages_id, g.prompt_tokens, g.prompt_key
 """
 
+# Drawn by a hash, so that the same seed draws the same ones again.
+DRAWN = """
+select g.generation_id, m.messages, g.sample, g.text, g.token_ids, g.finish_reason,
+    g.prompt_key, p.facts
+from generations g join messages m using (messages_id) join provenance p using (provenance_id)
+where g.fingerprint = $1
+order by md5(g.generation_id || $2), g.generation_id limit $3
+"""
+
 ROWS_OF_QUERIES = {
     table: f"select * from {table} semi join chosen using (query_id) where workflow = $1"
     for table in ("states", "trajectories")

@@ -227,3 +227,17 @@ join asked q using (query_id)
 left join steps s using (trajectory_id)
 order by c.split, c.query_id, c.depth, c.sequence, c.replica
 """
+
+
+# What a file holds
+
+# Digests are joined in two steps, so that no text grows with the table.
+DIGEST = """
+with hashed as (select sha256(to_json(t)::varchar) as row from (select {columns} from {table}) t),
+parts as (
+    select row[:4] as part, count(*) as rows, sha256(string_agg(row, '' order by row)) as digest
+    from hashed group by part
+)
+select coalesce(sum(rows), 0)::bigint, sha256(coalesce(string_agg(digest, '' order by part), ''))
+from parts
+"""
