@@ -15,8 +15,10 @@ freedom and the other on those of the queries, so |mean − μ| / √V = T has t
 
 the two t-tests mixed by what each contributes: Cochran and Cox's solution of the Behrens–Fisher
 problem with tail probabilities in place of quantiles, which holds its level in far tails as well.
-An interval is where p is not below 1 − level, so intervals and verdicts never disagree. Where
-seeds are equal, or there is one alone, w = 0: the t-test over queries. ν is Q − 1 for normal
+It is never less than that of the t-test over queries, T = |mean − μ| / √V_queries with ν degrees:
+few differences make ties, and seeds that happen to have the same mean do not show that seeds do
+not vary. An interval is where p is not below 1 − level, so intervals and verdicts never disagree.
+Where seeds are equal, or there is one alone, both tests are the same. ν is Q − 1 for normal
 values and less for sparse ones, whose variance is less well known: Var(s²) = σ⁴ (2 / (Q − 1) +
 (κ − 3) / Q), as that of a chi-square with ν = 2 / (2 / (Q − 1) + max(0, κ − 3) / Q) degrees.
 docs/statistics.md has the coverage.
@@ -75,39 +77,44 @@ class Variance:
 
     seeds: float
     queries: float
+    same_seeds: float  # of the mean of these very seeds over new queries
     seed_degrees: float
     query_degrees: float
 
-    @property
-    def error(self) -> float:
-        """Standard error; 0 where nothing varies."""
-        return math.sqrt(_or_zero(self.seeds + self.queries))
-
     def p_value(self, distance: float) -> float:
         """Two-sided p-value of an estimate that lies so far from the mean assumed."""
-        if self.error == 0:
-            return float(abs(distance) <= ZERO)
-        return self._tails(abs(distance) / self.error)
+        of_queries = _two_sided(distance, self.same_seeds, self.query_degrees)
+        return max(of_queries, self._mixed(distance))
 
     def reach(self, level: float) -> float:
         """Largest distance whose p-value is not below 1 − level."""
-        if self.error == 0:
-            return 0.0
-        low, high = sorted(-float(stdtrit(df, (1 - level) / 2)) for df in self._degrees)
-        if high - low <= ZERO:
-            return low * self.error
+        t_seeds, t_queries = (-float(stdtrit(df, (1 - level) / 2)) for df in self._degrees)
+        of_queries = t_queries * math.sqrt(self.same_seeds)
+        error = math.sqrt(self.seeds + self.queries)
+        low, high = sorted((t_seeds * error, t_queries * error))
+        if high <= of_queries or high - low <= ZERO * error:
+            return max(high, of_queries)
         # Rounding may put the root an ulp beyond an end.
-        found = brentq(lambda t: self._tails(t) - (1 - level), low - ZERO, high + 1e-6 * high)
-        return self.error * float(found)
+        ends = (1 - 1e-6) * low, (1 + 1e-6) * high
+        return max(of_queries, float(brentq(lambda d: self._mixed(d) - (1 - level), *ends)))
 
     @property
     def _degrees(self) -> tuple[float, float]:
         return self.seed_degrees if self.seeds > 0 else self.query_degrees, self.query_degrees
 
-    def _tails(self, statistic: float) -> float:
-        share = self.seeds / (self.seeds + self.queries)
-        by_seeds, by_queries = (2 * float(stdtr(df, -statistic)) for df in self._degrees)
+    def _mixed(self, distance: float) -> float:
+        """The t-tests with the degrees of seeds and of queries, mixed by their parts."""
+        whole = self.seeds + self.queries
+        share = self.seeds / whole if whole else 0.0
+        by_seeds, by_queries = (_two_sided(distance, whole, df) for df in self._degrees)
         return share * by_seeds + (1 - share) * by_queries
+
+
+def _two_sided(distance: float, variance: float, degrees: float) -> float:
+    """P-value of Student's t-test; without variance any distance is too far."""
+    if variance == 0:
+        return float(abs(distance) <= ZERO)
+    return 2 * float(stdtr(degrees, -abs(distance) / math.sqrt(variance)))
 
 
 def interval_of_mean(values: ArrayLike, level: float = LEVEL) -> Interval:
@@ -163,12 +170,13 @@ def interval_of_draws(
     if queries < 2:
         return Interval(estimate, spread=spread, note=ONE_QUERY)
     seeds = len(value_S)
-    by_queries = float(draws_BS.mean(axis=1).var(ddof=1))
+    by_queries = _or_zero(float(draws_BS.mean(axis=1).var(ddof=1)))
     by_seeds = spread**2 / seeds if seeds > 1 else 0.0
     # A seed alone varies by (query + rest) / Q, the mean of seeds by (query + rest / S) / Q.
     own = float(draws_BS.var(axis=0, ddof=1).mean())
     rest = max(0.0, own - by_queries) / (seeds - 1) if seeds > 1 else 0.0
-    variance = Variance(by_seeds, max(0.0, by_queries - rest), seeds - 1, queries - 1)
+    new_queries = max(0.0, by_queries - rest)
+    variance = Variance(by_seeds, new_queries, by_queries, seeds - 1, queries - 1)
     reach = variance.reach(level)
     return Interval(estimate, estimate - reach, estimate + reach, spread)
 
@@ -210,8 +218,9 @@ class _Parts:
         second = _or_zero(second)
         kurtosis = min(fourth / second**2, count) if second else 3.0
         degrees = 2 / (2 / (count - 1) + max(0.0, kurtosis - 3) / count)
-        queries = max(0.0, second / (count - 1) - self.rest)
-        return Variance(self.seeds, queries, self.seed_degrees, degrees)
+        same_seeds = _or_zero(second / (count - 1))
+        queries = max(0.0, same_seeds - self.rest)
+        return Variance(self.seeds, queries, same_seeds, self.seed_degrees, degrees)
 
 
 def _moment(value_Q: Array, bottom_Q: Array, order: int) -> Callable[[float], float]:

@@ -63,8 +63,8 @@ def columns(table: Table) -> list[list[float]]:
 # Plain loops
 
 
-def variance_twin(table: Table) -> tuple[float, float, float, float]:
-    """Variance of the mean by seeds and by queries, and the degrees of freedom of both."""
+def variance_twin(table: Table) -> tuple[float, float, float, float, float]:
+    """Variance of the mean by seeds, by queries and of queries alone; degrees of freedom."""
     seeds, queries = len(table), len(table[0])
     whole = mean([mean(row) for row in table])
     of_seeds, of_queries = [mean(row) for row in table], [mean(c) for c in columns(table)]
@@ -79,17 +79,17 @@ def variance_twin(table: Table) -> tuple[float, float, float, float]:
     fourth = mean([(v - whole) ** 4 for v in of_queries])
     excess = max(0.0, fourth / second**2 - 3) if second > 1e-24 else 0.0
     degrees = 2 / (2 / (queries - 1) + excess / queries)
-    return by_seeds, max(0.0, by_queries - rest), seeds - 1, degrees
+    return by_seeds, max(0.0, by_queries - rest), by_queries, seeds - 1, degrees
 
 
 def p_twin(table: Table, assumed: float = 0.0) -> float:
-    by_seeds, by_queries, seed_degrees, degrees = variance_twin(table)
-    whole = by_seeds + by_queries
-    statistic = abs(mean([mean(row) for row in table]) - assumed) / math.sqrt(whole)
+    by_seeds, by_queries, alone, seed_degrees, degrees = variance_twin(table)
+    whole, distance = by_seeds + by_queries, abs(mean([mean(row) for row in table]) - assumed)
+    statistic = distance / math.sqrt(whole)
     found = by_queries / whole * 2 * stats.t.sf(statistic, degrees)
     if by_seeds:
         found += by_seeds / whole * 2 * stats.t.sf(statistic, seed_degrees)
-    return float(found)
+    return max(float(found), float(2 * stats.t.sf(distance / math.sqrt(alone), degrees)))
 
 
 def end_twin(table: Table, start: float, way: float, level: float) -> float:
@@ -231,6 +231,24 @@ def test_routers_without_effect_get_no_verdict() -> None:
     assert said <= 8
 
 
+@pytest.mark.parametrize(
+    ("seeds", "queries", "share", "at_most"),
+    [(2, 50, 0.02, 5), (2, 100, 0.02, 5), (2, 100, 0.05, 5), (3, 50, 0.02, 5), (3, 100, 0.05, 5)],
+)
+def test_a_few_wins_of_seeds_that_tie_are_no_effect(
+    seeds: int, queries: int, share: float, at_most: int
+) -> None:
+    rng = np.random.default_rng(0)
+    said = 0
+    for _ in range(100):
+        drawn = rng.random((11, seeds, queries))
+        tables = (drawn < share).astype(float) - (drawn > 1 - share)
+        corrected = holm([p_value(table) for table in tables])
+        answers = {verdict(table, p) for table, p in zip(tables, corrected, strict=True)}
+        said += not answers.isdisjoint({BETTER, WORSE})
+    assert said <= at_most
+
+
 # Verdicts
 
 
@@ -255,6 +273,19 @@ def values(mean_of: float, queries: int) -> Array:
 )
 def test_verdicts(table: Array, said: str) -> None:
     assert verdict(table, p_value(table)) == said
+
+
+@pytest.mark.parametrize(
+    ("seeds", "queries", "size"), [(2, 30, 1.0), (3, 40, 1.0), (4, 200, 0.02), (2, 1000, -0.001)]
+)
+def test_one_win_in_each_seed_proves_nothing(seeds: int, queries: int, size: float) -> None:
+    table = np.zeros((seeds, queries))
+    table[np.arange(seeds), np.arange(seeds) * 3] = size
+    assert verdict(table, p_value(table)) == CANNOT_TELL
+    found = interval_of_mean(table)
+    assert found.low < 0 < found.high
+    ratio = interval_of_ratio(table, np.full(queries, 0.5) + np.arange(queries) % 2)
+    assert ratio.low < 0 < ratio.high
 
 
 def test_a_corrected_verdict_is_stricter() -> None:
