@@ -20,6 +20,7 @@ from hcache.errors import ConfigError, StoreError
 from hcache.files import replace_file
 from hcache.plugins import lookup
 from hcache.store import Store
+from hcache.store.connection import asking
 from hcache.store.queries import exported
 
 FORMATS: dict[str, Callable[[pl.DataFrame, BytesIO], None]] = {
@@ -62,7 +63,8 @@ def export(
         )
     repeating = frame["repeats"].sum()
     data = BytesIO()
-    FORMATS[out.suffix](frame.drop("repeats", *(() if questions else QUESTIONS)), data)
+    with asking():  # columns of a foreign view may be of types that a format lacks
+        FORMATS[out.suffix](frame.drop("repeats", *(() if questions else QUESTIONS)), data)
     replace_file(out, data.getvalue())
     said = f"{len(frame)} trajectories of {chosen} in {out}"
     if repeating and not questions:
@@ -74,9 +76,15 @@ def check_free(out: Path, force: bool) -> None:
     """Refuse to write over a file.
 
     Raises:
-        ConfigError: it is there, and nobody said that it may go.
+        ConfigError: it is there, and nobody said that it may go, or it cannot be there.
     """
-    if out.exists() and not force:
+    try:
+        there = out.exists()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{out} cannot be a file ({error}).", "Choose another name.") from error
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder.", "Choose another name.")
+    if there and not force:
         raise ConfigError(f"{out} is there already.", "Replace it with --force.")
 
 

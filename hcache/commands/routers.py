@@ -178,7 +178,8 @@ def evaluate(
     with EvaluationProgress() as on_router:
         report = evaluate_runs(experiment, runs, split, others, on_router)
     if csv is not None:
-        _write_csv(csv, report.to_dict()["rows"])
+        rows = report.to_dict()["rows"]
+        csv.write_text(csv_text(list(rows[0]), rows), encoding="utf-8")
     if as_json:
         typer.echo(report.to_json(), nl=False)
         return
@@ -279,9 +280,3 @@ def _may_be_of(run: Run, experiment: str) -> bool:
         return run.finished and run.manifest.get("experiment", experiment) == experiment
     except RunError:
         return True
-
-
-def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
-    import polars as pl
-
-    pl.DataFrame(rows, infer_schema_length=None).write_csv(file)
