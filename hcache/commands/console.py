@@ -79,7 +79,7 @@ def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     names = [_unlike_a_formula(name) for name in columns]
     return "".join(
         ",".join(map(_csv_cell, cells)) + "\n"
-        for cells in (names, *([row[name] for name in columns] for row in rows))
+        for cells in (names, *([row.get(name) for name in columns] for row in rows))
     )
 
 

@@ -20,7 +20,6 @@ from hcache.errors import ConfigError, StoreError
 from hcache.files import replace_file
 from hcache.plugins import lookup
 from hcache.store import Store
-from hcache.store.connection import asking
 from hcache.store.queries import exported
 
 FORMATS: dict[str, Callable[[pl.DataFrame, BytesIO], None]] = {
@@ -63,8 +62,7 @@ def export(
         )
     repeating = frame["repeats"].sum()
     data = BytesIO()
-    with asking():  # columns of a foreign view may be of types that a format lacks
-        FORMATS[out.suffix](frame.drop("repeats", *(() if questions else QUESTIONS)), data)
+    FORMATS[out.suffix](frame.drop("repeats", *(() if questions else QUESTIONS)), data)
     replace_file(out, data.getvalue())
     said = f"{len(frame)} trajectories of {chosen} in {out}"
     if repeating and not questions:

@@ -86,7 +86,7 @@ def show(
         hops = store.calls(outcome["trajectory_id"], outcome["experiment"])
         scores = {metric: outcome[metric] for metric in store.metrics()}
     try:
-        told = list(_told(outcome, hops.to_dicts(), scores))
+        told = [(f"{name}", f"{text}") for name, text in _told(outcome, hops.to_dicts(), scores)]
     except (
         ArithmeticError,
         AttributeError,
@@ -108,7 +108,7 @@ def show(
 
 def _told(
     outcome: dict[str, Any], hops: list[dict[str, Any]], scores: dict[str, float | None]
-) -> Iterator[tuple[str, str]]:
+) -> Iterator[tuple[Any, Any]]:
     """Names with their texts; a text without a name is a heading."""
     yield "", f"{outcome['sequence']}  ({outcome['dataset']}, {outcome['split']})"
     yield "question", outcome["question"]

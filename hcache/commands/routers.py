@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
-from hcache.commands.console import console, field, notes, print_json, progress, say
+from hcache.commands.console import console, csv_text, field, notes, print_json, progress, say
 from hcache.commands.options import (
     AsJson,
     Database,
@@ -179,7 +179,8 @@ def evaluate(
         report = evaluate_runs(experiment, runs, split, others, on_router)
     if csv is not None:
         rows = report.to_dict()["rows"]
-        csv.write_text(csv_text(list(rows[0]), rows), encoding="utf-8")
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        csv.write_text(csv_text(columns, rows), encoding="utf-8")
     if as_json:
         typer.echo(report.to_json(), nl=False)
         return
