@@ -14,8 +14,8 @@ from hcache.commands.console import console, csv_text, field, print_json, say, t
 from hcache.commands.options import AsJson
 from hcache.errors import RunError, StoreError
 from hcache.runs.folder import Run, all_runs, find_run
-from hcache.store import Store, answer, open_for_people
-from hcache.store.queries import FIND
+from hcache.store import answer, open_for_people
+from hcache.store.queries import CALLS, FIND
 
 DatabaseFile = Annotated[Path, typer.Option("--db", help="The database.", show_default=False)]
 RunsFolder = Annotated[Path, typer.Option("--runs", help="Folder of the runs.")]
@@ -73,20 +73,20 @@ def show(
 
     Example: `hcache show 3f2a91 --db runs/demo/hcache.duckdb`
     """
-    with Store(db) as store:
-        found = store.sql(FIND, [trajectory])
-        if found.is_empty():
+    with open_for_people(db) as store:
+        found = answer(store, FIND, [trajectory]).rows
+        if not found:
             raise StoreError(
                 f"{db} holds no trajectory {trajectory!r} of an experiment.",
                 "Ids: hcache sql 'select trajectory_id, sequence from outcomes limit 9' --db FILE",
             )
-        if found["trajectory_id"].n_unique() > 1:
+        if len({row["trajectory_id"] for row in found}) > 1:
             raise StoreError(f"more than one trajectory begins with {trajectory!r}.", "Give more.")
-        outcome = found.row(0, named=True)
-        hops = store.calls(outcome["trajectory_id"], outcome["experiment"])
+        outcome = found[0]
+        calls = answer(store, CALLS, [outcome["trajectory_id"], outcome["experiment"]]).rows
         scores = {metric: outcome[metric] for metric in store.metrics()}
     try:
-        told = [(f"{name}", f"{text}") for name, text in _told(outcome, hops.to_dicts(), scores)]
+        told = [(f"{name}", f"{text}") for name, text in _told(outcome, calls, scores)]
     except (
         ArithmeticError,
         AttributeError,

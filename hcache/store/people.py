@@ -7,7 +7,7 @@ other types DuckDB's own text is taken, inside lists as well.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,14 +42,14 @@ def open_for_people(path: Path, external_access: bool = False) -> Store:
     return Store(path, reach=Reach.EVERYTHING if external_access else Reach.NOTHING)
 
 
-def answer(store: Store, query: str) -> Answer:
+def answer(store: Store, query: str, parameters: Sequence[object] = ()) -> Answer:
     """The result of any SQL, of several statements that of the last; no columns where it has none.
 
     Raises:
         StoreError: in one line, with DuckDB's own words about what is wrong.
     """
     with asking():
-        relation = store.connection.sql(query)
+        relation = store.connection.sql(query, params=list(parameters))
         if relation is None:
             return Answer([], [])
         kinds = [_plain(kind) for kind in relation.types]

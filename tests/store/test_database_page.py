@@ -1,4 +1,4 @@
-"""docs/database.md: it names every table, view and column there is, and its queries give its results."""
+"""docs/database.md: all tables, views and columns are named, and its queries are true."""
 
 from __future__ import annotations
 

@@ -292,12 +292,14 @@ def test_whatever_is_wrong_is_one_line(sampled: Experiment, sql: str) -> None:
             assert "\n" not in str(caught.value) and 5 < len(str(caught.value)) < 800
 
 
-WORDS = """
-select from where group by order limit outcomes queries trajectories asks * , ( ) [ ] { } ; ' "
-$1 ? -- /* 1 -1 1e400 null true union all with as join using unnest( count(*) list( interval date
-'infinity' ::uhugeint ::bit ::varchar[] ::json map{ pivot describe explain set pragma copy attach
-create begin commit execute values é 🦆
-""".split()
+WORDS = [
+    "select", "from", "where", "group", "by", "order", "limit", "outcomes", "queries",
+    "trajectories", "asks", "*", ",", "(", ")", "[", "]", "{", "}", ";", "'", '"', "$1", "?",
+    "--", "/*", "1", "-1", "1e400", "null", "true", "union", "all", "with", "as", "join",
+    "using", "unnest(", "count(*)", "list(", "interval", "date", "'infinity'", "::uhugeint",
+    "::bit", "::varchar[]", "::json", "map{", "pivot", "describe", "explain", "set", "pragma",
+    "copy", "attach", "create", "begin", "commit", "execute", "values", "é", "🦆",
+]  # fmt: skip
 
 
 @settings(max_examples=300)
