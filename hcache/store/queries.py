@@ -222,7 +222,8 @@ steps as (
     group by k.trajectory_id
 )
 select c.experiment::varchar as experiment, c.split::varchar as split,
-       c.dataset::varchar as dataset, c.kind::varchar as kind, c.query_id::varchar as query_id, q.question::varchar as question,
+       c.dataset::varchar as dataset, c.kind::varchar as kind, c.query_id::varchar as query_id,
+       q.question::varchar as question,
        q."references"::varchar[] as "references", c.trajectory_id::varchar as trajectory_id,
        c.replica::integer as replica, c.sequence::varchar as sequence, c.depth::integer as depth,
        s.steps::{STEP}[] as steps, c.answer::varchar as answer, c.notes::varchar[] as notes,

@@ -210,8 +210,8 @@ def test_an_experiment_of_a_hostile_name_is_unknown(
 )
 @pytest.mark.parametrize("column", ["f1", "notes", "cost"])
 def test_types_of_a_foreign_view_are_refused_or_made_ours(
-    sampled: Experiment, export: Exports, capfd: pytest.CaptureFixture[str], tmp_path: Path,
-    column: str, value: str, file: str,
+    sampled: Experiment, tmp_path: Path, capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, column: str, value: str, file: str,
 ) -> None:  # fmt: skip
     db = tmp_path / "foreign.duckdb"
     shutil.copy(sampled.db, db)
@@ -220,9 +220,11 @@ def test_types_of_a_foreign_view_are_refused_or_made_ours(
         connection.execute(
             f"create or replace view outcomes as select * replace ({value} as {column}) from kept"
         )
+    export = Exports(capfd, monkeypatch)
+    monkeypatch.chdir(tmp_path)
     export(sampled.db, file)
     usual = read_back(file).schema
-    export.patch.setattr(sys, "argv", ["hcache", "export", "--db", str(db), file, "--force"])
+    monkeypatch.setattr(sys, "argv", ["hcache", "export", "--db", str(db), file, "--force"])
     with pytest.raises(SystemExit) as end:
         main()
     said = capfd.readouterr().err

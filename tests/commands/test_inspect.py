@@ -25,11 +25,11 @@ NUMBERS = ["-1.5", "+2", "-1e-05", "-0"]
 
 @pytest.fixture
 def shell(
-    sampled: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    sampled: Experiment, tmp_path: Path, capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Shell:  # fmt: skip
     shutil.copy(sampled.db, tmp_path / "copy.duckdb")
-    return Shell(tmp_path, capsys, monkeypatch)
+    return Shell(tmp_path, capfd, monkeypatch)
 
 
 def sql(shell: Shell, query: str, *arguments: str, code: int = 0) -> str:
@@ -138,9 +138,7 @@ def test_show_of_strange_messages_is_text(shell: Shell, content: object) -> None
         "* replace (1.5 as sequence)", "* exclude (sequence)",
     ],
 )  # fmt: skip
-def test_show_of_a_foreign_view_is_text_or_one_line(
-    shell: Shell, capfd: pytest.CaptureFixture[str], view: str
-) -> None:
+def test_show_of_a_foreign_view_is_text_or_one_line(shell: Shell, view: str) -> None:
     name = first(shell)
     change(shell, "create table kept as select * from outcomes")
     change(shell, f"create or replace view outcomes as select {view} from kept")
@@ -148,5 +146,5 @@ def test_show_of_a_foreign_view_is_text_or_one_line(
     shell.patch.setattr("sys.argv", ["hcache", "show", name, "--db", "copy.duckdb"])
     with pytest.raises(SystemExit) as end:
         main()
-    said = capfd.readouterr().err
+    said = shell.capture.readouterr().err
     assert "panicked" not in said and (not end.value.code or said.count("\n") == 1)
