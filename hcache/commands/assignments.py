@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hcache.commands.console import say
-from hcache.commands.export import check_free, chosen_experiment
+from hcache.commands.export import check_free, chosen_experiment, write_out
 from hcache.commands.inspect import DatabaseFile
 from hcache.config.file import parse_settings
 from hcache.config.schema import ExperimentConfig, FeaturesConfig
 from hcache.data.queries import known_split
 from hcache.errors import StoreError
-from hcache.files import replace_file
 from hcache.store import Store
 from hcache.store.queries import QUESTIONS, ROLES
 
@@ -62,7 +61,7 @@ def assignments(
     settings = parse_settings(TargetSettings, values, "--")
     with Store(db) as store:
         rows = _rows(store, chosen_experiment(store, experiment), split, alpha, settings, seed)
-    replace_file(out, (json.dumps(rows, indent=2, ensure_ascii=False) + "\n").encode())
+    write_out(out, (json.dumps(rows, indent=2, ensure_ascii=False) + "\n").encode())
     say(f"{len(rows)} assignments in {out}")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from time import monotonic
 from typing import Any
 
@@ -26,6 +26,10 @@ WIDE = 160  # where output is not a terminal: files and pipes have no margin
 # What moves the cursor, changes colours or the order of letters, or cannot be written: C0 but tab
 # and line feed, DEL and C1, separators and bidirectional controls, halves of surrogate pairs.
 _ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+_CSV_SPECIAL = re.compile('[,"\r\n]')
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with what a spreadsheet begins to compute
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 def visible(text: str) -> str:
@@ -66,6 +70,37 @@ def field(name: str, text: str, style: str = "bold") -> None:
 def print_json(value: Any) -> None:
     """Print a value for programs."""
     typer.echo(json_text(value))
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows as CSV, the one place where it is made: nested values as JSON, nothing for none.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front, unless it is a
+    number.
+    """
+    names = [_unlike_a_formula(name) for name in columns]
+    return "".join(
+        ",".join(map(_csv_cell, cells)) + "\n"
+        for cells in (names, *([row.get(name) for name in columns] for row in rows))
+    )
+
+
+def _csv_cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = json_text(value, None) if isinstance(value, dict | list | tuple) else str(value)
+    if isinstance(value, str):
+        text = _unlike_a_formula(text)
+    if text and not _CSV_SPECIAL.search(text):
+        return text
+    return '"' + text.replace('"', '""') + '"'
+
+
+def _unlike_a_formula(text: str) -> str:
+    formula = text.startswith(_FORMULA) and not _NUMBER.fullmatch(text)
+    return f"'{text}" if formula else text
 
 
 def table_of(rows: Sequence[dict[str, Any]], title: str | None = None) -> Table:

@@ -6,7 +6,8 @@ somebody decides otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated
@@ -63,7 +64,7 @@ def export(
     repeating = frame["repeats"].sum()
     data = BytesIO()
     FORMATS[out.suffix](frame.drop("repeats", *(() if questions else QUESTIONS)), data)
-    replace_file(out, data.getvalue())
+    write_out(out, data.getvalue())
     said = f"{len(frame)} trajectories of {chosen} in {out}"
     if repeating and not questions:
         said += f"; in {repeating} of them a reply repeats the question"
@@ -74,10 +75,30 @@ def check_free(out: Path, force: bool) -> None:
     """Refuse to write over a file.
 
     Raises:
-        ConfigError: it is there, and nobody said that it may go.
+        ConfigError: it is there, and nobody said that it may go, or it cannot be there.
     """
-    if out.exists() and not force:
+    with _naming(out):
+        there = out.exists()
+    if there and not force:
         raise ConfigError(f"{out} is there already.", "Replace it with --force.")
+
+
+def write_out(out: Path, data: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        ConfigError: it cannot be written there.
+    """
+    with _naming(out):
+        replace_file(out, data)
+
+
+@contextmanager
+def _naming(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # a name with NUL is a ValueError
+        raise ConfigError(f"cannot write {out} ({error}).", "Choose another place.") from error
 
 
 def chosen_experiment(store: Store, name: str | None) -> str:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import polars as pl
 import typer
 
-from hcache.commands.console import console, field, print_json, say, table_of
+from hcache.commands.console import console, csv_text, field, print_json, say, table_of
 from hcache.commands.options import AsJson
 from hcache.errors import RunError, StoreError
-from hcache.files import json_text
 from hcache.runs.folder import Run, all_runs, find_run
-from hcache.store import Store
-from hcache.store.queries import FIND
+from hcache.store import answer, open_for_people
+from hcache.store.queries import CALLS, FIND
 
 DatabaseFile = Annotated[Path, typer.Option("--db", help="The database.", show_default=False)]
 RunsFolder = Annotated[Path, typer.Option("--runs", help="Folder of the runs.")]
@@ -34,34 +33,32 @@ def sql(
     query: Annotated[str, typer.Argument(help="Any SQL query.", show_default=False)],
     db: DatabaseFile,
     format: Annotated[Format, typer.Option(help="How rows are printed.")] = Format.table,
+    allow_external_access: Annotated[
+        bool,
+        typer.Option(
+            "--allow-external-access",
+            help="Let the SQL, and the views of the database, read and write other files.",
+        ),
+    ] = False,
 ) -> None:
     """Ask the database. Read-only; works while sampling runs.
 
-    Views for people: `sequences`, `leaderboard`, `oracle`, `roles`, `coverage`, `outcomes`.
+    The SQL reaches the database and nothing else: no file, no network, no setting. Tables and views
+    are described in docs/database.md; those for people are `sequences`, `leaderboard`, `oracle`,
+    `roles`, `coverage` and `outcomes`.
 
     Example: `hcache sql "select * from sequences order by f1 desc limit 5" --db FILE`
     """
-    with Store(db) as store:
-        frame = store.sql(query)
+    with open_for_people(db, allow_external_access) as store:
+        columns, rows = answer(store, query)
     if format is Format.csv:
-        typer.echo(_flat(frame).write_csv(), nl=False)
+        typer.echo(csv_text(columns, rows), nl=False)
     elif format is Format.json:
-        print_json(frame.to_dicts())
-    elif frame.is_empty():
+        print_json(rows)
+    elif not rows:
         say("no rows")
     else:
-        console.print(table_of(frame.to_dicts()))
-
-
-def _flat(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame with its nested columns as JSON text, for formats of plain cells."""
-    nested = [name for name, kind in frame.schema.items() if kind.is_nested()]
-    return frame.with_columns(
-        pl.Series(
-            name, [None if v is None else json_text(v, indent=None) for v in frame[name].to_list()]
-        )
-        for name in nested
-    )
+        console.print(table_of(rows))
 
 
 def show(
@@ -76,40 +73,59 @@ def show(
 
     Example: `hcache show 3f2a91 --db runs/demo/hcache.duckdb`
     """
-    with Store(db) as store:
-        found = store.sql(FIND, [trajectory])
-        if found.is_empty():
+    with open_for_people(db) as store:
+        found = answer(store, FIND, [trajectory]).rows
+        if not found:
             raise StoreError(
                 f"{db} holds no trajectory {trajectory!r} of an experiment.",
                 "Ids: hcache sql 'select trajectory_id, sequence from outcomes limit 9' --db FILE",
             )
-        if found["trajectory_id"].n_unique() > 1:
+        if len({row["trajectory_id"] for row in found}) > 1:
             raise StoreError(f"more than one trajectory begins with {trajectory!r}.", "Give more.")
-        outcome = found.row(0, named=True)
-        hops = store.calls(outcome["trajectory_id"], outcome["experiment"])
+        outcome = found[0]
+        calls = answer(store, CALLS, [outcome["trajectory_id"], outcome["experiment"]]).rows
         scores = {metric: outcome[metric] for metric in store.metrics()}
-    _show(outcome, hops.to_dicts(), scores)
+    try:
+        told = [(f"{name}", f"{text}") for name, text in _told(outcome, calls, scores)]
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as e:
+        raise StoreError(
+            f"{db}: trajectory {outcome['trajectory_id']} is damaged ({type(e).__name__}: {e}).",
+            "What else is: hcache check FILE",
+        ) from e
+    for name, text in told:
+        if name:
+            field(f"{name}:", text)
+        else:
+            console.rule(text)
 
 
-def _show(
+def _told(
     outcome: dict[str, Any], hops: list[dict[str, Any]], scores: dict[str, float | None]
-) -> None:
-    console.rule(f"{outcome['sequence']}  ({outcome['dataset']}, {outcome['split']})")
-    field("question:", outcome["question"])
+) -> Iterator[tuple[Any, Any]]:
+    """Names with their texts; a text without a name is a heading."""
+    yield "", f"{outcome['sequence']}  ({outcome['dataset']}, {outcome['split']})"
+    yield "question", outcome["question"]
     for number, hop in enumerate(hops, 1):
         cost = f"{hop['prompt_tokens']} + {hop['output_tokens']} tokens, cost {hop['cost']:.4g}"
         who = f"{hop['role']} {hop['arm']}".strip()
-        console.rule(f"{number}. {who}: {cost}, {hop['finish_reason']}")
+        yield "", f"{number}. {who}: {cost}, {hop['finish_reason']}"
         for message in json.loads(hop["messages"]):
-            field(f"{message['role']}:", message["content"])
-        field("reply:", hop["reply"])
-    console.rule("outcome")
-    field("answer:", outcome["answer"] or "")
-    field("references:", " | ".join(outcome["references"]))
+            yield message["role"], message["content"]
+        yield "reply", hop["reply"]
+    yield "", "outcome"
+    yield "answer", outcome["answer"] or ""
+    yield "references", " | ".join(outcome["references"])
     known = ", ".join(f"{name} {value:.4g}" for name, value in scores.items() if value is not None)
-    field("scores:", f"{known}; cost {outcome['cost']:.4g}")
+    yield "scores", f"{known}; cost {outcome['cost']:.4g}"
     if outcome["notes"]:
-        field("notes:", "; ".join(outcome["notes"]))
+        yield "notes", "; ".join(outcome["notes"])
 
 
 runs = typer.Typer(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
-from hcache.commands.console import console, field, notes, print_json, progress, say
+from hcache.commands.console import console, csv_text, field, notes, print_json, progress, say
 from hcache.commands.options import (
     AsJson,
     Database,
@@ -178,7 +178,9 @@ def evaluate(
     with EvaluationProgress() as on_router:
         report = evaluate_runs(experiment, runs, split, others, on_router)
     if csv is not None:
-        _write_csv(csv, report.to_dict()["rows"])
+        rows = report.to_dict()["rows"]
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        csv.write_text(csv_text(columns, rows), encoding="utf-8")
     if as_json:
         typer.echo(report.to_json(), nl=False)
         return
@@ -279,9 +281,3 @@ def _may_be_of(run: Run, experiment: str) -> bool:
         return run.finished and run.manifest.get("experiment", experiment) == experiment
     except RunError:
         return True
-
-
-def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
-    import polars as pl
-
-    pl.DataFrame(rows, infer_schema_length=None).write_csv(file)

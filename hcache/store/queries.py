@@ -190,13 +190,17 @@ select any_value("role") as "role" from states
 where workflow = $1 and "role" != '' group by depth order by depth
 """
 
+STEP = """struct(arm varchar, "role" varchar, reply varchar, prompt_tokens integer,
+    output_tokens integer, finish_reason varchar)"""
+
 
 def exported(metrics: Iterable[str]) -> str:
     """Every trajectory of an experiment with its replies and its values of the metrics.
 
-    The columns are listed one by one: questions and prompts stay out of a file by default.
+    The columns are listed one by one: questions and prompts stay out of a file by default. Their
+    types are of hcache, whatever a foreign view makes of them.
     """
-    values = "".join(f" c.{quoted(name)}," for name in metrics)
+    values = "".join(f" c.{quoted(name)}::double as {quoted(name)}," for name in metrics)
     return rf"""
 with chosen as (select * from outcomes where experiment = $1),
 asks as (
@@ -217,9 +221,13 @@ steps as (
     join arms a on a.arm_id = k.ask.arm
     group by k.trajectory_id
 )
-select c.experiment, c.split, c.dataset, c.kind, c.query_id, q.question, q."references",
-       c.trajectory_id, c.replica, c.sequence, c.depth, s.steps, c.answer, c.notes,
-      {values} c.quality, c.cost,
+select c.experiment::varchar as experiment, c.split::varchar as split,
+       c.dataset::varchar as dataset, c.kind::varchar as kind, c.query_id::varchar as query_id,
+       q.question::varchar as question,
+       q."references"::varchar[] as "references", c.trajectory_id::varchar as trajectory_id,
+       c.replica::integer as replica, c.sequence::varchar as sequence, c.depth::integer as depth,
+       s.steps::{STEP}[] as steps, c.answer::varchar as answer, c.notes::varchar[] as notes,
+      {values} c.quality::double as quality, c.cost::double as cost,
        c.prompt_tokens::bigint as prompt_tokens, c.output_tokens::bigint as output_tokens,
        len([step for step in s.steps if contains(step.reply, q.asked)]) > 0 as repeats
 from chosen c

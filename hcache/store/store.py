@@ -17,6 +17,14 @@ import duckdb
 import polars as pl
 
 from hcache.errors import StoreBusyError, StoreError
+from hcache.store.connection import (
+    Reach,
+    asking,
+    connect,
+    exists,
+    raise_if_interrupted,
+    translated,
+)
 from hcache.store.queries import CALLS, EXPERIMENTS, METRICS, POOL, VIEW_COLUMNS
 from hcache.store.schema import (
     MERGE,
@@ -28,7 +36,6 @@ from hcache.store.schema import (
     VERSION,
     views,
 )
-from hcache.store.spool import disk_full
 
 T = TypeVar("T")
 TEXT, TEXTS, INT = pl.String, pl.List(pl.String), pl.Int32
@@ -88,10 +95,13 @@ Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 class Store:
     """A database opened for reading; use it as a context manager."""
 
-    def __init__(self, path: str | Path, patience: float = 10.0) -> None:
+    def __init__(
+        self, path: str | Path, patience: float = 10.0, reach: Reach = Reach.SPILL
+    ) -> None:
         """Open an existing database read-only; a sampler holds it for moments only.
 
-        A file from an older version is brought up to date first.
+        A file from an older version is brought up to date first. `reach` is what its SQL, views
+        included, can read and write beside it.
 
         Raises:
             StoreBusyError: another process has been writing to it for `patience` seconds.
@@ -99,11 +109,12 @@ class Store:
                 before the first release.
         """
         self.path = Path(path)
-        if not self.path.exists():
+        self.reach = reach
+        if not exists(self.path):
             raise StoreError(
                 f"there is no database {self.path}.", "Fill one with: hcache sample EXPERIMENT.yaml"
             )
-        self.connection = _patiently(lambda: _connect(self.path, read_only=True), patience)
+        self.connection = _patiently(self._open, patience)
         try:
             older = _check_version(self.connection, self.path) < VERSION
         except BaseException:
@@ -112,7 +123,10 @@ class Store:
         if older:
             self.connection.close()
             wait_and_write(self.path, {}, patience)
-            self.connection = _patiently(lambda: _connect(self.path, read_only=True), patience)
+            self.connection = _patiently(self._open, patience)
+
+    def _open(self) -> duckdb.DuckDBPyConnection:
+        return connect(self.path, read_only=True, reach=self.reach)
 
     def __enter__(self) -> Store:
         return self
@@ -135,23 +149,17 @@ class Store:
         """The result of any SQL query as a polars frame; it may read from `frames` by their names.
 
         Raises:
-            StoreError: with DuckDB's own words about what is wrong in the query.
+            StoreError: in one line, with DuckDB's own words about what is wrong in the query.
         """
-        for name, frame in frames.items():
-            self.connection.register(name, frame)
-        try:
-            relation = self.connection.sql(query, params=list(parameters))
-            found: pl.DataFrame = pl.DataFrame() if relation is None else relation.pl()
-        except duckdb.Error as error:
-            _raise_if_interrupted(error)
-            raise StoreError(f"{error}") from error
-        except RuntimeError as error:
-            _raise_if_interrupted(error)
-            raise
-        finally:
-            for name in frames:
-                self.connection.unregister(name)
-        return found
+        with asking():
+            for name, frame in frames.items():
+                self.connection.register(name, frame)
+            try:
+                relation = self.connection.sql(query, params=list(parameters))
+                return pl.DataFrame() if relation is None else relation.pl()
+            finally:
+                for name in frames:
+                    self.connection.unregister(name)
 
     def sequences(self, split: str | None = None) -> pl.DataFrame:
         """Mean quality and cost of each model sequence, best first."""
@@ -273,18 +281,18 @@ def _patiently(action: Callable[[], T], seconds: float) -> T:
 
 @contextmanager
 def _writing(path: Path, metrics: Iterable[str] = ()) -> Iterator[duckdb.DuckDBPyConnection]:
-    if not path.exists():
+    if not exists(path):
         _create(path, metrics)
-    connection = _connect(path, read_only=False)
+    connection = connect(path, read_only=False)
     try:
         connection.begin()
         _migrate(connection, path)
         yield connection
         connection.commit()
     except duckdb.Error as error:
-        raise _translated(error, path) from error
+        raise translated(error, path) from error
     except RuntimeError as error:
-        _raise_if_interrupted(error)
+        raise_if_interrupted(error)
         raise
     finally:
         connection.close()
@@ -298,14 +306,14 @@ def _create(path: Path, metrics: Iterable[str]) -> None:
     draft = path.with_name(path.name + ".new")
     for left_behind in (draft, draft.with_name(draft.name + ".wal")):
         left_behind.unlink(missing_ok=True)
-    connection = _connect(draft, read_only=False)
+    connection = connect(draft, read_only=False)
     try:
         connection.execute("create table meta (version integer not null)")
         connection.execute("insert into meta values (?)", [VERSION])
         connection.execute(TABLES)
         _create_views(connection, metrics)
     except duckdb.Error as error:
-        raise _translated(error, path) from error
+        raise translated(error, path) from error
     finally:
         connection.close()
     draft.replace(path)
@@ -340,51 +348,3 @@ def _check_version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
             "Sample again, into another file.",
         )
     return version
-
-
-def _connect(path: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
-    _check_kind(path)
-    try:
-        connection = duckdb.connect(str(path), read_only=read_only)
-    except duckdb.Error as error:
-        raise _translated(error, path) from error
-    # It takes a process started by another for a session at a prompt, and draws bars there.
-    connection.execute("set enable_progress_bar = false")
-    return connection
-
-
-def _check_kind(path: Path) -> None:
-    """Refuse a file that says it is something else: for some, DuckDB would ask the network."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(12)
-    except OSError:
-        return  # there is none yet, or DuckDB will say what is the matter
-    if head and head[8:] != b"DUCK":
-        raise _not_a_database(path)
-
-
-def _not_a_database(path: Path) -> StoreError:
-    return StoreError(f"{path} is not a DuckDB database.", "Name another file with --db.")
-
-
-def _translated(error: duckdb.Error, path: Path) -> StoreError:
-    """DuckDB's error as ours; the one place that knows its wording."""
-    _raise_if_interrupted(error)
-    text = str(error)
-    if "Could not set lock" in text or isinstance(error, duckdb.ConnectionException):
-        return StoreBusyError(
-            f"{path} is held open by another process or connection.",
-            "Try again in a moment, or close what has it open.",
-        )
-    if "not a valid DuckDB" in text or "Is a directory" in text:
-        return _not_a_database(path)
-    if "No space left" in text or "File too large" in text:
-        return disk_full(path)
-    return StoreError(f"{path}: {text.splitlines()[0]}")
-
-
-def _raise_if_interrupted(error: Exception) -> None:
-    """Ctrl-C during a query, which DuckDB reports as a RuntimeError or as an error of its own."""
-    if isinstance(error, duckdb.InterruptException) or "Query interrupted" in str(error):
-        raise KeyboardInterrupt from error

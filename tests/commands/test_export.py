@@ -7,13 +7,16 @@ import shutil
 import sys
 from pathlib import Path
 
+import duckdb
 import polars as pl
 import pytest
 from helpers.experiments import SPLITS, load, settings, table, write_script, write_scripts
 
 from hcache.commands import main
-from hcache.commands.export import QUESTIONS
+from hcache.commands.export import QUESTIONS, write_out
+from hcache.commands.export import export as write_replies
 from hcache.data.metrics import METRICS
+from hcache.errors import ConfigError
 from hcache.experiment import Experiment
 from hcache.sampling import Sampler
 
@@ -187,3 +190,49 @@ def test_errors_are_one_line(sampled: Experiment, export: Exports, tmp_path: Pat
         assert message.startswith("error: ") and words in message
         assert message.count("\n") == 1 and "Traceback" not in message
     assert not Path("out.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["a\0b.jsonl", "\ud800.jsonl", "x" * 5000 + ".jsonl"])
+def test_a_name_that_no_file_has_is_an_error(sampled: Experiment, name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot write"):
+        write_out(Path(name), b"")
+    with pytest.raises(ConfigError, match="cannot write"):
+        write_replies(Path(name), sampled.db)
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\0b", "", "'; drop table x"])
+def test_an_experiment_of_a_hostile_name_is_unknown(
+    sampled: Experiment, export: Exports, name: str
+) -> None:
+    assert "experiment" in export(sampled.db, "out.jsonl", "--experiment", name, code=1)
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize(
+    "value", ["interval '1 day'", "1::bit", "[1]", "'x'::blob", "date 'infinity'"]
+)
+@pytest.mark.parametrize("column", ["f1", "notes", "cost"])
+def test_types_of_a_foreign_view_are_refused_or_made_ours(
+    sampled: Experiment, tmp_path: Path, capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, column: str, value: str, file: str,
+) -> None:  # fmt: skip
+    db = tmp_path / "foreign.duckdb"
+    shutil.copy(sampled.db, db)
+    with duckdb.connect(str(db)) as connection:
+        connection.execute("create table kept as select * from outcomes")
+        connection.execute(
+            f"create or replace view outcomes as select * replace ({value} as {column}) from kept"
+        )
+    export = Exports(capfd, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    export(sampled.db, file)
+    usual = read_back(file).columns
+    monkeypatch.setattr(sys, "argv", ["hcache", "export", "--db", str(db), file, "--force"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    said = capfd.readouterr().err
+    assert "panicked" not in said and "Traceback" not in said
+    if end.value.code:
+        assert said.startswith("error: ") and said.count("\n") == 1
+    else:
+        assert read_back(file).columns == usual
