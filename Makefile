@@ -4,8 +4,9 @@
 
 BIN := .venv/bin
 export PYTHON ENGINE TORCH_INDEX
+KILLS ?= 1000
 
-.PHONY: help setup demo test lint lock clean
+.PHONY: help setup demo test torture lint lock clean
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -18,6 +19,9 @@ demo: setup ## sample, train and evaluate the demo
 
 test: lint ## run the checks of lint, then the tests on all cores, warnings being errors
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+torture: setup ## kill sampling at random moments, KILLS times, and compare what it made
+	$(BIN)/python benchmarks/torture.py $(KILLS)
 
 lint: setup ## check style, formatting and types
 	$(BIN)/ruff check .

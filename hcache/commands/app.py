@@ -23,8 +23,9 @@ from hcache.commands import (
 )
 from hcache.commands.console import notes, say, visible
 from hcache.errors import HcacheError
+from hcache.signals import EndRequest, ending_signals
 
-INTERRUPTED = 130  # what typer exits with after Ctrl-C
+INTERRUPTED = 130  # what typer exits with after any KeyboardInterrupt
 
 app = typer.Typer(
     name="hcache",
@@ -60,16 +61,24 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # what an encoding lacks is written out
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    try:
-        app()
-    except HcacheError as error:
-        _fail(f"{error}")
-    except OSError as error:  # a file or folder that cannot be read or written
-        _fail(f"{error}")
-    except SystemExit as end:
-        if end.code == INTERRUPTED:
-            say("stopped; run the same command again to go on.", to=notes)
-        raise
+    with ending_signals() as request:
+        try:
+            app()
+        except HcacheError as error:
+            _fail(f"{error}")
+        except OSError as error:  # a file or folder that cannot be read or written
+            _fail(f"{error}")
+        except KeyboardInterrupt:
+            _stop(request)
+        except SystemExit as end:
+            if end.code == INTERRUPTED:
+                _stop(request)
+            raise
+
+
+def _stop(request: EndRequest) -> NoReturn:
+    say(f"stopped by {request.name}; run the same command again to go on.", to=notes)
+    sys.exit(request.exit_code)
 
 
 def _fail(message: str) -> NoReturn:

@@ -6,9 +6,7 @@ run that is finished is not trained again, one that was stopped goes on: the sam
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Sequence
-from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from hcache.replay.loading import load_replay
 from hcache.replay.tree import Tree
 from hcache.runs.folder import Run
 from hcache.runs.training import train, with_train
-from hcache.runs.workers import worker_pool
+from hcache.runs.workers import as_finished, submit_all, worker_pool
 from hcache.store import Store
 from hcache.trainers import TRAINERS
 
@@ -83,21 +81,14 @@ def run_all(jobs: Sequence[Job], on_done: Callable[[Job, Run], None]) -> None:
 
     Raises:
         HcacheError: the first that a job ended with; the others are stopped.
+        KeyboardInterrupt: likewise; a run that is stopped goes on from its checkpoint.
     """
     with worker_pool(len(jobs)) as pool:
-        try:
-            for chained in (False, True):
-                stage = [
-                    job for job in jobs if ("+" in job.experiment.config.train.algo) == chained
-                ]
-                futures = {pool.submit(_train, job): job for job in stage}
-                for future in as_completed(futures):
-                    on_done(futures[future], Run(future.result()))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()  # a run that is stopped goes on from its checkpoint
-            raise
+        for chained in (False, True):
+            stage = [job for job in jobs if ("+" in job.experiment.config.train.algo) == chained]
+            futures = submit_all(pool, _train, stage)
+            for future in as_finished(futures):
+                on_done(futures[future], Run(future.result()))
 
 
 def _train(job: Job) -> Path:

@@ -3,16 +3,33 @@
 OpenMP and BLAS start a thread for each core in every process, so that processes beside each other
 wait for one another. This module is light, since a worker reads it first: libraries that load
 after it take the number of their threads from the environment.
+
+No worker outlives its parent, however that ends: Linux kills it, and elsewhere, or where the parent
+has ended before Linux was asked to, a thread of the worker sees the end of a pipe.
 """
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
-from concurrent.futures import ProcessPoolExecutor
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from threading import Thread
+from typing import TypeVar
 
+from hcache.errors import RunError
+from hcache.signals import born_shielded, ignore_ending
+
+T = TypeVar("T")
+A = TypeVar("A")
 VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+WAKE_SECONDS = 0.5  # a wait without an end sleeps through signals where a library has SA_RESTART
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 def cores() -> int:
@@ -22,23 +39,73 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def worker_pool(jobs: int) -> ProcessPoolExecutor:
-    """A pool of fresh processes for so many jobs."""
+@contextmanager
+def worker_pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool of fresh processes for so many jobs; left by an error, it kills those that work.
+
+    Raises:
+        RunError: a worker has ended without a word.
+    """
     workers = min(jobs, cores())
-    return ProcessPoolExecutor(
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(
         max_workers=workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_begin,
         initargs=(max(1, cores() // workers),),
     )
+    try:
+        yield pool
+    except BaseException as error:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in set(multiprocessing.active_children()) - others:
+            process.kill()
+        if isinstance(error, BrokenProcessPool):
+            raise RunError(
+                "a worker process was killed, perhaps for want of memory; finished runs are kept.",
+                "Run the same command again, with fewer cores (`taskset`) if memory is short.",
+            ) from error
+        raise
+    finally:
+        pool.shutdown()
+
+
+def submit_all(
+    pool: ProcessPoolExecutor, work: Callable[[A], T], items: Iterable[A]
+) -> dict[Future[T], A]:
+    """Hand out work, which starts the workers; the items by the futures of their results."""
+    with born_shielded():
+        return {pool.submit(work, item): item for item in items}
+
+
+def as_finished(futures: Iterable[Future[T]]) -> Iterator[Future[T]]:
+    """Futures in the order in which they finish, with signals handled while waiting."""
+    waiting = set(futures)
+    while waiting:
+        done, waiting = wait(waiting, WAKE_SECONDS, FIRST_COMPLETED)
+        yield from done
 
 
 def _begin(threads: int) -> None:
-    """Prepare a worker: Ctrl-C is for the process that hands out the jobs."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Prepare a worker: signals are for the process that hands out the jobs, to live no longer."""
+    ignore_ending()
+    _end_with_parent()
     os.environ.update(dict.fromkeys(VARIABLES, str(threads)))
     import torch
     from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(threads)
     threadpool_limits(threads)  # of libraries that the main module had loaded before
+
+
+def _end_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    Thread(target=_end_after_parent, daemon=True).start()
+
+
+def _end_after_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

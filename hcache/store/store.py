@@ -304,19 +304,26 @@ def _create(path: Path, metrics: Iterable[str]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".new")
-    for left_behind in (draft, draft.with_name(draft.name + ".wal")):
-        left_behind.unlink(missing_ok=True)
+    _remove(draft)
     connection = connect(draft, read_only=False)
     try:
         connection.execute("create table meta (version integer not null)")
         connection.execute("insert into meta values (?)", [VERSION])
         connection.execute(TABLES)
         _create_views(connection, metrics)
+        connection.execute("checkpoint")  # that of closing fails without a word, all being beside
     except duckdb.Error as error:
+        connection.close()
+        _remove(draft)
         raise translated(error, path) from error
     finally:
         connection.close()
     draft.replace(path)
+
+
+def _remove(path: Path) -> None:
+    for file in (path, path.with_name(path.name + ".wal")):
+        file.unlink(missing_ok=True)
 
 
 def _migrate(connection: duckdb.DuckDBPyConnection, path: Path) -> None:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.experiments import load, settings, table, write_questions, write_scripts
+from helpers.experiments import facts, load, settings, table, write_questions, write_scripts
 from helpers.paths import ROOT
 from helpers.shell import Shell
 
@@ -278,7 +278,8 @@ def test_every_command_has_an_example_in_its_help(shell: Shell) -> None:
         assert "Example" in shell(name, "--help"), name
 
 
-def test_ctrl_c_is_exit_code_130_and_loses_nothing(shell: Shell) -> None:
+@pytest.mark.parametrize(("ending", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_request_to_end_loses_nothing(shell: Shell, ending: str, code: int) -> None:
     slow = (
         "import time, sys; sys.path.insert(0, sys.argv.pop(1))\n"
         "import hcache.engines.scripted as s; step = s.ScriptedEngine.step\n"
@@ -297,14 +298,17 @@ def test_ctrl_c_is_exit_code_130_and_loses_nothing(shell: Shell) -> None:
     while not spool.exists() or spool.stat().st_size == 0:
         time.sleep(0.01)
         assert process.poll() is None
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.Signals[ending])
     _, errors = process.communicate(timeout=1800)
-    assert process.returncode == 130, errors
-    assert "run the same command again" in errors and "Traceback" not in errors
+    assert process.returncode == code, errors
+    assert f"stopped by {ending}; run the same command again" in errors
+    assert "Traceback" not in errors
     with Store(shell.folder / "small.duckdb") as store:
         kept = store.sql("select count(*) from generations").item()
     assert 0 < kept < 144
     assert f"{144 - kept} generations made" in shell("sample", "experiment.yaml")
+    shell("sample", "experiment.yaml", "--db", "undisturbed.duckdb")
+    assert facts(shell.folder / "small.duckdb") == facts(shell.folder / "undisturbed.duckdb")
 
 
 def test_a_full_disk_keeps_what_was_finished(shell: Shell) -> None:

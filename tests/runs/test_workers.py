@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hcache.errors import RunError
 from hcache.runs import workers
-from hcache.runs.workers import VARIABLES, cores, worker_pool
+from hcache.runs.workers import VARIABLES, as_finished, cores, submit_all, worker_pool
 
 
 def pools() -> tuple[int, list[dict[str, Any]], dict[str, str]]:
@@ -46,3 +52,60 @@ def test_cores_are_those_that_the_process_may_use() -> None:
         assert cores() == 1
     finally:
         os.sched_setaffinity(0, allowed)
+
+
+BUSY = """
+import multiprocessing, os, sys, time
+import polars  # whose handler of SIGINT lets a wait without an end sleep on
+from hcache.runs.workers import as_finished, submit_all, worker_pool
+from hcache.signals import ending_signals
+if __name__ == "__main__":
+    with ending_signals() as request:
+        try:
+            with worker_pool(2) as pool:
+                list(as_finished(submit_all(pool, abs, [1, 2])))
+                print(*(each.pid for each in multiprocessing.active_children()), flush=True)
+                list(as_finished(submit_all(pool, time.sleep, [600, 600, 600])))
+        except KeyboardInterrupt:
+            sys.exit(request.exit_code)
+"""
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there and has not ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+        return stat.rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize(
+    ("ending", "code"),
+    [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129), ("SIGKILL", -9)],
+)
+def test_no_worker_outlives_its_parent(ending: str, code: int) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", BUSY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None and parent.stderr is not None
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        assert pids and all(map(runs, pids))
+        parent.send_signal(signal.Signals[ending])
+        assert parent.wait(30) == code, parent.stderr.read()
+        until = time.monotonic() + 5
+        while any(map(runs, pids)) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not any(map(runs, pids))
+
+
+def _vanish(number: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_is_an_error_with_a_way_out() -> None:
+    with pytest.raises(RunError, match="was killed") as raised, worker_pool(1) as pool:
+        for future in as_finished(submit_all(pool, _vanish, [1])):
+            future.result()
+    assert "Run the same command again" in raised.value.hint

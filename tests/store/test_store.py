@@ -231,6 +231,30 @@ except StoreError as error:
     assert table(path, "texts").rows() == [("1", "one")]
 
 
+def test_database_is_made_whole_or_not_at_all(tmp_path: Path) -> None:
+    """No file may grow past so many bytes: room for a log of the changes, not for the tables."""
+    path = tmp_path / "some.duckdb"
+    code = """
+import resource, signal, sys
+from pathlib import Path
+from hcache.errors import StoreError
+from hcache.store import write
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
+try:
+    write(Path(sys.argv[1]), {})
+except StoreError as error:
+    print(error)
+"""
+    for size in (0, 20_000, 60_000, 150_000):
+        command = [sys.executable, "-c", code, str(path), str(size)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert "no room left on the disk" in done.stdout, (size, done)
+        assert not path.exists(), size
+    write(path, {"texts": [TEXT]})
+    assert table(path, "texts").rows() == [("1", "one")]
+
+
 # Reading
 
 
