@@ -112,7 +112,7 @@ def load_policy(folder: Path) -> Policy:
         return POLICIES[name].restore(description["settings"], tensors)
     except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, ConfigError) as exc:
         raise RunError(
-            f"the policy in {folder} does not fit the class {name!r}: {exc}",
+            f"the policy in {folder} does not fit the class {name!r}: {' '.join(str(exc).split())}",
             "Use the version of hcache that saved it, or train it again.",
         ) from exc
 
