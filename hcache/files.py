@@ -15,13 +15,13 @@ def cache_folder() -> Path:
     return home / "hcache"
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that a crash leaves the old file or the new one, never a part."""
+def replace_file(path: Path, *parts: bytes | memoryview) -> None:
+    """Write `parts` to `path` so that a crash leaves the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with draft.open("wb") as file:
-            file.write(data)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)

@@ -81,6 +81,15 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
+class Source:
+    """Something that a report was made from, with the digest of its content."""
+
+    kind: str  # run, policy
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True)
 class Report:
     """What an evaluation found, and under which conditions."""
 
@@ -104,6 +113,7 @@ class Report:
     replies: tuple[ReplyCount, ...] = ()  # stored for the split that is evaluated, by arm
     left_out: tuple[LeftOut, ...] = ()  # of the evaluated split, training and validation
     warnings: tuple[str, ...] = ()  # what must be known before any figure is believed
+    made_from: tuple[Source, ...] = ()
 
     @property
     def rows(self) -> list[dict[str, Any]]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import JsonValue
 
+from hcache.artefacts import read_object, write_object
 from hcache.config.schema import ModelConfig
-from hcache.errors import ConfigError, EngineError
-from hcache.files import cache_folder, replace_file
+from hcache.errors import ConfigError, EngineError, RunError
+from hcache.files import cache_folder
 from hcache.keys import digest, digest_file
 
 WEIGHTS = (".safetensors", ".bin", ".gguf")
@@ -107,10 +107,8 @@ class _Memo:
         self.file = cache_folder() / "digests.json"
         self.known: dict[str, str] = {}
         self.changed = False
-        try:
-            self.known = dict(json.loads(self.file.read_text()))
-        except (OSError, ValueError, TypeError):
-            self.known = {}
+        with contextlib.suppress(RunError):  # none yet, or damaged: digests are made again
+            self.known = read_object(self.file, "")
 
     def digest(self, file: Path) -> str:
         stat = file.stat()
@@ -125,7 +123,7 @@ class _Memo:
         if not self.changed:
             return
         with contextlib.suppress(OSError):  # a home that cannot be written costs time only
-            replace_file(self.file, json.dumps(self.known).encode())
+            write_object(self.file, self.known, indent=None)
 
 
 def checkpoint_content(model: ModelConfig, place: str) -> dict[str, object]:

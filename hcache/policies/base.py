@@ -2,15 +2,15 @@
 
 A policy is one file in this folder with a class under `@register("name")`; every module here is
 imported with the package, so nothing else needs an edit. A saved policy is a folder with
-`policy.safetensors` (its tensors) and `policy.json` (its registered name, its settings and the
-digest of the tensors).
+`policy.safetensors` (its tensors) and `policy.json` (its registered name, its settings, the digest
+of the tensors, and its own).
 
 Axes in names: n states asked about, A actions (arms, then STOP).
 """
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
@@ -19,6 +19,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from hcache.artefacts import check_file, read_object, write_object
 from hcache.errors import ConfigError, RunError
 from hcache.files import replace_file
 from hcache.keys import digest_file
@@ -27,6 +28,8 @@ from hcache.replay.tree import States
 
 FORMAT = 1  # of a saved policy; raised when an older reader could not read it
 TENSORS, DESCRIPTION = "policy.safetensors", "policy.json"
+ENTRIES = frozenset({"format", "name", "settings", "tensors"})  # of the description
+AGAIN = "Train the policy again, or copy its whole folder again."
 
 
 class Policy(Protocol):
@@ -87,7 +90,7 @@ def write_policy(
         "settings": dict(settings),
         "tensors": digest_file(folder / TENSORS),
     }
-    replace_file(folder / DESCRIPTION, (json.dumps(description, indent=1) + "\n").encode())
+    write_object(folder / DESCRIPTION, description, indent=1)
 
 
 def load_policy(folder: Path) -> Policy:
@@ -107,27 +110,24 @@ def load_policy(folder: Path) -> Policy:
     tensors = _read_tensors(folder, description["tensors"])
     try:
         return POLICIES[name].restore(description["settings"], tensors)
-    except (ValueError, TypeError, KeyError, RuntimeError, ConfigError) as exc:
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, ConfigError) as exc:
         raise RunError(
-            f"the policy in {folder} does not fit the class {name!r}: {exc}",
+            f"the policy in {folder} does not fit the class {name!r}: {' '.join(str(exc).split())}",
             "Use the version of hcache that saved it, or train it again.",
         ) from exc
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as exc:
+    if not os.path.lexists(path):
         raise RunError(
             f"there is no policy in {folder}: {DESCRIPTION} is missing.",
             "Train one with `hcache train`, or name the folder of a finished run.",
-        ) from exc
-    except (OSError, ValueError) as exc:
-        raise RunError(f"{path} cannot be read: {exc}.", "Train the policy again.") from exc
-    wanted = {"format", "name", "settings", "tensors"}
-    if not isinstance(description, dict) or not wanted <= description.keys():
-        raise RunError(f"{path} does not describe a policy.", "Train the policy again.")
+        )
+    description = read_object(path, AGAIN, ENTRIES)
+    kinds = {key: type(value) for key, value in description.items()}
+    if kinds != {"format": int, "name": str, "settings": dict, "tensors": str}:
+        raise RunError(f"{path} does not describe a policy.", AGAIN)
     if description["format"] != FORMAT:
         raise RunError(
             f"{path} has format {description['format']!r}, and this version reads {FORMAT}.",
@@ -139,13 +139,9 @@ def _read_description(folder: Path) -> dict[str, Any]:
 def _read_tensors(folder: Path, wanted: str) -> dict[str, Tensor]:
     path = folder / TENSORS
     if not path.is_file():
-        raise RunError(f"{path} is missing.", "Train the policy again, or copy the whole folder.")
-    if digest_file(path) != wanted:
-        raise RunError(
-            f"{path} is damaged or belongs to another {DESCRIPTION}.",
-            "Train the policy again, or copy the whole folder.",
-        )
+        raise RunError(f"{path} is missing.", AGAIN)
+    check_file(path, AGAIN, wanted)
     try:
         return safetensors.torch.load_file(path)
     except (OSError, ValueError, safetensors.SafetensorError) as exc:
-        raise RunError(f"{path} cannot be read: {exc}.", "Train the policy again.") from exc
+        raise RunError(f"{path} cannot be read: {exc}.", AGAIN) from exc

@@ -2,12 +2,14 @@
 
 An encoder maps contexts (question, then replies) to float16 rows. Rows are kept beside the
 database in `<db>.features/<encoder>/`, in shards of safetensors that are memory-mapped; they are
-addressed by the key of the context, so shards written side by side do no harm.
+addressed by the key of the context, so shards written side by side do no harm. One that is
+damaged, or without a digest since an earlier version wrote it, is removed and encoded again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -21,9 +23,9 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save
 
+from hcache.artefacts import check_tensors, damaged, write_tensors
 from hcache.config.schema import FeaturesConfig
-from hcache.errors import ConfigError
-from hcache.files import replace_file
+from hcache.errors import ConfigError, RunError
 from hcache.keys import digest
 from hcache.models.causal_lm import (
     beginning,
@@ -42,6 +44,7 @@ Array = npt.NDArray[Any]
 Context = Sequence[str]
 TAIL = 16  # words at the end of the question that count once more: there the task is stated
 BUCKETS = 1 << 14
+_log = logging.getLogger(__name__)
 _WORD = re.compile(r"\w+|[^\w\s]")
 _DIGIT = re.compile(r"\d")
 
@@ -281,7 +284,7 @@ class FeatureStore:
         self._shards.append((ids[order], tensors["vectors"]))
         name = f"{digest(sorted(contexts))}.safetensors"
         with contextlib.suppress(OSError):  # a folder that cannot be written costs time only
-            replace_file(self.folder / name, save(tensors))
+            write_tensors(self.folder / name, save(tensors, {"encoder": self.encoder.fingerprint}))
 
     def rows(self, ids: Sequence[str]) -> Array:
         """Vectors of contexts in the order of `ids`, float16 [n, dim].
@@ -303,9 +306,20 @@ class FeatureStore:
 
     def _read(self) -> Iterator[tuple[Array, Array]]:
         for file in sorted(self.folder.glob("*.safetensors")):
-            with safe_open(file, framework="pt") as shard:  # its tensors are maps of the file
-                ids = shard.get_tensor("ids").numpy()
-                yield ids.view("V16").reshape(-1), shard.get_tensor("vectors").numpy()
+            try:
+                yield self._read_shard(file)
+            except RunError as error:
+                _log.warning("%s Its texts are encoded again.", error)
+                with contextlib.suppress(OSError):  # it may be of others, or gone
+                    file.unlink()
+
+    def _read_shard(self, file: Path) -> tuple[Array, Array]:
+        """Ids and vectors; RunError for what this version did not write for this encoder."""
+        if check_tensors(file, "").get("encoder") != self.encoder.fingerprint:
+            raise damaged(file, "it is of another encoder", "")
+        with safe_open(file, framework="pt") as shard:  # its tensors are maps of the file
+            ids = shard.get_tensor("ids").numpy()
+            return ids.view("V16").reshape(-1), shard.get_tensor("vectors").numpy()
 
 
 def _binary(ids: Sequence[str]) -> Array:

@@ -92,4 +92,4 @@ def run_all(jobs: Sequence[Job], on_done: Callable[[Job, Run], None]) -> None:
 
 
 def _train(job: Job) -> Path:
-    return train(job.experiment).folder
+    return train(job.experiment, wait=True).folder  # another bench may be at it

@@ -24,8 +24,6 @@ from hcache.runs.folder import Run, all_runs
 from hcache.runs.methods import facts, same_method
 from hcache.store import Store
 
-NEEDED = ("experiment", "algo", "seed", "init", "config", "identity", "outcome")
-
 
 @dataclass
 class Conditions:
@@ -99,8 +97,8 @@ def left_out(run: Run, reason: str) -> str:
 def damage(run: Run) -> str:
     """Reason why a run cannot be read; empty where it can."""
     try:
-        if missing := [key for key in NEEDED if key not in run.manifest]:
-            return f"its manifest.json is damaged ({missing[0]} is missing)"
+        if not run.finished:
+            return "it is not finished"
         _ = run.config, run.policy, run.metrics(), facts(run)
     except HcacheError as error:
         return error.message

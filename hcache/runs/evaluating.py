@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from hcache.data.queries import known_split
 from hcache.errors import RunError, StoreError
 from hcache.evaluation.baselines import Candidate
 from hcache.evaluation.evaluator import Policies, evaluate
-from hcache.evaluation.report import Report
+from hcache.evaluation.report import Report, Source
 from hcache.evaluation.statistics import in_words, interval_of_mean, p_value, verdict
 from hcache.experiment import Experiment
 from hcache.policies import ChangesReplies, at_alpha
@@ -32,7 +32,7 @@ from hcache.runs.comparability import (
     without_others,
 )
 from hcache.runs.completeness import with_counts
-from hcache.runs.folder import Run
+from hcache.runs.folder import DESCRIPTION, Run
 from hcache.runs.leakage import refuse_leakage, without_leakage
 from hcache.runs.methods import Method, methods
 from hcache.store import Store
@@ -108,12 +108,21 @@ def evaluation_of(
         replies=experiment.replies([split]),
     )
     report = with_counts(report, experiment, replays)
+    evaluated = [run for _, found in (mine, *theirs) for run in found]
+    report = replace(report, made_from=tuple(_sources(evaluated)))
     text = report.to_json()
-    for run in (run for _, found in (mine, *theirs) for run in found):
+    for run in evaluated:
         run.write_evaluation(split, text)
     stop = experiment.config.train.stop
     acted = trees if stop else {name: tree.without_stop() for name, tree in trees.items()}
     return Evaluation(report, tuple(own), acted, leaves)
+
+
+def _sources(runs: Sequence[Run]) -> Iterator[Source]:
+    """What a report is made from."""
+    for run in runs:
+        yield Source("run", run.name, run.digest)
+        yield Source("policy", run.name, run.files()[DESCRIPTION])
 
 
 def _admitted(

@@ -1,7 +1,7 @@
 """Runs: a folder each, with manifest, metrics, checkpoint, policy and evaluations.
 
     <runs>/<algo>-s<seed>-<identity>/
-        manifest.json      configuration, fingerprints, versions, machine, command, outcome
+        manifest.json      see `manifest.py`
         metrics.jsonl      one line per iteration
         checkpoint.*       what a killed run goes on from; gone when it is finished
         policy/            weights as safetensors, settings as JSON
@@ -18,31 +18,38 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import platform
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from hcache.artefacts import check_file, damaged, digest_of
 from hcache.config.schema import ExperimentConfig
 from hcache.errors import RunError
 from hcache.experiment import Experiment
 from hcache.files import replace_file
+from hcache.keys import digest_file
 from hcache.packages import installed_version
 from hcache.plugins import sources
+from hcache.runs.manifest import MANIFEST, again, read_manifest, write_manifest
 
 if TYPE_CHECKING:
     from hcache.policies import Policy
 
 PACKAGES = ("hcache", "torch", "numpy", "scikit-learn", "duckdb", "polars", "safetensors")
-AGAIN = "Remove the folder of the run and train it again."
+METRICS, DESCRIPTION = "metrics.jsonl", "policy/policy.json"  # files that the manifest answers for
+WAIT = 0.2  # seconds between two looks whether a run is free
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,18 +90,12 @@ class Run:
         Raises:
             RunError: there is none, or it is damaged.
         """
-        file = self.folder / "manifest.json"
-        try:
-            manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise RunError(
-                f"{self.folder} is no run (it has no manifest.json).", "See them with: hcache runs"
-            ) from error
-        except (OSError, ValueError) as error:
-            raise RunError(f"{file} is damaged ({error}).", AGAIN) from error
-        if not isinstance(manifest, dict):
-            raise RunError(f"{file} is damaged (it is no object).", AGAIN)
-        return manifest
+        return read_manifest(self.folder)
+
+    @property
+    def digest(self) -> str:
+        """The digest of the manifest, and so of all that is of the run."""
+        return digest_of(self.manifest)
 
     @cached_property
     def config(self) -> ExperimentConfig:
@@ -105,9 +106,8 @@ class Run:
         """
         try:
             return ExperimentConfig.model_validate(self.manifest["config"])
-        except (KeyError, ValidationError) as error:
-            file = self.folder / "manifest.json"
-            raise RunError(f"{file} is damaged (its config).", AGAIN) from error
+        except ValidationError as error:
+            raise damaged(self.folder / MANIFEST, "its config", again(self.folder)) from error
 
     def experiment(self, db: Path | None = None) -> Experiment:
         """The experiment it was trained on; `db` in place of its database."""
@@ -124,18 +124,23 @@ class Run:
         """
         from hcache.policies import load_policy  # which takes seconds that a list of runs has not
 
+        self._check(DESCRIPTION)
         return load_policy(self.policy_folder)
 
     @property
     def finished(self) -> bool:
         """Whether training came to its end."""
-        return (self.folder / "manifest.json").exists() and "outcome" in self.manifest
+        return os.path.lexists(self.folder / MANIFEST) and bool(self.manifest.get("outcome"))
 
-    def write_manifest(self, manifest: dict[str, Any]) -> None:
-        """Write the manifest, whole or not at all."""
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Write the manifest with its digest, whole or not at all."""
         for known in ("manifest", "config", "policy"):
             self.__dict__.pop(known, None)
-        replace_file(self.folder / "manifest.json", _json(manifest))
+        write_manifest(self.folder, manifest)
+
+    def files(self) -> dict[str, str]:
+        """Digests of the files that the manifest of a finished run answers for, by name."""
+        return {name: digest_file(self.folder / name) for name in (METRICS, DESCRIPTION)}
 
     def metrics(self) -> list[dict[str, float]]:
         """The lines of metrics.jsonl; a torn last line is left out.
@@ -143,35 +148,77 @@ class Run:
         Raises:
             RunError: there is none, or it is damaged.
         """
-        file = self.folder / "metrics.jsonl"
+        self._check(METRICS)
+        file = self.folder / METRICS
         try:
-            lines = [json.loads(line) for line in file.read_text().split("\n")[:-1]]
-            _ = [float(line["iteration"]) for line in lines]
+            lines = [json.loads(line) for line in file.read_bytes().decode().split("\n")[:-1]]
+            if not all(_is_metrics(line) for line in lines):
+                raise ValueError("a line has other things than numbers")
             return lines
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise RunError(f"{file} is damaged ({error!r}).", AGAIN) from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise damaged(file, f"it cannot be read ({error})", again(self.folder)) from error
+
+    def _check(self, name: str) -> None:
+        """Hold a file of a finished run against the manifest; old runs know nothing of theirs.
+
+        Raises:
+            RunError: it cannot be read, or is not what it was.
+        """
+        outcome = self.manifest.get("outcome") or {}
+        if known := outcome.get("files", {}).get(name):
+            check_file(self.folder / name, again(self.folder), known)
 
     @contextmanager
-    def lock(self, wait: bool = False) -> Iterator[None]:
+    def lock(self, wait: bool = False) -> Iterator[Callable[[], None]]:
         """Hold the run for this process; the kernel lets go of it when the process ends.
+
+        With `wait`, one that another process trains is waited for, and that is said. The function
+        it gives makes sure that the run is still held: another could train in a folder that takes
+        the place of one that was removed.
 
         Raises:
             RunError: another process trains it, and there is no `wait` for its end.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("a+") as file:
+        lock = self.folder / "lock"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = lock.open("a+")
+        except OSError as error:
+            raise RunError(f"{lock} cannot be held ({error}).", again(self.folder)) from error
+
+        def still_held() -> None:
+            if not _is_file_of(file, lock):
+                raise RunError(
+                    f"{self.folder} was removed or replaced while it was being trained.",
+                    "Run the same command again.",
+                )
+
+        with file:
+            self._take(file, wait)
+            still_held()
+            file.truncate(0)
+            file.write(f"{os.getpid()} on {platform.node()} since {now()}")
+            file.flush()
+            yield still_held
+
+    def _take(self, file: IO[str], wait: bool) -> None:
+        """Take the lock; a look now and then in place of a long call, which no Ctrl-C could end."""
+        said = False
+        while True:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 file.seek(0)
-                raise RunError(
-                    f"{self.folder} is being trained by another process (pid {file.read()}).",
-                    "Run the same command again when that has ended.",
-                ) from error
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            yield
+                holder = f"being trained by another process (pid {file.read() or 'unknown'})"
+                if not wait:
+                    raise RunError(
+                        f"{self.folder} is {holder}.",
+                        "Run the same command again when that has ended.",
+                    ) from error
+            if not said:
+                _log.warning("%s is %s: waiting for its end.", self.folder, holder)
+                said = True
+            time.sleep(WAIT)
 
     def write_evaluation(self, split: str, report: str) -> None:
         """Keep an evaluation, and record the look at the split."""
@@ -186,20 +233,16 @@ class Run:
 
 
 class MetricsLog:
-    """Writes metrics.jsonl; after a resume, lines that come again replace those written before."""
+    """Writes metrics.jsonl anew; a run that goes on begins with the lines of its checkpoint."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.kept: dict[float, str] = {}
-        if file.exists():
-            lines = file.read_text().split("\n")[:-1]
-            self.kept = {json.loads(line)["iteration"]: line for line in lines}
-        self._open = file.open("a")
+    def __init__(self, run: Run) -> None:
+        try:
+            self._open = (run.folder / METRICS).open("w", encoding="utf-8")
+        except OSError as error:
+            raise damaged(run.folder / METRICS, error, again(run.folder)) from error
 
-    def write(self, metrics: dict[str, float]) -> None:
-        """Append one line, unless the iteration stands there already."""
-        if metrics["iteration"] in self.kept:
-            return
+    def write(self, metrics: Mapping[str, float]) -> None:
+        """Append one line."""
         self._open.write(json.dumps(metrics) + "\n")
         self._open.flush()
 
@@ -215,7 +258,7 @@ def find_run(name: str | Path, folder: Path = Path("runs")) -> Run:
         RunError: there is no such run.
     """
     path = Path(name)
-    if (path / "manifest.json").is_file():
+    if os.path.lexists(path / MANIFEST):
         return Run(path)
     found = [run for run in all_runs(folder) if run.name == str(name)]
     if not found:
@@ -225,7 +268,7 @@ def find_run(name: str | Path, folder: Path = Path("runs")) -> Run:
 
 def all_runs(folder: Path) -> list[Run]:
     """All runs below a folder, oldest first."""
-    runs = [Run(file.parent) for file in folder.rglob("manifest.json")]
+    runs = [Run(file.parent) for file in folder.rglob(MANIFEST)]
     return sorted(runs, key=lambda run: (_created(run), run.name))
 
 
@@ -275,5 +318,18 @@ def _processor() -> str:
     return names[0] if names else platform.processor()
 
 
-def _json(value: dict[str, Any]) -> bytes:
-    return (json.dumps(value, indent=2) + "\n").encode()
+def _is_metrics(line: object) -> bool:
+    """Whether a line of metrics.jsonl is numbers by name, that of the iteration among them."""
+    return (
+        isinstance(line, dict)
+        and "iteration" in line
+        and all(type(value) in (int, float) for value in line.values())
+    )
+
+
+def _is_file_of(file: IO[str], path: Path) -> bool:
+    """Whether an open file is the one that has this path now."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False

@@ -89,7 +89,7 @@ def seen_of(run: Run) -> Seen | None:
     try:
         stored = json.loads(run.queries_file.read_text(encoding="utf-8"))
         found = digest(stored)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _damaged(run) from error
     if found != known:
         raise _damaged(run)

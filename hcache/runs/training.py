@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ import torch
 
 from hcache.config.file import parse_settings
 from hcache.config.schema import ExperimentConfig, Settings, TrainConfig
-from hcache.errors import ConfigError
+from hcache.errors import ConfigError, RunError
 from hcache.experiment import Experiment
 from hcache.keys import digest, digest_file
-from hcache.policies import ChangesReplies, load_policy
+from hcache.policies import ChangesReplies
 from hcache.replay.loading import Replay, load_replay
 from hcache.replay.tree import Tree
 from hcache.runs.folder import MetricsLog, Run, find_run, first_difference, now, provenance
@@ -56,7 +56,7 @@ def train(
     run = Run((folder or Path(config.runs)) / name)
     if run.finished:
         return run
-    with run.lock(wait):
+    with run.lock(wait) as still_held:
         if Run(run.folder).finished:  # by the process that was waited for
             return run
         manifest = _manifest(experiment, run, given, settings, identity, data)
@@ -66,7 +66,7 @@ def train(
         torch.set_num_threads(1)  # networks this small gain nothing from more
         trees = {split: _allowed(config, loaded) for split, loaded in data.items()}
         trainer = _trainer(config, settings, trees["train"], start)
-        outcome = _fit(run, trainer, trees["valid"], on_metrics)
+        outcome = _fit(run, trainer, trees["valid"], on_metrics, still_held)
         run.write_manifest(manifest | {"finished": now(), "outcome": outcome})
         run.checkpoint.unlink(missing_ok=True)
     return run
@@ -89,6 +89,8 @@ def _start(
     """The run to start from: the one given, or behind it all of the chain but the last."""
     settings = experiment.config.train
     *before, _ = settings.algo.split("+")
+    if given is not None and not given.finished:
+        raise RunError(f"--init: {given.folder} is not finished.", "Train it to its end first.")
     if not before:
         return given
     first = with_train(experiment, settings.of("+".join(before)))
@@ -169,16 +171,23 @@ def _trainer(
     kind = TRAINERS[train.trainer]
     if reason := kind.unfit(tree):
         raise ConfigError(f"train.algo: {train.algo} cannot be trained here: {reason}")
-    init = None if start is None else load_policy(start.policy_folder)
+    init = None if start is None else start.policy
     return kind(tree, settings, alpha=train.alpha, seed=train.seed, init=init)
 
 
-def _fit(run: Run, trainer: Trainer, valid: Tree, on_metrics: OnMetrics) -> dict[str, Any]:
+def _fit(
+    run: Run,
+    trainer: Trainer,
+    valid: Tree,
+    on_metrics: OnMetrics,
+    still_held: Callable[[], None],
+) -> dict[str, Any]:
     """Train to the end, with all that is kept on the way; how it ended."""
     settings = run.config.train
-    log = MetricsLog(run.folder / "metrics.jsonl")
+    log = MetricsLog(run)
 
     def record(metrics: dict[str, float]) -> None:
+        still_held()
         log.write(metrics)
         on_metrics(metrics)
 
@@ -191,11 +200,13 @@ def _fit(run: Run, trainer: Trainer, valid: Tree, on_metrics: OnMetrics) -> dict
             evaluate_every=settings.evaluate_every,
             patience=settings.patience,
             on_metrics=record,
+            on_resume=log.write,
             checkpoint=run.checkpoint,
             resume=True,
         )
     finally:
         log.close()
+    still_held()
     fitted.policy.save(run.policy_folder)
     return {
         "iterations": fitted.iterations,
@@ -204,6 +215,7 @@ def _fit(run: Run, trainer: Trainer, valid: Tree, on_metrics: OnMetrics) -> dict
         "halted": fitted.halted,
         "changes_replies": isinstance(fitted.policy, ChangesReplies),
         "weights": _weights(run),
+        "files": run.files(),
         "seconds": round(time.monotonic() - began, 3),
     }
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,8 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from hcache.artefacts import check_tensors, write_tensors
 from hcache.errors import ConfigError, RunError
-from hcache.files import replace_file
 from hcache.replay.tree import Tree
 from hcache.trainers.base import TrainablePolicy, Trainer
 from hcache.trainers.network import part
@@ -45,6 +47,7 @@ class _Progress:
     best_iteration: int = 0
     best_reward: float = -math.inf
     stale: int = 0  # evaluations since the best
+    metrics: list[dict[str, float]] = field(default_factory=list)  # of each iteration so far
 
 
 def fit(
@@ -55,16 +58,18 @@ def fit(
     evaluate_every: int,
     patience: int,
     on_metrics: OnMetrics,
+    on_resume: OnMetrics = lambda metrics: None,
     checkpoint: Path | None = None,
     resume: bool = False,
 ) -> Fitted:
     """Train until `iterations`, or until `patience` evaluations in a row brought nothing better.
 
     The greedy policy is evaluated before the first iteration, after every `evaluate_every`, and
-    after the last. `patience` 0 never stops early. `on_metrics` gets one dict per iteration; after
-    a resume those since the checkpoint come again, with equal values. With `checkpoint`, each
-    evaluation writes one, atomically. With `resume`, training goes on from it if it exists. The
-    trainer's policy is left with the best weights. A trainer in closed form is evaluated, no more.
+    after the last. `patience` 0 never stops early. `on_metrics` gets one dict per iteration. With
+    `checkpoint`, each evaluation writes one, atomically. With `resume`, training goes on from it if
+    it exists: `on_resume` gets the dicts up to it, `on_metrics` those since then, with equal
+    values. The trainer's policy is left with the best weights. A trainer in closed form is
+    evaluated, no more.
 
     Raises:
         ConfigError: if a count is out of range.
@@ -73,12 +78,14 @@ def fit(
     _check_counts(iterations=iterations, evaluate_every=evaluate_every, patience=patience)
     iterations = 0 if trainer.closed_form else iterations
     identity = _identity(trainer, valid, evaluate_every, patience)
-    if resume and checkpoint is not None and checkpoint.exists():
+    if resume and checkpoint is not None and os.path.lexists(checkpoint):
         progress, best = _load_checkpoint(checkpoint, trainer, identity)
+        for metrics in progress.metrics:
+            on_resume(metrics)
     else:
         progress = _Progress()
         best, metrics = _evaluate(trainer, valid, progress, {})
-        on_metrics({"iteration": 0.0, **metrics})
+        _tell({"iteration": 0.0, **metrics}, progress, on_metrics)
     while progress.iteration < iterations and not _ended(trainer, progress, patience):
         metrics = trainer.step()
         progress.iteration += 1
@@ -88,7 +95,7 @@ def fit(
         if due:
             best, evaluated = _evaluate(trainer, valid, progress, best)
             metrics = {**metrics, **evaluated}
-        on_metrics({"iteration": float(progress.iteration), **metrics})
+        _tell({"iteration": float(progress.iteration), **metrics}, progress, on_metrics)
         if due and checkpoint is not None:
             _save_checkpoint(checkpoint, trainer, progress, best, identity)
     trainer.policy.load_state_dict(best)
@@ -116,6 +123,11 @@ def _check_finite(metrics: Mapping[str, float], iteration: int) -> None:
             f"training diverged: {', '.join(bad)} is not finite at iteration {iteration}.",
             "Lower lr, or check the features of the tree for NaN.",
         )
+
+
+def _tell(metrics: dict[str, float], progress: _Progress, on_metrics: OnMetrics) -> None:
+    progress.metrics.append(metrics)
+    on_metrics(metrics)
 
 
 def _ended(trainer: Trainer, progress: _Progress, patience: int) -> bool:
@@ -162,28 +174,22 @@ def _save_checkpoint(
     tensors |= {f"best/{name}": value for name, value in best.items()}
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     metadata = {"identity": json.dumps(identity), "progress": json.dumps(asdict(progress))}
-    replace_file(path, safetensors.torch.save(tensors, metadata))
+    write_tensors(path, safetensors.torch.save(tensors, metadata))
 
 
 def _load_checkpoint(
     path: Path, trainer: Trainer, identity: Mapping[str, Any]
 ) -> tuple[_Progress, dict[str, Tensor]]:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        saved, progress = json.loads(metadata["identity"]), json.loads(metadata["progress"])
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as exc:
-        raise RunError(
-            f"the checkpoint {path} cannot be read: {exc}.", "Delete it to start afresh."
-        ) from exc
+    anew = f"Delete it to start anew: rm -r {shlex.quote(str(path))}"
+    metadata = check_tensors(path, anew)
+    with safetensors.safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    saved, progress = json.loads(metadata["identity"]), json.loads(metadata["progress"])
     _check_identity(path, saved, dict(identity))
     try:
         trainer.load_state(part(tensors, "trainer/"))
     except (ValueError, KeyError, RuntimeError) as exc:
-        raise RunError(
-            f"the checkpoint {path} does not fit the trainer: {exc}", "Delete it to start afresh."
-        ) from exc
+        raise RunError(f"the checkpoint {path} does not fit the trainer: {exc}", anew) from exc
     return _Progress(**progress), part(tensors, "best/")
 
 

@@ -18,6 +18,7 @@ from helpers.shell import Shell
 
 from hcache.commands.app import app
 from hcache.data.metrics import METRICS
+from hcache.runs.folder import Run
 from hcache.store import Store, write
 
 QUICK = ["train.iterations=20", "train.patience=3"]
@@ -209,6 +210,10 @@ def test_rerun_says_the_first_difference(trained: Shell) -> None:
     changed = json.loads(lines[3]) | {"loss": 1e9}
     lines[3] = json.dumps(changed)
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    assert "metrics.jsonl is damaged" in trained("rerun", run_folder(trained), code=1)
+    run = Run(folder)
+    outcome = run.manifest["outcome"] | {"files": run.files()}
+    run.write_manifest(run.manifest | {"outcome": outcome})  # as if it had been trained so
     message = trained("rerun", run_folder(trained), code=1)
     assert "line 4" in message and "1000000000" in message
 

@@ -10,6 +10,7 @@ import torch
 from helpers.forest import random_forest
 from helpers.policies import SequencePolicy
 
+from hcache.artefacts import write_object
 from hcache.errors import ConfigError, RunError
 from hcache.policies import POLICIES, Policy, load_policy
 from hcache.policies.mlp import MASKED, MLPPolicy, MLPSettings
@@ -124,7 +125,7 @@ def saved(folder: Path) -> Path:
 
 def edit(folder: Path, **changes: object) -> None:
     path = folder / "policy.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    write_object(path, {**json.loads(path.read_text()), **changes})
 
 
 def test_loading_says_what_is_wrong(tmp_path: Path) -> None:
@@ -152,6 +153,9 @@ def test_damaged_files_are_noticed(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="cannot be read"):
         load_policy(folder)
     (folder / "policy.json").write_text("[]")
+    with pytest.raises(RunError, match="it is no object"):
+        load_policy(folder)
+    edit(saved(folder), tensors=None)
     with pytest.raises(RunError, match="does not describe"):
         load_policy(folder)
     tensors = saved(folder) / "policy.safetensors"

@@ -53,10 +53,9 @@ def at(experiment: Experiment, *overrides: str) -> Experiment:
 
 
 def edit(run: Run, change: Callable[[Raw], object]) -> Run:
-    file = run.folder / "manifest.json"
-    manifest = json.loads(file.read_text())
+    manifest = Run(run.folder).manifest
     change(manifest)
-    file.write_text(json.dumps(manifest))
+    run.write_manifest(manifest)
     return Run(run.folder)
 
 
