@@ -79,7 +79,9 @@ def places(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         below = list(tree.items())
     elif isinstance(tree, list):
         below = list(enumerate(tree))
-    return [path] * bool(path) + [deep for key, part in below for deep in places(part, (*path, key))]
+    return [path] * bool(path) + [
+        deep for key, part in below for deep in places(part, (*path, key))
+    ]
 
 
 def damaged(tree: Any, random: Random) -> Any:

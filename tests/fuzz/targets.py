@@ -280,8 +280,25 @@ COLUMNS = (
     "varint", "array_value(1, 2)", "json('{}')", "typeof(1)", "current_setting('threads')", '1 as ""',
     "1 as a, 2 as a", "'{{a}}'", "x -> x", "list_transform([1], x -> x)", "range(5)", "unnest([1, 2])",
 )  # fmt: skip
-SOURCES = ("", "from outcomes", "from sequences", "from generations", "from nothing", "from range(3)")
-ENDINGS = ("", "limit 1", "limit -1", "limit 'a'", "order by 1", "group by all", "where 1", ";", "; select 2")
+SOURCES = (
+    "",
+    "from outcomes",
+    "from sequences",
+    "from generations",
+    "from nothing",
+    "from range(3)",
+)
+ENDINGS = (
+    "",
+    "limit 1",
+    "limit -1",
+    "limit 'a'",
+    "order by 1",
+    "group by all",
+    "where 1",
+    ";",
+    "; select 2",
+)
 STATEMENTS = ("explain select 1", "describe outcomes", "show tables", "pragma version", "begin", "")
 
 
