@@ -3,9 +3,11 @@
 # A second run finds all that in place. To choose the interpreter: make PYTHON=python3.11 test
 
 BIN := .venv/bin
+MINUTES := 10
+SEED := 0
 export PYTHON ENGINE TORCH_INDEX
 
-.PHONY: help setup demo test lint lock clean
+.PHONY: help setup demo test fuzz lint lock clean
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -18,6 +20,11 @@ demo: setup ## sample, train and evaluate the demo
 
 test: lint ## run the checks of lint, then the tests on all cores, warnings being errors
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+fuzz: setup ## feed hostile inputs to each target of tests/fuzz for MINUTES of CPU time (10)
+	@failed=; for target in config readers scripts extractors sql export; do \
+		$(BIN)/python -m tests.fuzz $$target --minutes $(MINUTES) --seed $(SEED) || failed=1; \
+	done; test -z "$$failed"
 
 lint: setup ## check style, formatting and types
 	$(BIN)/ruff check .

@@ -141,7 +141,7 @@ def _set(raw: dict[str, Any], override: str) -> None:
         node[last] = load_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigError(
-            f"--set {place}: the value is not YAML ({_problem(error)}): {_short(text)}",
+            f"--set {_short(override)}: the value is not YAML ({place}: {_problem(error)}).",
             "Put a text in quotes.",
         ) from error
 

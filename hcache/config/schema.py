@@ -209,7 +209,11 @@ class SamplingConfig(Section):
     """How the tree is filled."""
 
     replicas: int = Field(
-        1, ge=1, le=MOST_REPLICAS, description="samples per prompt of arms with temperature > 0"
+        1,
+        ge=1,
+        le=MOST_REPLICAS,
+        description="samples per prompt of arms with temperature > 0; "
+        "with all of them a question may have 100,000 trajectories",
     )
     schedule: Literal["resident", "swap"] = Field(
         "resident", description="all engines at once, or one at a time"

@@ -43,6 +43,8 @@ def load_yaml(text: str) -> Any:
         return loader.construct_document(node)
     except RecursionError as error:
         raise _too_deep(None) from error
+    except ValueError as error:  # an escaped character that Unicode has not
+        raise yaml.MarkedYAMLError(problem=f"{error}") from error
     finally:
         loader.dispose()
 
@@ -98,7 +100,7 @@ class _Loader(yaml.SafeLoader):
         kind = node.tag.removeprefix(_TAG)
         if kind not in _JSON:
             hint = "; put it in quotes" if isinstance(node, yaml.ScalarNode) else ""
-            raise _defect(node, f"a {kind} is nothing that a setting can be{hint}")
+            raise _defect(node, f"a {kind} is nothing that JSON has{hint}")
         return super().construct_object(node, deep)
 
 

@@ -60,7 +60,8 @@ def check_sentence_folder(path: Path, place: str) -> None:
         kinds = []  # a plain checkpoint, over whose tokens the library takes the mean
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ConfigError(
-            f"{place}: {path / 'modules.json'} lists no modules ({error})."
+            f"{place}: {path / 'modules.json'} lists no modules ({error}).",
+            "Give a folder as sentence-transformers writes it.",
         ) from error
     for kind in kinds:
         if not kind.startswith("sentence_transformers."):

@@ -32,7 +32,7 @@ from hcache.sampling import Sampler, make_plan
 from hcache.workflows import Message
 
 from .harness import Case, Target
-from .mutate import RAW, TEXTS, as_json, broken, damaged, garbled, text, value
+from .mutate import RAW, TEXTS, as_json, broken, damaged, garbled, text
 
 Make = Callable[[Random], Case]
 
@@ -235,10 +235,38 @@ def _request(arm: Arm, prompt: str) -> Request:
 
 
 WORDS = (
-    "answer", "The answer is ", "(A)", "B.", "42", "3.5", "1,000", "½", "\n", " ", "**", "####",
-    "\\boxed{", "}", "\\frac{1}{0}", "<think>", "</think>", "<answer>", "</answer>", '{"answer": ',
-    '"\\ud800"', '"\\u0000"', "```python\n", "```", "10^", "^-", "e9", "E+99999", "not", "$", "%",
-)  # fmt: skip
+    "answer",
+    "The answer is ",
+    "(A)",
+    "B.",
+    "42",
+    "3.5",
+    "1,000",
+    "½",
+    "\n",
+    " ",
+    "**",
+    "####",
+    "\\boxed{",
+    "}",
+    "\\frac{1}{0}",
+    "<think>",
+    "</think>",
+    "<answer>",
+    "</answer>",
+    '{"answer": ',
+    '"\\ud800"',
+    '"\\u0000"',
+    "```python\n",
+    "```",
+    "10^",
+    "^-",
+    "e9",
+    "E+99999",
+    "not",
+    "$",
+    "%",
+)
 
 
 def extractors(folder: Path) -> Make:
@@ -271,15 +299,54 @@ def sampled(folder: Path) -> Path:
 
 
 COLUMNS = (
-    "*", "1", "quality", "sequence", "count(*)", "null", "'\\x00'::blob", "interval 1 day", "1/0",
-    "'infinity'::date", "'infinity'::timestamp", "'-infinity'::timestamptz", "'nan'::float", "time '1:0'",
-    "170141183460469231731687303715884105727::hugeint", "[1, null]", "{'a': 1}", "map {1: 2}",
-    "340282366920938463463374607431768211455::uhugeint", "union_value(a := 1)", "uuid()", "'101'::bit",
-    "1.5::decimal(38, 9)", "'a'::enum('a', 'b')", "row(1, 2)", "repeat('x', 9)", "chr(0)", "e'\\x1b[0m'",
-    "[[[]]]", "timetz '1:0+1'", "date '9999-12-31'", "date '-4000-1-1'", "make_timestamp_ns(1)", "$1", "?",
-    "varint", "array_value(1, 2)", "json('{}')", "typeof(1)", "current_setting('threads')", '1 as ""',
-    "1 as a, 2 as a", "'{{a}}'", "x -> x", "list_transform([1], x -> x)", "range(5)", "unnest([1, 2])",
-)  # fmt: skip
+    "*",
+    "1",
+    "quality",
+    "sequence",
+    "count(*)",
+    "null",
+    "'\\x00'::blob",
+    "interval 1 day",
+    "1/0",
+    "'infinity'::date",
+    "'infinity'::timestamp",
+    "'-infinity'::timestamptz",
+    "'nan'::float",
+    "time '1:0'",
+    "170141183460469231731687303715884105727::hugeint",
+    "[1, null]",
+    "{'a': 1}",
+    "map {1: 2}",
+    "340282366920938463463374607431768211455::uhugeint",
+    "union_value(a := 1)",
+    "uuid()",
+    "'101'::bit",
+    "1.5::decimal(38, 9)",
+    "'a'::enum('a', 'b')",
+    "row(1, 2)",
+    "repeat('x', 9)",
+    "chr(0)",
+    "e'\\x1b[0m'",
+    "[[[]]]",
+    "timetz '1:0+1'",
+    "date '9999-12-31'",
+    "date '-4000-1-1'",
+    "make_timestamp_ns(1)",
+    "$1",
+    "?",
+    "varint",
+    "array_value(1, 2)",
+    "json('{}')",
+    "typeof(1)",
+    "current_setting('threads')",
+    '1 as ""',
+    "1 as a, 2 as a",
+    "'{{a}}'",
+    "x -> x",
+    "list_transform([1], x -> x)",
+    "range(5)",
+    "unnest([1, 2])",
+)
 SOURCES = (
     "",
     "from outcomes",
