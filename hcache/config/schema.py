@@ -279,7 +279,7 @@ class EvaluateConfig(Section):
 class ExperimentConfig(Section):
     """One experiment, as its file says."""
 
-    name: str = Field(
+    name: Name = Field(
         pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$",
         description="in the database; the file's own name otherwise",
     )

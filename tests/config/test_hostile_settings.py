@@ -1,4 +1,4 @@
-"""Settings of strangers: what YAML can say and JSON cannot, bombs of aliases, and names of paths."""
+"""Settings of strangers: what JSON cannot say, bombs of aliases, and names that are paths."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_name_that_is_a_path_is_refused(folder: Path, name: str, section: str) -
 
 @pytest.mark.parametrize("name", [".", ".hidden", "-x"])
 def test_experiment_has_no_name_that_hides(folder: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match="name: .*should match"):
+    with pytest.raises(ConfigError, match=r"name: .*should match"):
         load(folder, settings("ab", name=name))
 
 
