@@ -73,7 +73,9 @@ def _parts(node: yaml.Node) -> list[yaml.Node]:
 
 
 def _defect(node: yaml.Node | None, problem: str) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=node and node.start_mark)
+    return yaml.MarkedYAMLError(
+        problem=problem, problem_mark=None if node is None else node.start_mark
+    )
 
 
 def _too_deep(node: yaml.Node | None) -> yaml.MarkedYAMLError:

@@ -1,4 +1,4 @@
-"""Folders of models with code of their own, or with pickles: nothing of them is run or asked for."""
+"""Folders of models with code of their own, or with pickles: nothing of them is run."""
 
 from __future__ import annotations
 
