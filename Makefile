@@ -3,10 +3,12 @@
 # A second run finds all that in place. To choose the interpreter: make PYTHON=python3.11 test
 
 BIN := .venv/bin
+MINUTES ?= 10
+SEED ?= 0
 export PYTHON ENGINE TORCH_INDEX
 KILLS ?= 1000
 
-.PHONY: help setup demo test torture lint lock clean
+.PHONY: help setup demo test torture fuzz lint lock clean
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -22,6 +24,11 @@ test: lint ## run the checks of lint, then the tests on all cores, warnings bein
 
 torture: setup ## kill sampling at random moments, KILLS times, and compare what it made
 	$(BIN)/python benchmarks/torture.py $(KILLS)
+
+fuzz: setup ## feed hostile inputs to each target of tests/fuzz for MINUTES of CPU time (10)
+	@failed=; for target in config readers scripts extractors sql export; do \
+		$(BIN)/python -m tests.fuzz $$target --minutes $(MINUTES) --seed $(SEED) || failed=1; \
+	done; test -z "$$failed"
 
 lint: setup ## check style, formatting and types
 	$(BIN)/ruff check .

@@ -37,6 +37,13 @@ def digest_text(text: str) -> str:
     return hashlib.sha256(data).hexdigest()[:KEY_DIGITS]
 
 
+def well_formed(text: str) -> str:
+    """A text that UTF-8 can say: halves of a surrogate pair joined, one left alone as U+FFFD."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def digest_file(path: Path) -> str:
     """The key of a file's bytes, read in blocks."""
     with path.open("rb") as file:

@@ -10,11 +10,14 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from hcache.config.schema import ExperimentConfig, Settings, TrainConfig
+from hcache.config.yaml import load_yaml
 from hcache.errors import ConfigError
+from hcache.keys import well_formed
 from hcache.plugins import did_you_mean
 
 S = TypeVar("S", bound=Settings)
 
+SHOWN = 200  # characters of a value that an error repeats
 EXAMPLE = "data/demo/experiment.yaml is one to start from."
 
 
@@ -28,24 +31,6 @@ def parse_settings(settings: type[S], values: Mapping[str, Any], place: str) -> 
         return settings.model_validate(dict(values))
     except ValidationError as error:
         raise ConfigError(describe(error, settings, place)) from error
-
-
-class UniqueKeys(yaml.SafeLoader):
-    """YAML's safe loader, which takes the last of equal keys silently; this one refuses them."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """See `yaml.SafeLoader`."""
-        seen = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue  # refused below, with its place
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"{key.value!r} stands twice in one section; remove one",
-                    problem_mark=key.start_mark,
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def read_config(
@@ -111,7 +96,7 @@ def read_yaml(path: Path, place: str = "", hint: str = "") -> dict[str, Any]:
     """
     name = f"{place}: {path}" if place else str(path)
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)  # a SafeLoader
+        raw = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{name}: cannot read the file ({error.strerror}).", hint) from error
     except UnicodeDecodeError as error:
@@ -121,11 +106,14 @@ def read_yaml(path: Path, place: str = "", hint: str = "") -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "not YAML"
-        raise ConfigError(f"{name}{line}: {problem}.") from error
+        raise ConfigError(f"{name}{line}: {_problem(error)}.", hint) from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{name}: no YAML mapping.", hint)
     return raw
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    return getattr(error, "problem", None) or "not YAML"
 
 
 def parse_config(raw: dict[str, Any], source: str) -> ExperimentConfig:
@@ -140,6 +128,8 @@ def _set(raw: dict[str, Any], override: str) -> None:
     place, equals, text = override.partition("=")
     if not equals or not place:
         raise ConfigError(f"--set {override}: not of the form place=value.", "Like train.alpha=0.1")
+    if well_formed(override) != override:
+        raise ConfigError(f"--set {override}: not UTF-8.", "Like train.alpha=0.1")
     *parents, last = place.split(".")
     node = raw
     for parent in parents:
@@ -148,9 +138,12 @@ def _set(raw: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {override}: {parent} is a value, nothing is below it.")
         node = below
     try:
-        node[last] = yaml.safe_load(text)
+        node[last] = load_yaml(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not YAML.") from error
+        raise ConfigError(
+            f"--set {_short(override)}: the value is not YAML ({place}: {_problem(error)}).",
+            "Put a text in quotes.",
+        ) from error
 
 
 def describe(error: ValidationError, model: type[BaseModel], source: str) -> str:
@@ -169,7 +162,11 @@ def _describe_one(item: dict[str, Any], model: type[BaseModel], source: str) -> 
     message = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "value_error":
         return f"{where}: {message}"
-    return f"{where}: {message} (it is {item['input']!r})"
+    return f"{where}: {message} (it is {_short(repr(item['input']))})"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def _fields_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -30,6 +31,26 @@ class Settings(Section):
     model_config = ConfigDict(strict=True)
 
 
+Seed = Annotated[int, Field(ge=0, lt=1 << 32)]  # as NumPy takes them
+MOST_REPLICAS = 1 << 16  # keys of generations have room for as many
+
+
+def plain_name(name: str) -> str:
+    """A name as it is, if it can stand in a table, in a file's name and on one line.
+
+    Raises:
+        ValueError: it is blank, long, a path, or has characters that are not shown.
+    """
+    if not name.strip() or len(name) > 100 or not name.isprintable():
+        raise ValueError(f"{name[:100]!r} is no name; use letters, digits, _ and -")
+    if ".." in name or "/" in name or "\\" in name or name == ".":
+        raise ValueError(f"{name!r} is a path, no name; use letters, digits, _ and -")
+    return name
+
+
+Name = Annotated[str, AfterValidator(plain_name)]
+
+
 class FeaturesConfig(Section):
     """How the text of a state becomes numbers."""
 
@@ -38,10 +59,12 @@ class FeaturesConfig(Section):
         description="hashing (no model), sentence-transformers, or causal-lm (mean of the last "
         "hidden states)",
     )
-    dim: int = Field(256, ge=8, description="of the hashing encoder")
+    dim: int = Field(256, ge=8, le=1 << 16, description="of the hashing encoder")
     path: str | None = Field(None, description="folder of the model of the other encoders")
-    seed: int = Field(0, description="of the hashing encoder's projection")
-    max_tokens: int = Field(512, ge=1, description="that causal-lm reads, at the end of a text")
+    seed: Seed = Field(0, description="of the hashing encoder's projection")
+    max_tokens: int = Field(
+        512, ge=1, le=1 << 24, description="that causal-lm reads, at the end of a text"
+    )
 
     @model_validator(mode="after")
     def _path_given(self) -> FeaturesConfig:
@@ -78,7 +101,9 @@ class ModelConfig(Section):
     low_rank: LowRankConfig | None = Field(
         None, description="ΔW made for each question; `hcache sample --policy` fills it in"
     )
-    max_model_len: int = Field(2048, ge=8, description="window in tokens, prompt and reply")
+    max_model_len: int = Field(
+        2048, ge=8, le=1 << 24, description="window in tokens, prompt and reply"
+    )
     chat_template: str | None = Field(None, description="file, in place of the tokenizer's own")
     chat_template_args: dict[str, JsonValue] = Field({}, description="given to the template")
     reasoning_tags: Tags | None = Field(
@@ -124,10 +149,10 @@ class ArmConfig(Section):
 
     model: str = Field(description="name of an entry of `models`")
     price: Price = Field(Price(input=1, output=1), description="one number, or input and output")
-    max_tokens: int = Field(64, ge=1, description="most tokens of a reply")
+    max_tokens: int = Field(64, ge=1, le=1 << 24, description="most tokens of a reply")
     temperature: float = Field(0.0, ge=0, description="0 is greedy")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus, at a temperature above 0")
-    seed: int = Field(0, description="of sampling; each request has its own, derived from it")
+    seed: Seed = Field(0, description="of sampling; each request has its own, derived from it")
     stop: tuple[str, ...] = Field((), description="texts that end a reply")
     system: str = Field("", description="system message of every prompt of this arm")
     instruction: str = Field("", description="stands last in every prompt of this arm")
@@ -183,12 +208,18 @@ class DatasetConfig(Section):
 class SamplingConfig(Section):
     """How the tree is filled."""
 
-    replicas: int = Field(1, ge=1, description="samples per prompt of arms with temperature > 0")
+    replicas: int = Field(
+        1,
+        ge=1,
+        le=MOST_REPLICAS,
+        description="samples per prompt of arms with temperature > 0; "
+        "with all of them a question may have 100,000 trajectories",
+    )
     schedule: Literal["resident", "swap"] = Field(
         "resident", description="all engines at once, or one at a time"
     )
     logprobs: bool = Field(False, description="keep the log-probability of each output token")
-    seed: int = Field(0, description="order in which queries are taken")
+    seed: Seed = Field(0, description="order in which queries are taken")
 
 
 class AlgorithmConfig(Section):
@@ -210,7 +241,7 @@ class TrainConfig(Section):
     algo: str = Field("ppo", description="the trainer")
     alpha: float = Field(0.1, ge=0, description="weight of cost in R = Q - alpha * C")
     stop: bool = Field(True, description="whether the router may stop from the second hop on")
-    seed: int = Field(0, description="of weights and of all that is drawn in training")
+    seed: Seed = Field(0, description="of weights and of all that is drawn in training")
     iterations: int = Field(400, ge=1, description="steps of the trainer, at most")
     evaluate_every: int = Field(
         10, ge=1, description="iterations between evaluations on validation"
@@ -242,14 +273,15 @@ class EvaluateConfig(Section):
     """Statistics of the figures that are reported."""
 
     resamples: int = Field(10_000, ge=100, description="of the queries, for the interval of AIQ")
-    seed: int = Field(0, description="of these resamples")
+    seed: Seed = Field(0, description="of these resamples")
 
 
 class ExperimentConfig(Section):
     """One experiment, as its file says."""
 
-    name: str = Field(
-        pattern=r"^[A-Za-z0-9_.-]+$", description="in the database; the file's own name otherwise"
+    name: Name = Field(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$",
+        description="in the database; the file's own name otherwise",
     )
     db: str = Field(description="the DuckDB file, relative to the working directory")
     runs: str = Field("runs", description="where run folders go, relative to it as well")
@@ -257,9 +289,9 @@ class ExperimentConfig(Section):
         (), description="Python files with metrics, trainers and the like, see docs/extending.md"
     )
     workflow: dict[str, Any] = Field({"name": "relay"}, description="which, and its settings")
-    models: dict[str, ModelConfig] = Field(min_length=1, description="checkpoints by name")
-    arms: dict[str, ArmConfig] = Field(min_length=1, description="the router's choices by name")
-    data: dict[str, DatasetConfig] = Field(min_length=1, description="data sets by name")
+    models: dict[Name, ModelConfig] = Field(min_length=1, description="checkpoints by name")
+    arms: dict[Name, ArmConfig] = Field(min_length=1, description="the router's choices by name")
+    data: dict[Name, DatasetConfig] = Field(min_length=1, description="data sets by name")
     quality: str = Field("f1", description="the metric that is Q in the reward")
     sampling: SamplingConfig = SamplingConfig()
     features: FeaturesConfig = FeaturesConfig()
@@ -268,9 +300,9 @@ class ExperimentConfig(Section):
 
     @field_validator("arms")
     @classmethod
-    def _plain_names(cls, arms: dict[str, ArmConfig]) -> dict[str, ArmConfig]:
+    def _plain_names(cls, arms: dict[Name, ArmConfig]) -> dict[str, ArmConfig]:
         for name in arms:
-            if ">" in name or name == "STOP" or not name.strip():
+            if ">" in name or name == "STOP":
                 raise ValueError(f"an arm cannot be called {name!r}; use letters, digits, _ and -")
         return arms
 

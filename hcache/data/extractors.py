@@ -17,7 +17,7 @@ from hcache.data.letters import choice_letter
 from hcache.data.metrics import METRICS
 from hcache.data.numbers import find_number, first_clause
 from hcache.data.thoughts import drop_thought
-from hcache.keys import digest
+from hcache.keys import digest, well_formed
 from hcache.plugins import Registry
 
 Extractor = Callable[[str], str]
@@ -50,7 +50,7 @@ def extractor(name: str) -> Extractor:
         ConfigError: for an unknown name, listing the known ones.
     """
     extract = EXTRACTORS.find(name)
-    return lambda text: extract(drop_thought(text))
+    return lambda text: well_formed(extract(drop_thought(text)))
 
 
 def version_of(extract: str, metric: str) -> str:

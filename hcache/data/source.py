@@ -122,7 +122,7 @@ class Source:
                 f"malformed JSON: {error.msg} at column {error.colno}",
                 "Rows are one JSON object per line, or one array of objects.",
             ) from error
-        except (ValueError, RecursionError) as error:
+        except (ValueError, ArithmeticError, RecursionError) as error:
             raise self.defect(f"malformed JSON: {error}") from error
 
     def _row(self, value: object) -> Row:

@@ -15,7 +15,7 @@ from pydantic import JsonValue
 
 from hcache.config.schema import ModelConfig
 from hcache.data.thoughts import opens_thought
-from hcache.keys import digest, generation_key, seed_of
+from hcache.keys import digest, generation_key, seed_of, well_formed
 from hcache.models.arms import Arm
 from hcache.plugins import Registry
 from hcache.workflows.effects import Ask, Message
@@ -123,6 +123,10 @@ class Generation:
     seconds: float = 0.0
     thinking: bool = False  # the prompt ends inside a thought, so the reply begins there
     prompt_key: str = ""  # digest of the prompt's token ids; "" where nothing was rendered
+
+    def __post_init__(self) -> None:
+        """Make the text one that can be stored: half a surrogate pair becomes U+FFFD."""
+        object.__setattr__(self, "text", well_formed(self.text))
 
     @property
     def output_tokens(self) -> int:

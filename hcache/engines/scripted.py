@@ -18,7 +18,7 @@ from hcache.config.schema import ModelConfig
 from hcache.data.thoughts import opens_thought
 from hcache.engines.base import ENGINES, TOO_LONG, Generation, QueueEngine, Request
 from hcache.errors import EngineError
-from hcache.keys import digest_file, digest_text
+from hcache.keys import digest_file, digest_text, well_formed
 from hcache.models.arms import Arm
 
 Script = Callable[[Request], str]
@@ -40,7 +40,12 @@ class ScriptedEngine(QueueEngine):
         path = Path(model.path)
         if not path.is_file():
             raise EngineError(f"{place}.path: {path} is no script.", "Give a JSON file.")
-        return {"script": digest_file(path)}
+        try:
+            return {"script": digest_file(path)}
+        except OSError as error:
+            raise EngineError(
+                f"{place}.path: {path} cannot be read ({error.strerror}).", "Give a JSON file."
+            ) from error
 
     @staticmethod
     def reply_arguments(arguments: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
@@ -77,11 +82,12 @@ def read_script(path: Path) -> Script:
     """A script from its JSON file.
 
     Raises:
-        EngineError: not JSON, or not a list of [pattern, reply].
+        EngineError: it cannot be read, is not JSON, or not a list of [pattern, reply]; or a rule
+            is no regular expression, or has a reply that refers to a group it has not.
     """
     try:
-        rules = [(re.compile(pattern), reply) for pattern, reply in json.loads(path.read_text())]
-    except (ValueError, TypeError, re.error) as error:
+        rules = [_rule(rule) for rule in _list_of(json.loads(path.read_text(encoding="utf-8")))]
+    except (OSError, ValueError, RecursionError) as error:
         raise EngineError(
             f"{path}: not a script ({error}).", "It is a JSON list of [pattern, reply]."
         ) from error
@@ -94,3 +100,30 @@ def read_script(path: Path) -> Script:
         return ""
 
     return script
+
+
+def _list_of(value: object) -> list[object]:
+    if isinstance(value, list):
+        return value
+    raise ValueError("it is no list")
+
+
+def _rule(rule: object) -> tuple[re.Pattern[str], str]:
+    """A pattern and its reply.
+
+    Raises:
+        ValueError: saying what is wrong with which rule.
+    """
+    match rule:
+        case [str() as pattern, str() as reply]:
+            pass
+        case _:
+            raise ValueError(f"{str(rule)[:80]!r} is no pair of texts")
+    if well_formed(pattern + reply) != pattern + reply:
+        raise ValueError(rf"{pattern[:80]!r}: half a surrogate pair (\ud800 to \udfff)")
+    try:
+        compiled = re.compile(pattern)
+        compiled.sub(reply, "")  # reads the reply, whether there is a match or none
+    except (re.error, IndexError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{pattern[:80]!r}: {error}") from error
+    return compiled, reply

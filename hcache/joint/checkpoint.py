@@ -18,7 +18,7 @@ from hcache.engines.vllm_arguments import reply_arguments
 from hcache.errors import EngineError
 from hcache.joint.generator import LowRank, Shape
 from hcache.models.arms import Arm
-from hcache.models.causal_lm import import_transformers
+from hcache.models.causal_lm import SAFE, import_transformers, loading
 from hcache.workflows import Message
 
 SCALINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
@@ -59,10 +59,13 @@ class Checkpoint:
         self.device = device
         self.model_config = config
         dtype = getattr(torch, config.dtype)
-        model = transformers.AutoModelForCausalLM.from_pretrained(arm.path, dtype=dtype)
+        with loading(arm.path, f"models.{arm.model}.path"):
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                arm.path, dtype=dtype, use_safetensors=True, **SAFE
+            )
+            self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(arm.path, **SAFE)
         self.model: Any = model.to(device)
         self.model.requires_grad_(False).eval()
-        self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(arm.path)
         self.layers: Any = getattr(self.model.base_model, "layers", None)
         if self.layers is None or not hasattr(self.layers[-1].self_attn, "o_proj"):
             raise EngineError(

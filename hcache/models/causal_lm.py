@@ -9,8 +9,11 @@ Axes in names: B rows of a batch, T tokens.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,12 +22,16 @@ from torch import Tensor
 from hcache.errors import ConfigError
 from hcache.models.files import locate
 
+SAFE: Mapping[str, Any] = MappingProxyType({"trust_remote_code": False})
+"""Arguments of `from_pretrained`; left out, a folder with code of its own asks on the terminal."""
+
 
 def checkpoint_config(path: str | Path, place: str) -> Any:
     """The configuration of a checkpoint; `place` is where the path stands, for errors.
 
     Raises:
-        ConfigError: transformers is missing, or the folder holds no checkpoint.
+        ConfigError: transformers is missing, or the folder holds no checkpoint, or one that wants
+            to run code of its own.
     """
     folder = locate(str(path), Path(), place)
     if not (folder / "config.json").is_file():
@@ -32,7 +39,9 @@ def checkpoint_config(path: str | Path, place: str) -> Any:
             f"{place}: {folder} is no checkpoint (it has no config.json).",
             "Give a folder as written by save_pretrained, with weights and tokenizer.",
         )
-    return import_transformers().AutoConfig.from_pretrained(folder)
+    transformers = import_transformers()
+    with loading(folder, place):
+        return transformers.AutoConfig.from_pretrained(folder, **SAFE)
 
 
 def load_checkpoint(path: str | Path, kind: str, place: str) -> tuple[Any, Any]:
@@ -45,14 +54,29 @@ def load_checkpoint(path: str | Path, kind: str, place: str) -> tuple[Any, Any]:
     """
     config, transformers = checkpoint_config(path, place), import_transformers()
     folder = locate(str(path), Path(), place)
-    try:
+    with loading(folder, place):
         model = getattr(transformers, kind).from_pretrained(
-            folder, config=config, dtype=torch.float32
+            folder, config=config, dtype=torch.float32, use_safetensors=True, **SAFE
         )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{place}: {folder} cannot be loaded: {error}") from error
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **SAFE)
     return model.eval(), tokenizer
+
+
+@contextmanager
+def loading(folder: Path, place: str) -> Iterator[None]:
+    """While transformers reads a folder: what it cannot read, or may not run, is an error.
+
+    Raises:
+        ConfigError: in the library's own words; `place` is the setting that names the folder.
+    """
+    try:
+        yield
+    except Exception as error:  # whatever it raises for files that are damaged
+        hint = "Give a folder as written by save_pretrained, with weights as safetensors."
+        if "trust_remote_code" in str(error):
+            hint = "Code in a model's folder is not run here: give a model of a kind it knows."
+        reason = shorten(str(error), 300) or type(error).__name__
+        raise ConfigError(f"{place}: {folder} cannot be loaded ({reason}).", hint) from error
 
 
 def import_transformers() -> Any:

@@ -28,6 +28,7 @@ from torch import Tensor
 from hcache.config.schema import Settings
 from hcache.errors import ConfigError, RunError
 from hcache.models.causal_lm import (
+    SAFE,
     beginning,
     by_length,
     import_transformers,
@@ -240,8 +241,8 @@ def _from_files(files: Mapping[str, str]) -> tuple[Any, Any]:
     with tempfile.TemporaryDirectory() as folder:
         for name, text in files.items():
             (Path(folder) / Path(name).name).write_text(text, encoding="utf-8")
-        config = transformers.AutoConfig.from_pretrained(folder)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        config = transformers.AutoConfig.from_pretrained(folder, **SAFE)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **SAFE)
     with torch.random.fork_rng(devices=[]):
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, **SAFE)
     return model.eval(), tokenizer

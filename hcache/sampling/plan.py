@@ -12,12 +12,15 @@ import polars as pl
 
 from hcache.data.queries import Query
 from hcache.engines import Request, check_request
-from hcache.errors import ArmError
+from hcache.errors import ArmError, ConfigError
 from hcache.experiment import Experiment
 from hcache.keys import digest_text
 from hcache.sampling.enumerator import Enumerator, Reply
 from hcache.store import Store
 from hcache.store.queries import RATE
+
+MOST_TRAJECTORIES = 100_000
+"""Trajectories of one question, over all replicas, that are enumerated; see docs/experiment.md."""
 
 
 @dataclass
@@ -63,8 +66,37 @@ def tree_size(experiment: Experiment, query: Query) -> Counter[tuple[str, int]]:
     return count
 
 
+def check_size(experiment: Experiment) -> None:
+    """Refuse trees too large to be enumerated, by a count in closed form.
+
+    Raises:
+        ConfigError: with the count, and how many hops could be had.
+    """
+    arms, replicas = len(experiment.config.arms), experiment.config.sampling.replicas
+    workflow = experiment.workflow
+    counts = {  # by horizon, from the one asked for down
+        hops: replicas * workflow.model_copy(update={"hops": hops}).trajectories(arms)
+        for hops in range(workflow.hops, 0, -1)
+    }
+    count = counts[workflow.hops]
+    if count <= MOST_TRAJECTORIES:
+        return
+    fits = next((hops for hops in counts if counts[hops] <= MOST_TRAJECTORIES), None)
+    fewer = "" if fits is None else f"At `workflow.hops` {fits} there are {counts[fits]:,}."
+    raise ConfigError(
+        f"{experiment.source}: {arms:,} arms, {workflow.hops} hops and {replicas:,} replicas are "
+        f"{count:,} trajectories of each question, more than {MOST_TRAJECTORIES:,}.",
+        f"Take fewer `arms`, `workflow.hops` or `sampling.replicas`. {fewer}".strip(),
+    )
+
+
 def make_plan(experiment: Experiment, show: int = 0) -> Plan:
-    """Enumerate everything with what is stored, and stand-ins for replies that are not."""
+    """Enumerate everything with what is stored, and stand-ins for replies that are not.
+
+    Raises:
+        ConfigError: see `check_size`.
+    """
+    check_size(experiment)
     stored = _stored(experiment)
     rates = _rates(experiment)
     lengths = {arm.name: _Tokens(arm.path) for arm in experiment.pool}  # a tool reads no tokens
@@ -155,9 +187,10 @@ class _Tokens:
         if file.is_file():
             try:
                 from tokenizers import Tokenizer
-            except ImportError:
+
+                self.tokenizer = Tokenizer.from_file(str(file))
+            except Exception:  # it is missing, or whatever it raises for what it cannot read
                 return
-            self.tokenizer = Tokenizer.from_file(str(file))
 
     def count(self, request: Request) -> int:
         text = "\n".join(message.content for message in request.messages)

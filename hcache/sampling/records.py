@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hcache.engines import Engine, Generation, Request
-from hcache.keys import canonical, digest
+from hcache.keys import canonical, digest, well_formed
 
 UNKNOWN = {"thinking": False, "prompt_key": ""}
 """What records of an older version lack."""
@@ -42,9 +42,12 @@ def tables_of(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
         UNKNOWN
         | {name: value for name, value in record.items() if name not in ("messages", "provenance")}
         | {"created": datetime.fromisoformat(record["created"])}
+        | {"text": well_formed(record["text"])}  # a spool of an older version may hold any
         for record in records
     ]
-    messages = [{"messages_id": r["messages_id"], "messages": r["messages"]} for r in records]
+    messages = [
+        {"messages_id": r["messages_id"], "messages": well_formed(r["messages"])} for r in records
+    ]
     facts = {record["provenance_id"]: record["provenance"] for record in records}
     provenance = [{"provenance_id": key, "facts": value} for key, value in facts.items()]
     return {"generations": generations, "messages": messages, "provenance": provenance}

@@ -23,7 +23,7 @@ from hcache.experiment import Experiment
 from hcache.models.arms import Arm
 from hcache.models.replies import ReplyCount
 from hcache.sampling.enumerator import Enumerator, Reply
-from hcache.sampling.plan import tree_size
+from hcache.sampling.plan import check_size, tree_size
 from hcache.sampling.records import record_of, tables_of
 from hcache.sampling.schedules import Resident, Sweep
 from hcache.sampling.scoring import Scored, rescore, score
@@ -74,8 +74,9 @@ class Sampler:
         queries are still begun.
 
         Raises:
-            ConfigError: no such split, or none with queries.
+            ConfigError: no such split, or none with queries; or see `check_size`.
         """
+        check_size(experiment)
         self.experiment = experiment
         self.config = experiment.config.sampling
         self.splits = splits

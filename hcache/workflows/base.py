@@ -52,7 +52,7 @@ class Workflow(BaseModel, ABC):
         return ()
 
     def trajectories(self, arms: int) -> int:
-        """How many trajectories a query has with so many arms, where the workflow is regular."""
+        """How many trajectories a query has with so many arms; at most, if it is not regular."""
         return sum(arms**hop for hop in range(1, self.hops + 1))
 
     def stand_in(self, text: str) -> str:

@@ -8,6 +8,7 @@ were asked are paid for.
 
 from __future__ import annotations
 
+from math import perm
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -26,6 +27,10 @@ class Cascade(Workflow):
 
     name: Literal["cascade"] = "cascade"
     separator: str = Field("\n\n", description="between question and instruction")
+
+    def trajectories(self, arms: int) -> int:
+        """See `Workflow.trajectories`: no arm is asked twice."""
+        return sum(perm(arms, hop) for hop in range(1, min(self.hops, arms) + 1))
 
     def run(self, query: Query, arms: tuple[Arm, ...]) -> Flow:
         """See `Workflow.run`."""
