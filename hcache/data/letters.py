@@ -39,7 +39,7 @@ _ADVERB = r"""
       |therefore|then|still|obviously|surely|just|also|hence|now|rather)\b [\s,]+ )?
 """
 _NAMED = r"""
-    (?: (?: the | die | la | le | el | il | o | a (?=\s+(?:letra|opç|[A-J]\b)) ) \s+ )?
+    (?: (?: the | die | la | le | el | il | o | (?-i:a) (?=[ ](?:letra|opç|alternativa|(?-i:[A-J])\b)) ) \s+ )?
     (?: (?: option | choice | answer | letter | letra | opción | opção | opzione | opcja | вариант )
         (?: \s*:\s* | \s+ | (?=[^A-Za-z]) )
       | (?: 选项 | 選項 | 選択肢 | 보기 ) \s* )?
