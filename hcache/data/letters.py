@@ -67,7 +67,7 @@ _NOUNS = (
 _NOUN = "|".join(_NOUNS).replace(" ", "[ ]")
 _OPENS = rf"""
     ^ \W{{0,8}} (?: (?:the|my|our|final|correct|right|best|selected|chosen)\s{{1,3}} ){{0,3}}
-      (?: correct | final | solution | choice | option | result | conclusion | selection | pick
+      (?: correct | final | solution | choice | (?<=[a-z][ ])option | result | conclusion | selection | pick
         | verdict ) \s* :
     | \b (?: hence | thus | so | therefore | consequently | definitely | certainly )\b
     | \b answer (?: \s (?:is|was) )? \b
@@ -279,9 +279,10 @@ def _opening(lines: list[str]) -> str:
     letters = [_captured(match) for _, match in opened]
     if len(set(letters)) < 2:
         return _only(letters)
-    marks = [_MARK.match(line, match.end()) for line, match in opened]
-    if all(marks):
-        return _only([letter for letter, mark in zip(letters, marks, strict=True) if mark["right"]])
+    marks = [mark for line, match in opened if (mark := _MARK.match(line, match.end()))]
+    if len(marks) == len(opened):
+        pairs = zip(letters, marks, strict=True)
+        return _only([letter for letter, mark in pairs if mark["right"]])
     explained = opened[0][0] == lines[0] and _HEADING.fullmatch(lines[1])
     return letters[0] if explained and lines.count(lines[1]) == 1 else ""
 

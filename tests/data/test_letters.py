@@ -212,6 +212,8 @@ def letter_of(reply: str) -> str:
         ("Correct: B", "B"),
         ("Solution: B", "B"),
         ("Final choice: B", "B"),
+        ("Selected option: B", "B"),
+        ("Option: A\nOption: B", ""),
         ("B is my answer", "B"),
         ("I choose B", "B"),
         ("I choose A dog.", ""),
