@@ -39,7 +39,8 @@ _ADVERB = r"""
       |therefore|then|still|obviously|surely|just|also|hence|now|rather)\b [\s,]+ )?
 """
 _NAMED = r"""
-    (?: (?: the | die | la | le | el | il | o | (?-i:a) (?=[ ](?:letra|opç|alternativa|(?-i:[A-J])\b)) ) \s+ )?
+    (?: (?: the | die | la | le | el | il | o
+          | (?-i:a) (?=[ ](?:letra|opç|alternativa|(?-i:[A-J])\b)) ) \s+ )?
     (?: (?: option | choice | answer | letter | letra | opción | opção | opzione | opcja | вариант )
         (?: \s*:\s* | \s+ | (?=[^A-Za-z]) )
       | (?: 选项 | 選項 | 選択肢 | 보기 ) \s* )?
@@ -67,7 +68,8 @@ _NOUNS = (
 _NOUN = "|".join(_NOUNS).replace(" ", "[ ]")
 _OPENS = rf"""
     ^ \W{{0,8}} (?: (?:the|my|our|final|correct|right|best|selected|chosen)\s{{1,3}} ){{0,3}}
-      (?: correct | final | solution | choice | (?<=[a-z][ ])option | result | conclusion | selection | pick
+      (?: correct | final | solution | choice | (?<=[a-z][ ])option | result
+        | conclusion | selection | pick
         | verdict ) \s* :
     | \b (?: hence | thus | so | therefore | consequently | definitely | certainly )\b
     | \b answer (?: \s (?:is|was) )? \b

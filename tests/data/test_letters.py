@@ -213,7 +213,7 @@ def letter_of(reply: str) -> str:
         ("Solution: B", "B"),
         ("Final choice: B", "B"),
         ("Selected option: B", "B"),
-        ("Option: A\nOption: B", ""),
+        ("Option: A\nOption: B\nWhich one?", ""),
         ("B is my answer", "B"),
         ("I choose B", "B"),
         ("I choose A dog.", ""),
