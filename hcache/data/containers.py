@@ -18,10 +18,16 @@ _HALF_WIDTH = (
     | dict.fromkeys([0xA0, 0x202F, 0x3000, *range(0x2002, 0x200B)], " ")
 )
 
-_TAG = re.compile(r"<(/?)(?:final[ _-]?)?answer\b[^<>\n]{0,100}>", re.IGNORECASE)
-_KEY = re.compile(
-    r"""(["'])(?:(?:the|final|correct)[ _-]?)?answer(?:[ _-]?(?:letter|choice|option))?\1\s*:\s*""",
+_NAMES = re.compile("answer|choice|option", re.IGNORECASE)  # in every tag and key of these
+_TAG = re.compile(
+    r"(?:<|\[(?=/?answer\]))(/?)(?:(?:final[ _-]?)?answer|choice)\b[^<>\n]{0,100}?[>\]]",
     re.IGNORECASE,
+)
+_KEY = re.compile(
+    r"""(["'])(?:(?:(?:the|final|correct)[ _-]?)?answer(?:[ _-]?(?:letter|choice|option))?
+      |(?:(?:final|correct|selected|chosen|best)[ _-]?)?choice
+      |(?:final|correct|selected|chosen|best)[ _-]?option)\1\s*:\s*""",
+    re.IGNORECASE | re.VERBOSE,
 )
 _STRING = re.compile(r""""((?:[^"\\]|\\.)*+)"|'((?:[^'\\\n]|\\.)*+)'""", re.DOTALL)
 # Backslashes that no JSON string holds, or that begin a command of LaTeX rather than an escape.
@@ -34,7 +40,9 @@ _DECODER = json.JSONDecoder(parse_int=str, parse_float=str)
 _INNER_KEYS = ("answer", "value", "letter", "text")
 _DEEPEST = 4  # containers in one another, lists and objects in a value
 
-_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[{}]|[{}]")
+_BRACE = re.compile(
+    r"\\(?:boxed|fbox)(?:\s*\{|\s*(?P<bare>\d[\d.,]*\d|\d|(?<=\s)[A-Za-z]\b))|\\[{}]|[{}]"
+)
 _WRAPPED = re.compile(r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|sf|it))\s*\{([^{}]*)\}")
 _SPACED_MINUS = re.compile(r"^[-−–]\s+(?=[\d.\\])")  # in a box never the bullet of a list
 
@@ -51,13 +59,14 @@ _VERB = re.compile(
 _NOUNS = (
     "antwort", "antwoord", "réponse", "reponse", "respuesta", "resposta", "risposta", "ответ",
     "cevap", "odpowiedź", "đáp án", "答案", "答え", "正解", "正答", "정답", "الجواب", "الإجابة",
-    "الاجابة", "उत्तर",
+    "الاجابة", "उत्तर", "lösung", "solución", "soluzione", "solução", "jawaban", "svaret",
 )  # fmt: skip
 _FOREIGN = re.compile(
     rf"""
     (?: {"|".join(noun.replace(" ", r"[ ]") for noun in _NOUNS)} ) ["'`*_)\]]{{0,4}}
     (?: [^.:;!?\n]{{0,40}}? [ ]? (?: : | \s-\s
-          | \b (?: ist | lautet | wäre | is | est | serait | es | sería | é | è | seria | это ) \b
+          | \b (?: ist | lautet | wäre | is | est | serait | es | sería | é | è | seria | это
+              | to(?:\ jest)? | adalah | là | är ) \b
           | (?:هو|هي) \b )
       | [^.:;!?\nA-Za-z0-9]{{0,8}}? (?: 是 | 为 | 為 | は | 은 | 는 )
     )
@@ -117,7 +126,7 @@ def without_wrappers(text: str) -> str:
 
 def _last(text: str) -> str | None:
     found: list[tuple[int, str]] = []
-    if _ANSWER.search(text):
+    if _NAMES.search(text):
         found += [*_tagged(text), *_valued(text)]
     if "\\boxed" in text or "\\fbox" in text:
         found += _boxed(text)
@@ -186,7 +195,9 @@ def _boxed(text: str) -> list[tuple[int, str]]:
     boxes: list[tuple[int, int]] = []
     opened: list[re.Match[str]] = []
     for brace in _BRACE.finditer(text):
-        if brace[0] == "{" or (brace[0].endswith("{") and len(brace[0]) > 2):
+        if brace["bare"]:
+            boxes.append(brace.span("bare"))
+        elif brace[0] == "{" or (brace[0].endswith("{") and len(brace[0]) > 2):
             opened.append(brace)
         elif brace[0] == "}" and opened:
             opening = opened.pop()

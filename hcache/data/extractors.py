@@ -33,7 +33,7 @@ VERSIONS = {
     "short": 2,
     "boxed": 2,
     "number": 2,
-    "choice": 2,
+    "choice": 3,
     "code": 2,
 }
 """Versions of the extractors of the package that are not 1; raised whenever an answer changes."""

@@ -47,6 +47,15 @@ SHORT = ("short", "boxed")
         r"It is \boxed{\text{Paris}}, in France.",
         r"It is \boxed{ \mathrm{Paris} }",
         r"It is \fbox{Paris}",
+        "[ANSWER]Paris[/ANSWER]",
+        "[Answer]\nParis\n[/Answer] as asked.",
+        "<choice>Paris</choice>",
+        '{"choice": "Paris"}',
+        '{"correct_option": "Paris"}',
+        "Jawaban yang benar adalah Paris.",
+        "Poprawna odpowiedź to Paris.",
+        "Đáp án đúng là Paris.",
+        "Die Lösung ist Paris.",
     ],
 )
 def test_short_answer(reply: str) -> None:
@@ -67,6 +76,9 @@ def test_short_answer(reply: str) -> None:
         ('{"answer": ["Paris", "Lyon"]}', "Paris, Lyon"),
         (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
         (r"\boxed{1} then \boxed{2", "1"),
+        (r"$\boxed5$", "5"),
+        (r"\boxed 18", "18"),
+        (r"\boxed B", "B"),
         ("「パリ」\n答え：「パリ」", "パリ"),
     ],
 )

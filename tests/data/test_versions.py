@@ -37,7 +37,7 @@ REFERENCES = {
 # Version, and the digest of what it makes of the table
 EXTRACTED = {
     "boxed": (2, "e62cb285829a"),
-    "choice": (2, "4fcb2d2f1e0f"),
+    "choice": (3, "4fcb2d2f1e0f"),
     "code": (2, "d30051359f0b"),
     "last_line": (2, "055818971ebb"),
     "line": (2, "99cfccf991e0"),
@@ -46,7 +46,7 @@ EXTRACTED = {
     "text": (2, "c549342dfa29"),
 }
 SCORED = {
-    "choice": (2, "454553255454"),
+    "choice": (3, "454553255454"),
     "em": (2, "e5dd05d33781"),
     "f1": (2, "d549de97e398"),
     "numeric": (2, "772c1fe91d84"),
