@@ -78,11 +78,9 @@ def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     A text that a spreadsheet would take for a formula gets an apostrophe in front, unless it is a
     number.
     """
-    names = [_unlike_a_formula(name) for name in columns]
-    return "".join(
-        ",".join(map(_csv_cell, cells)) + "\n"
-        for cells in (names, *([row.get(name) for name in columns] for row in rows))
-    )
+    lines: list[list[str]] = [[_unlike_a_formula(name) for name in columns]]
+    lines += ([_csv_cell(row.get(name)) for name in columns] for row in rows)
+    return "".join(",".join(cells) + "\n" for cells in lines)
 
 
 def _csv_cell(value: object) -> str:

@@ -70,7 +70,8 @@ def _plain(kind: DuckDBPyType) -> str | None:
 def _cast(kind: DuckDBPyType, levels: int) -> str:
     if kind.id in PLAIN:
         return str(kind)
-    inner = dict(kind.children) if levels and kind.id in ("list", "array", "struct", "map") else {}
+    nested = levels and kind.id in ("list", "array", "struct", "map")
+    inner: dict[str, Any] = dict(kind.children) if nested else {}
     if "" in inner or not inner:
         return "varchar"
     if kind.id == "struct":

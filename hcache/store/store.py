@@ -156,7 +156,8 @@ class Store:
                 self.connection.register(name, frame)
             try:
                 relation = self.connection.sql(query, params=list(parameters))
-                return pl.DataFrame() if relation is None else relation.pl()
+                found: pl.DataFrame = pl.DataFrame() if relation is None else relation.pl()
+                return found
             finally:
                 for name in frames:
                     self.connection.unregister(name)
