@@ -23,7 +23,7 @@ from hcache.commands import (
 )
 from hcache.commands.console import notes, say, visible
 from hcache.errors import HcacheError
-from hcache.signals import EndRequest, ending_signals
+from hcache.runs.signals import EndRequest, ending_signals
 
 INTERRUPTED = 130  # what typer exits with after any KeyboardInterrupt
 

@@ -23,7 +23,7 @@ from threading import Thread
 from typing import TypeVar
 
 from hcache.errors import RunError
-from hcache.signals import born_shielded, ignore_ending
+from hcache.runs.signals import born_shielded, ignore_ending
 
 T = TypeVar("T")
 A = TypeVar("A")

@@ -58,7 +58,7 @@ BUSY = """
 import multiprocessing, os, sys, time
 import polars  # whose handler of SIGINT lets a wait without an end sleep on
 from hcache.runs.workers import as_finished, submit_all, worker_pool
-from hcache.signals import ending_signals
+from hcache.runs.signals import ending_signals
 if __name__ == "__main__":
     with ending_signals() as request:
         try:

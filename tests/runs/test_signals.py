@@ -10,11 +10,11 @@ import time
 
 import pytest
 
-from hcache.signals import ECHO_SECONDS, ENDING, born_shielded, ending_signals
+from hcache.runs.signals import ECHO_SECONDS, ENDING, born_shielded, ending_signals
 
 ROOTED = (
     "import signal, sys, time\n"
-    "from hcache.signals import ending_signals\n"
+    "from hcache.runs.signals import ending_signals\n"
     "with ending_signals() as request:\n"
     "    try:\n"
     "        print('ready', flush=True); time.sleep({work})\n"
@@ -80,7 +80,7 @@ def test_what_was_ignored_stays_ignored(number: signal.Signals) -> None:
 def test_a_wait_for_a_lock_ends_though_polars_is_there() -> None:
     code = (
         "import polars, os, signal, threading\n"
-        "from hcache.signals import ending_signals\n"
+        "from hcache.runs.signals import ending_signals\n"
         "lock = threading.Lock(); lock.acquire()\n"
         "threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
         "late = threading.Timer(60, lock.release); late.daemon = True; late.start()\n"
