@@ -40,7 +40,7 @@ class Row:
     aiq: Interval
     smallest_effect: float  # in reward, that as many queries and seeds would have shown
     p_value: float  # of a router's difference, by Holm over the routers of the group; else NaN
-    verdict: str  # of a router, by that p-value: better, worse, equal, cannot tell, too few queries
+    verdict: str  # of a router, by that p-value, see `statistics.verdict`
     flow: tuple[dict[str, float], ...]  # share of all trees that take each action, by hop
     front: tuple[Point, ...]  # of a router that serves any α, and of the oracle
 

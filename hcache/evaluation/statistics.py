@@ -49,7 +49,7 @@ ZERO = 1e-12  # a difference this small is none
 FEW = 30  # with fewer queries nothing is said
 
 BETTER, WORSE, EQUAL = "better", "worse", "equal"
-CANNOT_TELL, TOO_FEW = "cannot tell", "too few queries"
+CANNOT_TELL, TOO_FEW, TWO_SEEDS = "cannot tell", "too few queries", "too few seeds"
 
 ONE_QUERY = "one query has no interval"
 VANISHES = "the interval of its denominator includes 0"
@@ -295,12 +295,15 @@ def verdict(difference_SQ: Array, p: float, level: float = LEVEL) -> str:
 
     Better and worse are strict. Equal is a statement about these queries alone: not one paired
     difference in any seed. Closeness within a margin is none, since no margin is right for every
-    study; the interval tells how close. Below 30 queries nothing is said.
+    study; the interval tells how close. Below 30 queries nothing is said, nor of two seeds that
+    differ: one degree of freedom does not keep to the level.
     """
     if difference_SQ.shape[1] < FEW:
         return TOO_FEW
     if bool((np.abs(difference_SQ) <= ZERO).all()):
         return EQUAL
+    if len(difference_SQ) == 2 and np.ptp(difference_SQ, axis=0).max() > ZERO:
+        return TWO_SEEDS
     if math.isnan(p) or p >= 1 - level:
         return CANNOT_TELL
     return BETTER if difference_SQ.mean() > 0 else WORSE

@@ -20,6 +20,7 @@ from hcache.evaluation.statistics import (
     EQUAL,
     ONE_QUERY,
     TOO_FEW,
+    TWO_SEEDS,
     VANISHES,
     WORSE,
     Interval,
@@ -188,7 +189,7 @@ def test_verdicts_and_intervals_agree(seeds: int, queries: int, seed: int) -> No
     table = np.array(table_of(seeds, 30 + queries, seed))
     found, said = interval_of_mean(table), verdict(table, p_value(table))
     expected = BETTER if found.low > 0 else WORSE if found.high < 0 else CANNOT_TELL
-    assert said == expected
+    assert said == (TWO_SEEDS if seeds == 2 else expected)
     assert verdict(-table, p_value(-table)) == {BETTER: WORSE, WORSE: BETTER}.get(said, said)
 
 
@@ -233,7 +234,7 @@ def test_routers_without_effect_get_no_verdict() -> None:
 
 @pytest.mark.parametrize(
     ("seeds", "queries", "share", "at_most"),
-    [(2, 50, 0.02, 5), (2, 100, 0.02, 5), (2, 100, 0.05, 5), (3, 50, 0.02, 5), (3, 100, 0.05, 5)],
+    [(2, 50, 0.02, 0), (3, 50, 0.02, 5), (3, 100, 0.05, 5)],
 )
 def test_a_few_wins_of_seeds_that_tie_are_no_effect(
     seeds: int, queries: int, share: float, at_most: int
@@ -269,6 +270,8 @@ def values(mean_of: float, queries: int) -> Array:
         (np.full((1, 30), 0.1), BETTER),
         (np.array([[1.0] * 3 + [0.0] * 7]), TOO_FEW),  # three wins of ten
         (np.array([[0.0] * 29 + [0.01]]), CANNOT_TELL),
+        (np.array([[0.5] * 30, [0.4] * 30]), TWO_SEEDS),
+        (np.vstack([values(0.5, 30), values(0.5, 30)]), BETTER),  # two seeds that are one
     ],
 )
 def test_verdicts(table: Array, said: str) -> None:
@@ -281,7 +284,7 @@ def test_verdicts(table: Array, said: str) -> None:
 def test_one_win_in_each_seed_proves_nothing(seeds: int, queries: int, size: float) -> None:
     table = np.zeros((seeds, queries))
     table[np.arange(seeds), np.arange(seeds) * 3] = size
-    assert verdict(table, p_value(table)) == CANNOT_TELL
+    assert verdict(table, p_value(table)) == (TWO_SEEDS if seeds == 2 else CANNOT_TELL)
     found = interval_of_mean(table)
     assert found.low < 0 < found.high
     ratio = interval_of_ratio(table, np.full(queries, 0.5) + np.arange(queries) % 2)
