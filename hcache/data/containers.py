@@ -24,7 +24,8 @@ _TAG = re.compile(
     re.IGNORECASE,
 )
 _KEY = re.compile(
-    r"""(["'])(?:(?:the|final|correct|short)[ _-]?)?answer(?:[ _-]?(?:letter|choice|option))?\1\s*:\s*""",
+    r"""(["'])(?:(?:the|final|correct|short)[ _-]?)?answer"""
+    r"""(?:[ _-]?(?:letter|choice|option))?\1\s*:\s*""",
     re.IGNORECASE,
 )
 _STRING = re.compile(r""""((?:[^"\\]|\\.)*+)"|'((?:[^'\\\n]|\\.)*+)'""", re.DOTALL)
@@ -56,7 +57,8 @@ _DASH = re.compile(r"[*_]{0,3} -[ ]")
 _LINE_START = re.compile(r"(?:\A|\n)[ \t>#*_-]*\Z")
 _VERB = re.compile(
     r"""
-    \b (?: (?!\bnot\b|n['’]t\b|\bcannot\b|\bnever\b) (?: "[^"\n]{1,200}" | [^.:;!?\n'’] | ['’](?=\w) ) ){0,60}?
+    \b (?: (?!\bnot\b|n['’]t\b|\bcannot\b|\bnever\b)
+        (?: "[^"\n]{1,200}" | [^.:;!?\n'’] | ['’](?=\w) ) ){0,60}?
     \b (?: is | was | (?<!can\s)(?<!could\s)(?<!might\s)(?<!may\s) be ) \b \s* :?
     """,
     re.VERBOSE | re.IGNORECASE,

@@ -16,8 +16,8 @@ from hcache.data import metrics
 from hcache.data.containers import contained, markers, said_lines
 from hcache.data.letters import choice_letter
 from hcache.data.metrics import METRICS
-from hcache.data.numbers import find_number, first_clause
 from hcache.data.number_words import with_points
+from hcache.data.numbers import find_number, first_clause
 from hcache.keys import digest
 from hcache.plugins import Registry
 
@@ -44,7 +44,7 @@ _FENCED = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | r
 _QUOTES = ('""', "''", "``", "“”", "„“", "„”", "‚‘", "‘’", "「」", "『』", "«»", "»«", "《》")
 _ENDED = re.compile(r"(?:<\|[A-Za-z_]{1,30}\|>|</s>|。|です。?|입니다\.?)\s*\Z")
 _LISTED = re.compile(r"(?:1[.)]|[-*•])[ \t]+(?=\S)")
-_VERDICT = re.compile(r"(yes|no),\s+(?=[a-z])", re.IGNORECASE)
+_VERDICT = re.compile(r"^([Yy]es|[Nn]o),\s+(?=[a-z]).*")  # no title, as "Yes, Prime Minister" is
 
 
 def extractor(name: str) -> Extractor:
@@ -126,7 +126,7 @@ def _said(text: str) -> str:
     line = next(iter(said_lines(said)), "")
     if said.startswith(("\n", "\r")):
         line = _LISTED.sub("", line, count=1)
-    return _bare(first_clause(line))
+    return _bare(_VERDICT.sub(r"\1", first_clause(line)))
 
 
 def _lines(text: str) -> list[str]:

@@ -38,7 +38,8 @@ _SCALES = {
 _SCALED = re.compile(
     r"""
     (?<![\w.,/^]) (\d{1,15}+(?:\.\d{1,15}+)?+)
-    (?: (k)\b | [ ]?(hundred|thousand|million|billion|trillion|dozen)s?\b | [ ]?([百千万萬亿億])(?![克米瓦]) )
+    (?: (k)\b | [ ]?(hundred|thousand|million|billion|trillion|dozen)s?\b
+      | [ ]?([百千万萬亿億])(?![克米瓦]) )
     """,
     re.VERBOSE | re.IGNORECASE,
 )
@@ -46,9 +47,11 @@ _MINUS = re.compile(
     r"(?:^|(?<=\bis\s)|(?<=\bwas\s)|(?<=[=:(]\s))(?:minus|negative)\s+(?=[$\d.\\])", re.IGNORECASE
 )
 
-_UNITS = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-          "fifteen sixteen seventeen eighteen nineteen").split()  # fmt: skip
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_UNITS = [
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+    "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+]  # fmt: skip
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _SIZES = (
     {word: size for size, word in enumerate(_UNITS)}
     | {word: 10 * size for size, word in enumerate(_TENS, 2)}
@@ -60,7 +63,8 @@ _SMALL = (
 )
 _BELOW_1000 = rf"(?:{_SMALL} hundred(?: (?:and )?{_SMALL})?|{_SMALL})"
 _SPELLED = re.compile(
-    rf"(minus |negative )?({_BELOW_1000}(?: (?:thousand|million|billion)(?:,? (?:and )?{_BELOW_1000})?)*)\b",
+    rf"(minus |negative )?({_BELOW_1000}"
+    rf"(?: (?:thousand|million|billion)(?:,? (?:and )?{_BELOW_1000})?)*)\b",
     re.IGNORECASE,
 )
 _CHINESE = re.compile(r"(负|負)?([零〇一二两兩三四五六七八九十百千万萬亿億]+)")

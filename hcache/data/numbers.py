@@ -16,11 +16,15 @@ from hcache.data.number_words import in_figures, spelled_out, with_points
 from hcache.data.numerals import DIGIT, UNIT, Numerals, numerals, plain, value, whole_number
 
 _HASHES = re.compile(r"#{4,}")
-_REASON = r"\s(?:because|since|as|so|if|not|when|where)\b(?!\s+(?:much|many)\b)"
-_AFTERWARDS = re.compile(rf",?{_REASON}|[.;](?=\s+[A-Za-z\\$(])|\.(?=\s+\d)|\s\(")
-_REMARK = re.compile(rf",?{_REASON}|[.;](?=\s+[A-Za-z\\$(])|\s\(")
+_REASON = r",?\s(?:because|since|as|so|if|not|when|where)\b"
+_CJK = "[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3]"
+_AFTERWARDS = re.compile(
+    rf"{_REASON}|[.;](?=\s+[A-Za-z\\$(])|(?<!i\.e)\.(?=\s+\d)|\s\(|,(?={_CJK})|。"
+)
+_ASIDE = re.compile(r",\s(?:an?|in|by|or|which|who)\s")
+_OF_PROSE = re.compile(r",?\s(?:because|since|not)\b|\s\(")
 _NEXT = re.compile(
-    r"[,;](?=\s+(?!(?:or|and)\b)[A-Za-z\\$(])|\s(?:and|or)\s+(?=[A-Za-z])"
+    r"[,;](?=\s+(?!(?:or|and|then)\b)[A-Za-z\\$(])|\s(?:and|or)\s+(?=[A-Za-z])"
     r"|\s(?:[A-Za-z]+\s+)?(?:out\s+)?of\s+(?:the\s+)?(?=[$\d])"
 )
 _NOT_BUT = re.compile(r"^\s*not\b.{1,60}?\bbut\b(?:\s+rather\b)?", re.IGNORECASE)
@@ -33,6 +37,8 @@ _EXACT = re.compile(
     r"|\sor\s(?:about|approximately|roughly|around|nearly)\s"
 )
 _EQUALS = re.compile(r"=|\s(?:is|are|equals?|makes?|gives?|leaves?)\s")
+_SPACED_MINUS = re.compile(r"^\s*-\s+(?=[\d.\\])")
+_CALCULATOR = re.compile(r"<<[^<>\n]*>>")  # of GSM8K: the sum before its result
 _UNKNOWN = re.compile(r"(?<![A-Za-z\\])([A-Za-z])\s*=")
 _PROSE = re.compile(r"[^\w\\]*[^\W\d_]{2,}")
 _CHOICE = re.compile(r"\b(?:either|between)\b.*\d", re.IGNORECASE)
@@ -41,8 +47,9 @@ _MATH = re.compile(
     r"""
     [≤≥≠±∓√∞π…⌊⌋⌈⌉∪∩∈₀-₉] | \\[{}|] | <= | >= | \.\.\. | \|\{*\#\}*\|
     | \\(?! (?:quad|qquad|mathdollar|pounds|euro|num|SI|si|unit|meters?|approx|therefore|implies
-        |[Rr]ightarrow|l?dots?\b(?<=dots\ )) (?![A-Za-z]) ) [A-Za-z]++
-    | \# [\s})]* ! | \# [\s}]* [_^] | \# [ ]?\*?[b-jln-z] (?![A-Za-z'’])(?<![ ]x)
+        |[Rr]ightarrow|framebox) (?![A-Za-z]) ) [A-Za-z]++
+    | \# [\s}]* ! | \# [\s}]* [_^] | \# [ ]?\*?[ ]? [n-qt-z] (?![A-Za-z\'’])
+    | \# \*? [a-jln-z] (?![A-Za-z\'’])
     | [A-Za-z] \( \#
     | (?<![A-Za-z]) [A-Za-z] \s*+ [-+*/^<>] (?!\*) | [-+*/^<>] \s*+ [A-Za-z] (?![A-Za-z'’.])
     | \# \s*+ [+/*] \s*+ [\d(\\] | [+/] \s*+ \#
@@ -57,7 +64,7 @@ def find_number(text: str) -> str:
     That of a container, if there is one; else that behind the last marker that a number follows;
     else that of the last line that holds one. What is no single number counts, and gives "".
     """
-    text = with_points(text)
+    text = with_points(_CALCULATOR.sub("", text))
     content = contained(text)
     if content is not None:
         return _of_content(content)
@@ -88,10 +95,10 @@ def first_clause(line: str) -> str:
     "5, since 3 + 2 = 5" is "5": what follows explains the answer.
     """
     number = re.match(r"[\s$\\(*]*[-−–]?[\s$\\]*\d", line)
-    for clause in _REMARK.finditer(line, number.end()) if number else ():
-        if whole_number(line[: clause.start()].strip("* ")):
-            return line[: clause.start()] if DIGIT.search(line, clause.end()) else line
-    return line
+    clause = _AFTERWARDS.search(line, number.end()) if number else None
+    if not clause or not whole_number(line[: clause.start()].strip("* ")):
+        clause = _ASIDE.search(line, number.end()) if number else None
+    return line[: clause.start()] if clause and DIGIT.search(line, clause.end()) else line
 
 
 def _of_content(content: str) -> str:
@@ -146,7 +153,7 @@ def _of_span(line: str) -> str | None:
 
 def _of_prose(line: str, found: Numerals) -> str:
     """The last number before a reason, or that of the last equation."""
-    reason = re.compile(r",?\s(?:because|since|not)\b|\s\(").search(line, found[0][1])
+    reason = _OF_PROSE.search(line, found[0][1])
     head = line[: reason.start()] if reason else line
     if _EQUALS.search(head, found[0][1]):
         return next(filter(None, map(_worked_out, _EXACT.split(head))), "")
@@ -155,7 +162,9 @@ def _of_prose(line: str, found: Numerals) -> str:
 
 def _worked_out(line: str) -> str:
     """The number on the right of the last equals sign, or else on the left."""
-    return next(filter(None, map(_alone, reversed(_EQUALS.split(line)))), "")
+    left, *right = _EQUALS.split(line)
+    sides = [left, *(_SPACED_MINUS.sub("-", side) for side in right)]
+    return next(filter(None, map(_alone, reversed(sides))), "")
 
 
 def _alone(side: str) -> str:
@@ -166,11 +175,18 @@ def _alone(side: str) -> str:
     if following := _NEXT.search(side, found[0][1]):
         side = side[: following.start()]
         found = numerals(side)
-    values = {value(number) for _, _, number in found if number is not None}
-    alike = len(found) == 1 or " or " in side
-    if None in [number for *_, number in found] or len(values) != 1 or not alike:
+    if " or " in side:
+        return _alike(side.split(" or "))
+    if len(found) > 1 or _MATH.search(_marked(side, found)):
         return ""
-    return "" if _MATH.search(_marked(side, found)) else found[0][2] or ""
+    return found[0][2] or ""
+
+
+def _alike(ways: list[str]) -> str:
+    """The number that several ways of writing it have in common; sums and products are none."""
+    numbers = [number for way in ways if (number := _alone(way)) or re.search(r"[A-Za-z\\]", way)]
+    same = all(numbers) and len({value(number) for number in numbers}) == 1
+    return numbers[0] if same else ""
 
 
 def _marked(side: str, found: Numerals) -> str:

@@ -35,7 +35,7 @@ _LOWERED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _LATEX = re.compile(
     r"""
     (?P<nothing> \\(?: ! | (?:left|right|displaystyle|textstyle|bf|rm)(?![A-Za-z])
-      | \\pmod\s*\{[^{}]*\} ) )
+      | pmod\s*\{[^{}]*\} ) )
   | (?P<space> \\[,;:\ ()\[\]] | ~ )
   | (?P<times> \\(?:times|cdot)(?![A-Za-z]) )
   | (?P<frac> \\[dtc]frac(?![A-Za-z]) )
