@@ -19,12 +19,12 @@ _HASHES = re.compile(r"#{4,}")
 _REASON = r",?\s(?:because|since|as|so|if|not|when|where)\b"
 _CJK = "[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3]"
 _AFTERWARDS = re.compile(
-    rf"{_REASON}|[.;](?=\s+[A-Za-z\\$(])|(?<!i\.e)\.(?=\s+\d)|\s\(|,(?={_CJK})|。"
+    rf"{_REASON}|[.;](?=\s+[A-Za-z\\$(])|(?<!i\.e)\.(?=\s+\d)|\s\(|\s\[\d+\]\s*\Z|,(?={_CJK})|。"
 )
-_ASIDE = re.compile(r",\s(?:an?|in|by|or|which|who)\s")
+_ASIDE = re.compile(r",\s(?:an?|in|by|or|who|which(?! is| equals| makes| gives))\s")
 _OF_PROSE = re.compile(r",?\s(?:because|since|not)\b|\s\(")
 _NEXT = re.compile(
-    r"[,;](?=\s+(?!(?:or|and|then)\b)[A-Za-z\\$(])|\s(?:and|or)\s+(?=[A-Za-z])"
+    r"[,;](?=\s+(?!(?:or|and|then)\b)[A-Za-z$(])|\s(?:and|or)\s+(?=[A-Za-z])"
     r"|\s(?:[A-Za-z]+\s+)?(?:out\s+)?of\s+(?:the\s+)?(?=[$\d])"
 )
 _NOT_BUT = re.compile(r"^\s*not\b.{1,60}?\bbut\b(?:\s+rather\b)?", re.IGNORECASE)
@@ -37,22 +37,25 @@ _EXACT = re.compile(
     r"|\sor\s(?:about|approximately|roughly|around|nearly)\s"
 )
 _EQUALS = re.compile(r"=|\s(?:is|are|equals?|makes?|gives?|leaves?)\s")
+_SHOUTED = re.compile(r"(?<=\d)!+(?=[*_\s]*$)", re.MULTILINE)
+_ITEM = re.compile(r"^\d{1,2}[.)]\s+(?=[A-Za-z].*\d)")
 _SPACED_MINUS = re.compile(r"^\s*-\s+(?=[\d.\\])")
 _CALCULATOR = re.compile(r"<<[^<>\n]*>>")  # of GSM8K: the sum before its result
 _UNKNOWN = re.compile(r"(?<![A-Za-z\\])([A-Za-z])\s*=")
-_PROSE = re.compile(r"[^\w\\]*[^\W\d_]{2,}")
+_PROSE = re.compile(r"[^\w\\]*[^\W\d_]{2,}|.*\b(?:was|were|has|have|had|for a total of)\s")
 _CHOICE = re.compile(r"\b(?:either|between)\b.*\d", re.IGNORECASE)
 # What makes more than a number of a number, which stands as # here.
 _MATH = re.compile(
     r"""
     [≤≥≠±∓√∞π…⌊⌋⌈⌉∪∩∈₀-₉] | \\[{}|] | <= | >= | \.\.\. | \|\{*\#\}*\|
     | \\(?! (?:quad|qquad|mathdollar|pounds|euro|num|SI|si|unit|meters?|approx|therefore|implies
-        |[Rr]ightarrow|framebox) (?![A-Za-z]) ) [A-Za-z]++
+        |[Rr]ightarrow|framebox|Omega) (?![A-Za-z]) ) [A-Za-z]++
     | \# [\s}]* ! | \# [\s}]* [_^] | \# [ ]?\*?[ ]? [n-qt-z] (?![A-Za-z\'’])
     | \# \*? [a-jln-z] (?![A-Za-z\'’])
     | [A-Za-z] \( \#
     | (?<![A-Za-z]) [A-Za-z] \s*+ [-+*/^<>] (?!\*) | [-+*/^<>] \s*+ [A-Za-z] (?![A-Za-z'’.])
-    | \# \s*+ [+/*] \s*+ [\d(\\] | [+/] \s*+ \#
+    | \# \s*+ (?: \+ | [/*] \s*+ [\d(\\] ) | [\w)}#] \s*+ [+/] \s*+ \#
+    | \bof\s[b-z](?![A-Za-z])
     """,
     re.VERBOSE,
 )
@@ -70,7 +73,7 @@ def find_number(text: str) -> str:
         return _of_content(content)
     end = len(text)
     for start in reversed(announced(text)):
-        if (number := _first(text[start:end])) is not None:
+        if (number := _first(_SHOUTED.sub("", text[start:end]))) is not None:
             return number
         end = start
     return _last(text)
@@ -94,6 +97,7 @@ def first_clause(line: str) -> str:
 
     "5, since 3 + 2 = 5" is "5": what follows explains the answer.
     """
+    line = _SHOUTED.sub("", line)
     number = re.match(r"[\s$\\(*]*[-−–]?[\s$\\]*\d", line)
     clause = _AFTERWARDS.search(line, number.end()) if number else None
     if not clause or not whole_number(line[: clause.start()].strip("* ")):
@@ -127,7 +131,7 @@ def _last(text: str) -> str:
     lines = said_lines(text)
     for line in reversed(lines):
         if DIGIT.search(line) and numerals(plain(line)):
-            return _of_span(line) or ""
+            return _of_span(_ITEM.sub("", line)) or ""
     return whole_number(spelled_out(lines[-1])) if lines else ""
 
 
@@ -135,8 +139,8 @@ def _of_span(line: str) -> str | None:
     """The number that a line is, "" where it is not one; None where there is none."""
     if not DIGIT.search(line):
         return whole_number(spelled_out(half_width(line))) or None
-    line = _MEANWHILE.sub("", _NOT_BUT.sub("", in_figures(plain(line).strip(" \t*&"))))
-    line = re.sub(r"(?<=\d)!+$", "!", line)
+    line = _MEANWHILE.sub("", _NOT_BUT.sub("", in_figures(plain(line).strip(" \t*&+"))))
+    line = re.sub(r"^\$\s*(?:\+|(-)\s+)", r"$\1", line)  # $- 5$ and $+5$
     found = numerals(line)
     if not found:
         return None
@@ -175,6 +179,8 @@ def _alone(side: str) -> str:
     if following := _NEXT.search(side, found[0][1]):
         side = side[: following.start()]
         found = numerals(side)
+        if any(side.count(left) > side.count(right) for left, right in ("()", "[]")):
+            return ""  # the first of a pair
     if " or " in side:
         return _alike(side.split(" or "))
     if len(found) > 1 or _MATH.search(_marked(side, found)):
