@@ -58,7 +58,7 @@ _LINE_START = re.compile(r"(?:\A|\n)[ \t>#*_-]*\Z")
 _VERB = re.compile(
     r"""
     \b (?: (?!\bnot\b|n['’]t\b|\bcannot\b|\bnever\b)
-        (?: "[^"\n]{1,200}" | [^.:;!?\n'’] | ['’](?=\w) ) ){0,60}?
+        (?: "[^"\n]{1,200}" | "(?![^"\n]{1,200}") | [^.:;!?\n'’"] | ['’](?=\w) ) ){0,60}?
     \b (?: is | was | (?<!can\s)(?<!could\s)(?<!might\s)(?<!may\s) be ) \b \s* :?
     """,
     re.VERBOSE | re.IGNORECASE,

@@ -138,7 +138,8 @@ def _bare(text: str) -> str:
     before = None
     while text != before:
         before = text
-        text = _ENDED.sub("", text.strip()).strip("*").removesuffix(".")
+        text = _ENDED.sub("", text.strip()).strip("*")
+        text = text if text.endswith("..") else text.removesuffix(".")
         if _is_quoted(text):
             text = text[1:-1]
     return text

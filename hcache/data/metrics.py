@@ -26,7 +26,7 @@ from hcache.plugins import Registry
 
 Metric = Callable[[str, Sequence[str]], float]
 METRICS: Registry[Metric] = Registry("metric", "hcache.metrics")
-VERSIONS = {"f1": 2, "em": 2, "numeric": 2, "choice": 2}
+VERSIONS = {"f1": 2, "em": 2, "numeric": 3, "choice": 2}
 VERDICTS = frozenset({"yes", "no", "noanswer"})
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)

@@ -41,9 +41,10 @@ _SHOUTED = re.compile(r"(?<=\d)!+(?=[*_\s]*$)", re.MULTILINE)
 _ITEM = re.compile(r"^\d{1,2}[.)]\s+(?=[A-Za-z].*\d)")
 _SPACED_MINUS = re.compile(r"^\s*-\s+(?=[\d.\\])")
 _CALCULATOR = re.compile(r"<<[^<>\n]*>>")  # of GSM8K: the sum before its result
+_ROW_END = re.compile(r"(\\begin\{\w{0,9}matrix\}|\\\\)[ \t]*\n")
 _UNKNOWN = re.compile(r"(?<![A-Za-z\\])([A-Za-z])\s*=")
 _PROSE = re.compile(r"[^\w\\]*[^\W\d_]{2,}|.*\b(?:was|were|has|have|had|for a total of)\s")
-_CHOICE = re.compile(r"\b(?:either|between)\b.*\d", re.IGNORECASE)
+_CHOICE = re.compile(r"\b(?:either|between)\s+[$\d\\]", re.IGNORECASE)
 # What makes more than a number of a number, which stands as # here.
 _MATH = re.compile(
     r"""
@@ -68,6 +69,8 @@ def find_number(text: str) -> str:
     else that of the last line that holds one. What is no single number counts, and gives "".
     """
     text = with_points(_CALCULATOR.sub("", text))
+    if "matrix}" in text:
+        text = _ROW_END.sub(r"\1 ", text)
     content = contained(text)
     if content is not None:
         return _of_content(content)
@@ -110,8 +113,6 @@ def _of_content(content: str) -> str:
         number = _first(content[starts[-1] :])
         if number is not None:
             return number
-    if "\\begin" in content:
-        content = " ".join(content.splitlines())
     return _first(content) or ""
 
 
