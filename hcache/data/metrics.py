@@ -20,7 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hcache.data.letters import choice_letter
-from hcache.data.numbers import find_number, value, whole_number
+from hcache.data.numbers import find_number
+from hcache.data.numerals import value, whole_number
 from hcache.errors import DataError
 from hcache.plugins import Registry
 

@@ -22,7 +22,7 @@ _AFTERWARDS = re.compile(
     rf"{_REASON}|[.;](?=\s+[A-Za-z\\$(])|(?<!i\.e)\.(?=\s+\d)|\s\(|\s\[\d+\]\s*\Z|,(?={_CJK})|。"
 )
 _ASIDE = re.compile(r",\s(?:an?|in|by|or|who|which(?! is| equals| makes| gives))\s")
-_OF_PROSE = re.compile(r",?\s(?:because|since|not)\b|\s\(")
+_OF_PROSE = re.compile(r",?\s(?:because|since|not)\b|\s\([^()\n]*\)\W*\Z")
 _NEXT = re.compile(
     r"[,;](?=\s+(?!(?:or|and|then)\b)[A-Za-z$(])|\s(?:and|or)\s+(?=[A-Za-z])"
     r"|\s(?:[A-Za-z]+\s+)?(?:out\s+)?of\s+(?:the\s+)?(?=[$\d])"
@@ -44,7 +44,7 @@ _CALCULATOR = re.compile(r"<<[^<>\n]*>>")  # of GSM8K: the sum before its result
 _ROW_END = re.compile(r"(\\begin\{\w{0,9}matrix\}|\\\\)[ \t]*\n")
 _UNKNOWN = re.compile(r"(?<![A-Za-z\\])([A-Za-z])\s*=")
 _PROSE = re.compile(r"[^\w\\]*[^\W\d_]{2,}|.*\b(?:was|were|has|have|had|for a total of)\s")
-_CHOICE = re.compile(r"\b(?:either|between)\s+[$\d\\]", re.IGNORECASE)
+_CHOICE = re.compile(r"\b(?:either|between)\s+\$?[\d.]+\s+(?:and|or)\b", re.IGNORECASE)
 # What makes more than a number of a number, which stands as # here.
 _MATH = re.compile(
     r"""
@@ -160,9 +160,8 @@ def _of_prose(line: str, found: Numerals) -> str:
     """The last number before a reason, or that of the last equation."""
     reason = _OF_PROSE.search(line, found[0][1])
     head = line[: reason.start()] if reason else line
-    if _EQUALS.search(head, found[0][1]):
-        return next(filter(None, map(_worked_out, _EXACT.split(head))), "")
-    return numerals(head)[-1][2] or ""
+    exact = next(filter(None, map(_worked_out, _EXACT.split(head))), "")
+    return exact if exact and _EQUALS.search(head, found[0][1]) else numerals(head)[-1][2] or ""
 
 
 def _worked_out(line: str) -> str:
