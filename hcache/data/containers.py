@@ -18,13 +18,14 @@ _HALF_WIDTH = (
     | dict.fromkeys([0xA0, 0x202F, 0x3000, *range(0x2002, 0x200B)], " ")
 )
 
-_NAMES = re.compile("answer|choice|option", re.IGNORECASE)  # in every tag and key of these
+_NAMES = re.compile("answer|choice|option", re.IGNORECASE)  # in every key of these
 _TAG = re.compile(
-    r"(?:<|\[(?=/?answer\]))(/?)(?:(?:final[ _-]?)?answer|choice)\b[^<>\n]{0,100}?[>\]]",
+    r"<(/?)(?:(?:(?:final|short)[ _-]?)?(?:answer|ans|solution|response)|choice)\b[^<>\n]{0,100}>"
+    r"|\[(/?)(?:final[ _-])?answer\]",
     re.IGNORECASE,
 )
 _KEY = re.compile(
-    r"""(["'])(?:(?:(?:the|final|correct)[ _-]?)?answer(?:[ _-]?(?:letter|choice|option))?
+    r"""(["'])(?:(?:(?:the|final|correct|short)[ _-]?)?answer(?:[ _-]?(?:letter|choice|option))?
       |(?:(?:final|correct|selected|chosen|best)[ _-]?)?choice
       |(?:final|correct|selected|chosen|best)[ _-]?option)\1\s*:\s*""",
     re.IGNORECASE | re.VERBOSE,
@@ -40,18 +41,26 @@ _DECODER = json.JSONDecoder(parse_int=str, parse_float=str)
 _INNER_KEYS = ("answer", "value", "letter", "text")
 _DEEPEST = 4  # containers in one another, lists and objects in a value
 
-_BRACE = re.compile(
-    r"\\(?:boxed|fbox)(?:\s*\{|\s*(?P<bare>\d[\d.,]*\d|\d|(?<=\s)[A-Za-z]\b))|\\[{}]|[{}]"
+_BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s*(\d++(?:[.,]\d++)*|(?<=\s)[A-Za-z](?![A-Za-z'’]))")
+_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[{}]|[{}]")
+_WRAPPED = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|sf|it)|mbox|hbox)\s*\{([^{}]*)\}"
 )
-_WRAPPED = re.compile(r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|sf|it))\s*\{([^{}]*)\}")
 _SPACED_MINUS = re.compile(r"^[-−–]\s+(?=[\d.\\])")  # in a box never the bullet of a list
 
-_ANSWER = re.compile("[aA](?i:nswer)")  # its two sides are looked at apart, which is fast
+_NO_WORDS = re.compile(r"```\w*|\\[\[\]()]|\$\$|\\(?:begin|end)\{[a-z*]+\}")
+_REMARK = re.compile(
+    r"[*_>\s]*(?:note|confidence|explanation|let me know|i hope)\b|\(.*\)\.?\Z", re.IGNORECASE
+)
+_ANSWER = re.compile("[aA](?i:ns)(?i:wer)?")  # its two sides are looked at apart, which is fast
 _THE = re.compile(r"\b(?:the|my|our|final|correct|right|best)\s{1,3}\Z", re.IGNORECASE)
 _COLON = re.compile(r"""["'`*_)\]\s]{0,6}[:=]""")
+_DASH = re.compile(r"[*_]{0,3} -[ ]")
+_LINE_START = re.compile(r"(?:\A|\n)[ \t>#*_-]*\Z")
 _VERB = re.compile(
     r"""
-    \b (?: (?!\bnot\b|n['’]t\b|\bcannot\b|\bnever\b) (?: [^.:;!?\n'’] | ['’](?=\w) ) ){0,60}?
+    \b (?: (?!\bnot\b|n['’]t\b|\bcannot\b|\bnever\b)
+        (?: "[^"\n]{1,200}" | "(?![^"\n]{1,200}") | [^.:;!?\n'’"] | ['’](?=\w) ) ){0,60}?
     \b (?: is | was | (?<!can\s)(?<!could\s)(?<!might\s)(?<!may\s) be ) \b \s* :?
     """,
     re.VERBOSE | re.IGNORECASE,
@@ -108,9 +117,20 @@ def _announced(plain: str, answer: re.Match[str]) -> int:
     if start and (plain[start - 1].isalnum() or plain[start - 1] == "_"):
         return 0
     after = _COLON.match(plain, end)
+    if not after and _LINE_START.search(plain[max(0, start - 12) : start]):
+        after = _DASH.match(plain, end)
     if not after and _THE.search(plain[max(0, start - 12) : start]):
         after = _VERB.match(plain, end)
     return after.end() if after else 0
+
+
+def said_lines(text: str) -> list[str]:
+    """The lines that are not blank, without fences and the like, and without closing remarks."""
+    lines = [line for line in map(str.strip, text.splitlines()) if line]
+    lines = [line for line in lines if not _NO_WORDS.fullmatch(line)] or lines
+    while len(lines) > 1 and _REMARK.match(lines[-1]):
+        lines.pop()
+    return lines
 
 
 def unwrapped(text: str) -> str:
@@ -126,8 +146,10 @@ def without_wrappers(text: str) -> str:
 
 def _last(text: str) -> str | None:
     found: list[tuple[int, str]] = []
+    if _TAG.search(text):
+        found += _tagged(text)
     if _NAMES.search(text):
-        found += [*_tagged(text), *_valued(text)]
+        found += _valued(text)
     if "\\boxed" in text or "\\fbox" in text:
         found += _boxed(text)
     return max(found)[1] if found else None
@@ -141,10 +163,14 @@ def _tagged(text: str) -> list[tuple[int, str]]:
     for tag, following in zip_longest(tags, tags[1:]):
         end = following.start() if following else len(text)
         content = text[tag.end() : end].strip()
-        if tag[1] or not content:
+        if _closes(tag) or not content:
             continue
-        (closed if following and following[1] else opened).append((end, content))
+        (closed if following and _closes(following) else opened).append((end, content))
     return closed[-1:] or opened[-1:]
+
+
+def _closes(tag: re.Match[str]) -> bool:
+    return bool(tag[1] or tag[2])
 
 
 def _valued(text: str) -> list[tuple[int, str]]:
@@ -195,14 +221,13 @@ def _boxed(text: str) -> list[tuple[int, str]]:
     boxes: list[tuple[int, int]] = []
     opened: list[re.Match[str]] = []
     for brace in _BRACE.finditer(text):
-        if brace["bare"]:
-            boxes.append(brace.span("bare"))
-        elif brace[0] == "{" or (brace[0].endswith("{") and len(brace[0]) > 2):
+        if brace[0] == "{" or (brace[0].endswith("{") and len(brace[0]) > 2):
             opened.append(brace)
         elif brace[0] == "}" and opened:
             opening = opened.pop()
             if opening[0] != "{":
                 boxes.append((opening.end(), brace.start()))
+    boxes += [match.span(1) for match in _BARE_BOX.finditer(text)]
     if not boxes:
         return []
     start, end = max(boxes)

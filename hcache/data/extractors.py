@@ -1,7 +1,8 @@
 """Extractors: from the raw output of a model to the answer that a metric scores.
 
-In comes the text as generated, reasoning included; out comes the answer, "" where there is none.
-Every extractor first drops what stands in known reasoning tags, and none raises on any text.
+In comes the last output of a workflow; out comes the answer, "" where there is none.
+Thoughts are no part of that text: they are dropped by the tags of the model that said it, where
+its reply enters a workflow. No extractor raises on any text.
 
 To add an extractor: write a function of a text and register it in `EXTRACTORS`.
 """
@@ -12,35 +13,38 @@ import re
 from collections.abc import Callable
 
 from hcache.data import metrics
-from hcache.data.containers import contained, markers
+from hcache.data.containers import contained, markers, said_lines
 from hcache.data.letters import choice_letter
 from hcache.data.metrics import METRICS
+from hcache.data.number_words import with_points
 from hcache.data.numbers import find_number, first_clause
-from hcache.data.thoughts import drop_thought
 from hcache.keys import digest, well_formed
 from hcache.plugins import Registry
 
 Extractor = Callable[[str], str]
 EXTRACTORS: Registry[Extractor] = Registry("extractor", "hcache.extractors")
-"""Extractors by name, for texts whose thought has been dropped."""
+"""Extractors by name."""
 EXTRACTORS.register("number")(find_number)
 EXTRACTORS.register("choice")(choice_letter)
 
 VERSIONS = {
-    "text": 2,
-    "line": 2,
-    "last_line": 2,
-    "short": 2,
-    "boxed": 2,
-    "number": 2,
+    "text": 3,
+    "line": 3,
+    "last_line": 3,
+    "short": 3,
+    "boxed": 3,
+    "number": 3,
     "choice": 3,
-    "code": 2,
+    "code": 3,
 }
 """Versions of the extractors of the package that are not 1; raised whenever an answer changes."""
 
 _HASHES = re.compile(r"####[ \t]*(\S.*)")
 _FENCED = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
-_QUOTES = ('""', "''", "``", "“”", "‘’", "「」", "『』", "«»")
+_QUOTES = ('""', "''", "``", "“”", "„“", "„”", "‚‘", "‘’", "「」", "『』", "«»", "»«", "《》")
+_ENDED = re.compile(r"(?:<\|[A-Za-z_]{1,30}\|>|</s>|。|です。?|입니다\.?)\s*\Z")
+_LISTED = re.compile(r"(?:1[.)]|[-*•])[ \t]+(?=\S)")
+_VERDICT = re.compile(r"^([Yy]es|[Nn]o),\s+(?=[a-z]).*")  # no title, as "Yes, Prime Minister" is
 
 
 def extractor(name: str) -> Extractor:
@@ -50,7 +54,7 @@ def extractor(name: str) -> Extractor:
         ConfigError: for an unknown name, listing the known ones.
     """
     extract = EXTRACTORS.find(name)
-    return lambda text: well_formed(extract(drop_thought(text)))
+    return lambda text: well_formed(extract(text))
 
 
 def version_of(extract: str, metric: str) -> str:
@@ -99,6 +103,7 @@ def _short(text: str) -> str:
 
 @EXTRACTORS.register("boxed")
 def _boxed(text: str) -> str:
+    text = with_points(text)
     hashes = _HASHES.findall(text)
     if hashes and contained(text) is None:
         return _bare(first_clause(hashes[-1]))
@@ -116,9 +121,13 @@ def _said(text: str) -> str:
     """The answer after the last marker, or else the last line."""
     ends = markers(text)
     if not ends:
-        return _bare(_last_line(text))
+        return _bare(next(reversed(said_lines(text)), ""))
     # "**Answer:** Paris" leaves asterisks, which may stand on a line of their own.
-    return _bare(first_clause(_line(text[ends[-1] :].lstrip(" \t\r\n*_"))))
+    said = text[ends[-1] :].lstrip(" \t*_")
+    line = next(iter(said_lines(said)), "")
+    if said.startswith(("\n", "\r")):
+        line = _LISTED.sub("", line, count=1)
+    return _bare(_VERDICT.sub(r"\1", first_clause(line)))
 
 
 def _lines(text: str) -> list[str]:
@@ -130,7 +139,8 @@ def _bare(text: str) -> str:
     before = None
     while text != before:
         before = text
-        text = text.strip().strip("*").removesuffix(".")
+        text = _ENDED.sub("", text.strip()).strip("*")
+        text = text if text.endswith("..") else text.removesuffix(".")
         if _is_quoted(text):
             text = text[1:-1]
     return text

@@ -20,13 +20,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hcache.data.letters import choice_letter
-from hcache.data.numbers import find_number, value, whole_number
+from hcache.data.numbers import find_number
+from hcache.data.numerals import value, whole_number
 from hcache.errors import DataError
 from hcache.plugins import Registry
 
 Metric = Callable[[str, Sequence[str]], float]
 METRICS: Registry[Metric] = Registry("metric", "hcache.metrics")
-VERSIONS = {"f1": 2, "em": 2, "numeric": 2, "choice": 3}
+VERSIONS = {"f1": 2, "em": 2, "numeric": 3, "choice": 3}
 VERDICTS = frozenset({"yes", "no", "noanswer"})
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)

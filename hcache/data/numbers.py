@@ -1,157 +1,85 @@
-r"""Numbers: one numeral expression at a time, with its exact value.
+r"""Numbers: the one that a reply gives as its answer.
 
-In comes text; out comes a number in plain notation ("-1080", "3.5", "1/2", "1e3"), of which
-`value` is the exact value. Read are the separators of thousands of LaTeX and of many countries,
-fractions, mixed numbers, powers, powers of ten, and numbers beside a currency sign, a percent sign
-or a unit. Not read are numbers inside something else: times, dates, versions, names such as H2O,
-and expressions that hold a root, a constant or a variable. Nothing raises on any text, and time
-grows with its length alone.
+In comes a reply, or an answer that an extractor found in one; out comes a number in plain notation,
+"" where there is none. Containers and markers are those of `containers`, numerals those of
+`numerals`. A container, the text behind a marker and a line that opens with a number are read as
+one number and nothing else: pairs, sets, matrices, relations and expressions that were not worked
+out have none. Of a line of prose the last number counts.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
-from decimal import Decimal
-from fractions import Fraction
 
-from hcache.data.containers import contained, half_width, markers, without_wrappers
+from hcache.data.containers import contained, half_width, markers, said_lines
+from hcache.data.number_words import in_figures, spelled_out, with_points
+from hcache.data.numerals import DIGIT, UNIT, Numerals, numerals, plain, value, whole_number
 
-_MOST_DIGITS = 1000  # of a number that is worked out; longer ones are taken as they stand
-
-# Plain notation for other spellings
-_FRACTIONS = {
-    chr(code): "\\frac{{{}}}{{{}}}".format(*unicodedata.normalize("NFKC", chr(code)).split("⁄"))
-    for code in (*range(0xBC, 0xBF), *range(0x2150, 0x215F), 0x2189)
-}
-_SIGNS = str.maketrans(
-    {"×": "*", "·": "*", "∙": "*", "⁄": "/", "٬": ",", "٫": ".", "’": "'"} | _FRACTIONS
-)
-_RAISED = re.compile("⁻?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
-_LOWERED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
-_LATEX = re.compile(
-    r"""
-    (?P<nothing> \\(?: ! | (?:left|right|displaystyle|bf|rm)(?![A-Za-z]) ) )
-  | (?P<space> \\[,;:\ ()\[\]] | ~ )
-  | (?P<times> \\(?:times|cdot)(?![A-Za-z]) )
-  | (?P<frac> \\[dtc]frac(?![A-Za-z]) )
-  | (?P<degree> \^\s*\{?\s*\\circ\s*\}? | \\degree(?![A-Za-z]) )
-  | \\(?P<sign> [%$] )
-    """,
-    re.VERBOSE,
-)
-_PLAIN_FOR = {"nothing": "", "space": " ", "times": "*", "frac": "\\frac", "degree": "°"}
-_BRACED_POWER = re.compile(r"\^\s*\{\s*(-?\d+)\s*\}")
-_BARE_NUMERATOR = re.compile(r"\\frac\s*(\d)")
-_BARE_DENOMINATOR = re.compile(r"\\frac(\{[^{}]*\})\s*(\d)")
-_BRACED_COMMA = re.compile(r"\{([,\s])\}(\d{3}(?!\d))?")
-
-# Possessive wherever digits repeat: that keeps time linear.
-_GROUPED = re.compile(
-    r"""
-    (?<![\d.,]) (?:
-        \d{1,3} (?P<mark>[,'_ ]) \d{3} (?!\d) (?: (?P=mark) \d{3} (?!\d) )*+
-            (?: (?<=\d) (?P<comma>,) (?=\d) (?<![,]\d\d\d,) (?! \d{3} (?!\d) ) )?
-      | \d{1,2} (?: ,\d\d (?!\d) )++ ,\d{3} (?!\d)
-      | \d{1,3} (?: \.\d{3} (?!\d) ){2,}+ (?! \.?\d )
-      | (?P<points> \d{1,3} (?: \.\d{3} (?!\d) )++ ) (?P<decimals> ,\d++ )
-    )
-    """,
-    re.VERBOSE,
-)
-
-_UNIT = r"""
-    (?: [ ]?% | [ ]?°[CF]? | [ ]*+
-        (?: [kcdmnµμ]?m | [kmµμ]?g | m?[lL] | [mµμn]?s | h | mi | ft | in | yd | lbs? | oz | mph
-          | km/h | [kMG]?Hz | [kM]?Pa | [kM]?[JWNV] | kWh | (?:square|sq|cubic)[ ][a-z]{1,12}
-          | hours? | hrs? | min(?:ute)?s? | seconds? | days? | weeks? | months? | years? | units?
-          | dollars? | cents? | euros? | degrees? | percent | met(?:er|re)s? | inch(?:es)? | feet
-        )
-        (?: \^-?\d )? (?: / [A-Za-z]{1,5} (?: \^-?\d )? )?
-    )
-"""
-_NUMERAL = r"""
-    (?P<sign> (?<![A-Za-z0-9_)\]}%°]) - (?=[$€£¥₹]?[\d.\\]) | (?<=[=({]) [ ]? -[ ] (?=[\d.\\]) )?
-    [$€£¥₹]? [ ]? (?<![A-Za-z_\d])
-    (?:
-        (?: (?P<whole>\d++) [ ]? )?+ \\frac
-        \{ \s*+ (?P<top> -?(?:\d++(?:\.\d++)?|\.\d++) ) \s*+ \} \s*+
-        \{ \s*+ (?P<bottom> -?(?:\d++(?:\.\d++)?|\.\d++) ) \s*+ \}
-      | (?: (?P<mixed>\d++) [ ]++ )? (?<![\d.,/])
-        (?P<over> \d++(?:\.\d++)? ) / (?P<under> \d++(?:\.\d++)? )
-        (?! \d | [.,:/]\d )
-      | (?P<plain> \d++(?:\.\d++)? | (?<![A-Za-z\d])\.\d++ ) (?! [.:/]\d )
-        (?: (?P<e> [eE][-+]?\d{1,3} (?![A-Za-z_\d]) )
-          | [ ]?+ [*x] [ ]?+ 10 [ ]?+ \^ (?P<ten> -?\d++ ) (?!\.\d)
-          | [ ]?+ \^ (?P<power> -?\d++ ) (?!\.\d)
-        )?
-    )
-"""
-_TOKEN = re.compile(
-    rf"""
-    (?P<other> \d++ (?: :\d++ )++ | \d++ (?: \.\d++ ){{2,}}+ | \d++ /\d++ (?: /\d++ )++
-      | \d{{4}}-\d\d?-\d\d? (?!\d) )
-  | (?P<number> {_NUMERAL} )
-  | (?P<symbol> \\(?: frac|binom|sqrt|root|pi|ln|log|exp|sin|cos|tan|cot|sec|csc|arc[a-z]+|sum|int
-                    | prod|lim|infty|alpha|beta|gamma|delta|theta|lambda|sigma|phi|varphi|omega|pm
-                    ) (?![A-Za-z])
-      | [√∛π∞±] | (?<![A-Za-z]) (?:sqrt|pi|ln|log|sin|cos|tan) (?![A-Za-z])
-      # A variable: a letter with a power or beside an operator; k, m, s, … are units.
-      | (?<![A-Za-z\\]) (?: [a-jln-rt-zA-LN-Z] (?=\^)
-          | [b-fijn-rt-z] (?= [-+*/][\d\\(A-Za-z] | [ ][+*][ ][\d\\(A-Za-z] )
-          | (?<=\d) [b-fijn-rt-z] (?= [ ][-+*][ ][\d\\(A-Za-z] )
-          | (?<=[-+*/(^]) [b-fijn-rt-z] (?![A-Za-z0-9_'])
-          | (?<=\d[ ][-+*][ ]) [b-fijn-rt-z] (?![A-Za-z0-9_'])
-          | (?<=[\d{{]) [A-Za-z] (?=\}})
-        )
-    )
-  | (?P<word> [A-Za-z_][A-Za-z0-9_]*+ (?: \^-?\d++ | (?<=\d) (?: \.\d++ )++ )? | \\[A-Za-z]++ )
-  | (?P<operator> [-+*/] )
-  | (?P<raise> \^ )
-  | (?P<open> \( )
-  | (?P<close> \) )
-  | (?P<blank> [\s{{}}]++ )
-  | (?P<gap> . )
-    """,
-    re.VERBOSE,
-)
-_WHOLE = re.compile(rf"\s* \$? (?: {_NUMERAL} ) (?: {_UNIT} )? \.? \s* \$? \s*", re.VERBOSE)
-_DIGIT = re.compile(rf"[\d{''.join(_FRACTIONS)}]")
-_CLAUSE = re.compile(
-    r"[,;.](?=\s+[A-Za-z\\$(])|\s\(|\s(?:because|since|as|so|if|not|when|where|and|or)\b"
-)
 _HASHES = re.compile(r"#{4,}")
-_EQUALS = re.compile(r"=|≈|\\approx")
-
-
-def value(number: str) -> Fraction:
-    """The exact value of a number in plain notation."""
-    over, _, under = number.partition("/")
-    # By way of Decimal: int() refuses the thousands of digits that a looping model may write.
-    return Fraction(Decimal(over)) / Fraction(Decimal(under or "1"))
-
-
-def whole_number(text: str) -> str:
-    """The number that a text is as a whole, with its unit or sign of currency if any, or ""."""
-    match = _WHOLE.fullmatch(_plain(text))
-    return (_number(match) or "") if match else ""
+_REASON = r",?\s(?:because|since|as|so|if|not|when|where)\b"
+_CJK = "[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3]"
+_AFTERWARDS = re.compile(
+    rf"{_REASON}|[.;](?=\s+[A-Za-z\\$(])|(?<!i\.e)\.(?=\s+\d)|\s\(|\s\[\d+\]\s*\Z|,(?={_CJK})|。"
+)
+_ASIDE = re.compile(r",\s(?:an?|in|by|or|who|which(?! is| equals| makes| gives))\s")
+_OF_PROSE = re.compile(r",?\s(?:because|since|not)\b|\s\([^()\n]*\)\W*\Z")
+_NEXT = re.compile(
+    r"[,;](?=\s+(?!(?:or|and|then)\b)[A-Za-z$(])|\s(?:and|or)\s+(?=[A-Za-z])"
+    r"|\s(?:[A-Za-z]+\s+)?(?:out\s+)?of\s+(?:the\s+)?(?=[$\d])"
+)
+_NOT_BUT = re.compile(r"^\s*not\b.{1,60}?\bbut\b(?:\s+rather\b)?", re.IGNORECASE)
+_MEANWHILE = re.compile(
+    r"^\W*(?:in|after|for|over|on|within|every|each|per)\s+\$?[\d./-]+\s+[a-z]+,?\s+(?=\D*\d)",
+    re.IGNORECASE,
+)
+_EXACT = re.compile(
+    r"≈|\\approx|,?\s(?:i\.e\.|that\sis|which\s(?:is|equals|makes|gives))(?=[\s,])"
+    r"|\sor\s(?:about|approximately|roughly|around|nearly)\s"
+)
+_EQUALS = re.compile(r"=|\s(?:is|are|equals?|makes?|gives?|leaves?)\s")
+_SHOUTED = re.compile(r"(?<=\d)!+(?=[*_\s]*$)", re.MULTILINE)
+_ITEM = re.compile(r"^\d{1,2}[.)]\s+(?=[A-Za-z].*\d)")
+_SPACED_MINUS = re.compile(r"^\s*-\s+(?=[\d.\\])")
+_CALCULATOR = re.compile(r"<<[^<>\n]*>>")  # of GSM8K: the sum before its result
+_ROW_END = re.compile(r"(\\begin\{\w{0,9}matrix\}|\\\\)[ \t]*\n")
+_UNKNOWN = re.compile(r"(?<![A-Za-z\\])([A-Za-z])\s*=")
+_PROSE = re.compile(r"[^\w\\]*[^\W\d_]{2,}|.*\b(?:was|were|has|have|had|for a total of)\s")
+_CHOICE = re.compile(r"\b(?:either|between)\s+\$?[\d.]+\s+(?:and|or)\b", re.IGNORECASE)
+# What makes more than a number of a number, which stands as # here.
+_MATH = re.compile(
+    r"""
+    [≤≥≠±∓√∞π…⌊⌋⌈⌉∪∩∈₀-₉] | \\[{}|] | <= | >= | \.\.\. | \|\{*\#\}*\|
+    | \\(?! (?:quad|qquad|mathdollar|pounds|euro|num|SI|si|unit|meters?|approx|therefore|implies
+        |[Rr]ightarrow|framebox|Omega) (?![A-Za-z]) ) [A-Za-z]++
+    | \# [\s}]* ! | \# [\s}]* [_^] | \# [ ]?\*?[ ]? [n-qt-z] (?![A-Za-z\'’])
+    | \# \*? [a-jln-z] (?![A-Za-z\'’])
+    | [A-Za-z] \( \#
+    | (?<![A-Za-z]) [A-Za-z] \s*+ [-+*/^<>] (?!\*) | [-+*/^<>] \s*+ [A-Za-z] (?![A-Za-z'’.])
+    | \# \s*+ (?: \+ | [/*] \s*+ [\d(\\] ) | [\w)}#] \s*+ [+/] \s*+ \#
+    | \bof\s[b-z](?![A-Za-z])
+    """,
+    re.VERBOSE,
+)
 
 
 def find_number(text: str) -> str:
     """The number that a reply gives as its answer, or "".
 
-    In a container the first number, if any; else the first after the last marker that one follows;
-    else the last of the text. An expression that is no number counts, and gives "".
+    That of a container, if there is one; else that behind the last marker that a number follows;
+    else that of the last line that holds one. What is no single number counts, and gives "".
     """
+    text = with_points(_CALCULATOR.sub("", text))
+    if "matrix}" in text:
+        text = _ROW_END.sub(r"\1 ", text)
     content = contained(text)
     if content is not None:
-        return first_number(content) or ""
+        return _of_content(content)
     end = len(text)
     for start in reversed(announced(text)):
-        if (number := first_number(text[start:end])) is not None:
+        if (number := _first(_SHOUTED.sub("", text[start:end]))) is not None:
             return number
         end = start
-    return last_number(text)
+    return _last(text)
 
 
 def announced(text: str) -> list[int]:
@@ -162,148 +90,116 @@ def announced(text: str) -> list[int]:
 def last_number(text: str) -> str:
     """The last number of a text, or "" where there is none or an expression is last."""
     for line in reversed(text.splitlines()):
-        if _DIGIT.search(line) and (found := _numbers(_plain(line))):
+        if DIGIT.search(line) and (found := numerals(in_figures(plain(line)))):
             return found[-1][2] or ""
     return ""
 
 
-def first_number(text: str) -> str | None:
-    """The first number of a text, of an equation the right side; "" for an expression.
-
-    None where neither is there.
-    """
-    for line in text.splitlines():
-        if _DIGIT.search(line) and (found := _numbers(plain := _plain(line))):
-            clause = _CLAUSE.search(plain, found[0][1])
-            end = clause.start() if clause else len(plain)
-            equals = [match.end() for match in _EQUALS.finditer(plain, found[0][1], end)]
-            right = [number for number in found if equals and equals[-1] <= number[0] < end]
-            return (right or found)[0][2] or ""
-    return None
-
-
 def first_clause(line: str) -> str:
-    """The line; cut after its first clause where that opens with a number and others follow.
+    """The line; cut after its first clause where that is a number and others follow.
 
     "5, since 3 + 2 = 5" is "5": what follows explains the answer.
     """
+    line = _SHOUTED.sub("", line)
     number = re.match(r"[\s$\\(*]*[-−–]?[\s$\\]*\d", line)
-    clause = _CLAUSE.search(line, number.end()) if number else None
-    return line[: clause.start()] if clause and _DIGIT.search(line, clause.end()) else line
+    clause = _AFTERWARDS.search(line, number.end()) if number else None
+    if not clause or not whole_number(line[: clause.start()].strip("* ")):
+        clause = _ASIDE.search(line, number.end()) if number else None
+    return line[: clause.start()] if clause and DIGIT.search(line, clause.end()) else line
 
 
-def _plain(line: str) -> str:
-    """The line in fewer spellings: plain digits, separators, powers and spaces."""
-    if not line.isascii():
-        line = half_width(line).translate(_SIGNS)
-        line = _RAISED.sub(lambda match: "^" + match[0].translate(_LOWERED), line)
-    if "\\" in line or "~" in line:
-        line = _LATEX.sub(_spelling, without_wrappers(line))
-        line = _BARE_DENOMINATOR.sub(r"\\frac\1{\2}", _BARE_NUMERATOR.sub(r"\\frac{\1}", line))
-    if "{" in line:
-        line = _BRACED_POWER.sub(r"^\1", line)
-        line = _BRACED_COMMA.sub(lambda m: m[1] + m[2] if m[2] else ".", line)
-    return _GROUPED.sub(_ungrouped, line)
+def _of_content(content: str) -> str:
+    if starts := announced(content):
+        number = _first(content[starts[-1] :])
+        if number is not None:
+            return number
+    return _first(content) or ""
 
 
-def _spelling(match: re.Match[str]) -> str:
-    kind = match.lastgroup or ""
-    return match["sign"] if kind == "sign" else _PLAIN_FOR[kind]
+def _first(text: str) -> str | None:
+    """The number of the first line that has any, "" if it has more than one; None without one."""
+    for line in text.splitlines():
+        if (number := _of_span(line)) is not None:
+            return number
+    return None
 
 
-def _ungrouped(match: re.Match[str]) -> str:
-    if match["points"]:
-        return match["points"].replace(".", "") + "." + match["decimals"][1:]
-    return re.sub(r"\D", "", match[0]) + ("." if match["comma"] else "")
+def _last(text: str) -> str:
+    """The number of the last line that has any, or of a first line that is a number alone."""
+    opening = re.match(r"\s*(\S[^\n]*)\n[ \t]*\n", text)
+    if opening and (number := whole_number(opening[1].strip("* "))) and opening[1][-1] != ".":
+        return number
+    lines = said_lines(text)
+    for line in reversed(lines):
+        if DIGIT.search(line) and numerals(plain(line)):
+            return _of_span(_ITEM.sub("", line)) or ""
+    return whole_number(spelled_out(lines[-1])) if lines else ""
 
 
-def _numbers(line: str) -> list[tuple[int, int, str | None]]:
-    """Start, end and plain notation of each number; of an expression as a whole, None."""
-    found: list[tuple[int, int, str | None]] = []
-    run: list[tuple[int, int, str | None]] = []  # numbers joined by operators and brackets
-    symbolic = product = spaced = False
-    last = "gap"
-    for token in _TOKEN.finditer(line):
-        kind = token.lastgroup or "gap"
-        kind = "number" if token["number"] is not None else kind
-        if kind == "blank":
-            spaced = spaced or token[0].isspace()
-            if "{" in token[0] and last == "number":  # the next argument of a command
-                last = "operator"
-            continue
-        if not _joins(last, kind, spaced):
-            found += _ended(run, symbolic)
-            run, symbolic, product = [], False, False
-        glued = last in ("number", "close") and not spaced
-        product = product or (kind == "open" and glued)
-        symbolic = symbolic or kind == "symbol" or (last == "raise" and kind in ("number", "open"))
-        symbolic = symbolic or (kind == "number" and product) or (last, kind) == ("close", "raise")
-        if kind == "number":
-            run.append((token.start(), token.end(), _number(token)))
-        last, spaced = kind, False
-    return found + _ended(run, symbolic)
-
-
-def _joins(last: str, kind: str, spaced: bool) -> bool:
-    """True where a token goes on with the expression before it."""
-    match kind:
-        case "operator" | "raise" | "close":
-            return last not in ("gap", "word", "other")
-        case "symbol":
-            return last not in ("gap", "word", "other")
-        case "number":
-            return last in ("operator", "raise", "open", "symbol")
-        case "open":
-            return last in ("operator", "raise", "open", "symbol") or (
-                last in ("number", "close") and not spaced
-            )
-        case _:
-            return False
-
-
-def _ended(
-    run: list[tuple[int, int, str | None]], symbolic: bool
-) -> list[tuple[int, int, str | None]]:
-    return [(run[0][0], run[-1][1], None)] if symbolic and run else run
-
-
-def _number(match: re.Match[str]) -> str | None:
-    """The numeral in plain notation; None where it has no value, or none that can be said."""
-    sign = "-" if match["sign"] else ""
-    if match["top"]:
-        return _fraction(sign, match["whole"], match["top"], match["bottom"])
-    if match["over"]:
-        return _fraction(sign, match["mixed"], match["over"], match["under"])
-    plain = sign + match["plain"]
-    if match["ten"]:
-        return f"{plain}e{match['ten']}" if len(match["ten"]) <= 4 else None
-    if match["power"]:
-        return _power(sign, match["plain"], match["power"])
-    return plain + (match["e"] or "")
-
-
-def _fraction(sign: str, whole: str | None, over: str, under: str) -> str | None:
-    if not value(under):
+def _of_span(line: str) -> str | None:
+    """The number that a line is, "" where it is not one; None where there is none."""
+    if not DIGIT.search(line):
+        return whole_number(spelled_out(half_width(line))) or None
+    line = _MEANWHILE.sub("", _NOT_BUT.sub("", in_figures(plain(line).strip(" \t*&+"))))
+    line = re.sub(r"^\$\s*(?:\+|(-)\s+)", r"$\1", line)  # $- 5$ and $+5$
+    found = numerals(line)
+    if not found:
         return None
-    if not whole and (over + under).isdigit():
-        return f"{sign}{over}/{under}"
-    if len(over) + len(under) + len(whole or "") > _MOST_DIGITS:
-        return None
-    part = value(over) / value(under)
-    if whole and not 0 < part < 1:  # a product, or two numbers
-        return None
-    return sign + str(value(whole or "0") + part) if part >= 0 else _negated(sign, part)
+    if _CHOICE.search(line):
+        return ""
+    if _PROSE.match(line):
+        return _of_prose(line, found)
+    if len(set(_UNKNOWN.findall(line))) > 1:
+        return ""
+    reason = _AFTERWARDS.search(line, found[0][1])
+    head = line[: reason.start()] if reason else line
+    return next(filter(None, map(_worked_out, _EXACT.split(head))), "")
 
 
-def _negated(sign: str, part: Fraction) -> str:
-    return str(-part if sign else part)
+def _of_prose(line: str, found: Numerals) -> str:
+    """The last number before a reason, or that of the last equation."""
+    reason = _OF_PROSE.search(line, found[0][1])
+    head = line[: reason.start()] if reason else line
+    exact = next(filter(None, map(_worked_out, _EXACT.split(head))), "")
+    return exact if exact and _EQUALS.search(head, found[0][1]) else numerals(head)[-1][2] or ""
 
 
-def _power(sign: str, base: str, exponent: str) -> str | None:
-    digits = exponent.lstrip("-")
-    if len(digits) > 4 or len(base) * int(digits) > _MOST_DIGITS:
-        return None
-    number = value(base)
-    if not number and exponent.startswith("-"):
-        return None
-    return sign + str(number ** int(exponent))
+def _worked_out(line: str) -> str:
+    """The number on the right of the last equals sign, or else on the left."""
+    left, *right = _EQUALS.split(line)
+    sides = [left, *(_SPACED_MINUS.sub("-", side) for side in right)]
+    return next(filter(None, map(_alone, reversed(sides))), "")
+
+
+def _alone(side: str) -> str:
+    """The number that one side of an equation is, before the words that follow; "" for others."""
+    found = numerals(side)
+    if not found:
+        return ""
+    if following := _NEXT.search(side, found[0][1]):
+        side = side[: following.start()]
+        found = numerals(side)
+        if any(side.count(left) > side.count(right) for left, right in ("()", "[]")):
+            return ""  # the first of a pair
+    if " or " in side:
+        return _alike(side.split(" or "))
+    if len(found) > 1 or _MATH.search(_marked(side, found)):
+        return ""
+    return found[0][2] or ""
+
+
+def _alike(ways: list[str]) -> str:
+    """The number that several ways of writing it have in common; sums and products are none."""
+    numbers = [number for way in ways if (number := _alone(way)) or re.search(r"[A-Za-z\\]", way)]
+    same = all(numbers) and len({value(number) for number in numbers}) == 1
+    return numbers[0] if same else ""
+
+
+def _marked(side: str, found: Numerals) -> str:
+    """The side with # for each number and its unit."""
+    parts, at = [], 0
+    for start, end, _ in found:
+        unit = UNIT.match(side, end)
+        parts += [side[at:start], "#"]
+        at = unit.end() if unit else end
+    return "".join([*parts, side[at:]])

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hcache.data.metrics import unmet
-from hcache.data.numbers import whole_number
+from hcache.data.numerals import whole_number
 from hcache.data.queries import Query
 from hcache.data.source import Row, Source, is_list_of_str
 from hcache.errors import ConfigError, DataError

@@ -17,6 +17,10 @@ KNOWN_TAGS: Tags = (
     ("<think>", "</think>"),  # DeepSeek, Qwen, GLM, Nemotron, OLMo, Phi and most others
     ("<thinking>", "</thinking>"),
     ("<thought>", "</thought>"),  # EXAONE Deep
+    ("<thoughts>", "</thoughts>"),
+    ("<|thinking|>", "<|/thinking|>"),
+    ("<scratchpad>", "</scratchpad>"),  # asked for by prompts, as is the next
+    ("<reflection>", "</reflection>"),
     ("<reasoning>", "</reasoning>"),  # Reka Flash
     ("[THINK]", "[/THINK]"),  # Magistral
     ("<seed:think>", "</seed:think>"),  # Seed-OSS

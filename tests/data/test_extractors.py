@@ -23,6 +23,24 @@ PIECES = [
 TEXTS = st.one_of(st.text(), st.lists(st.sampled_from(PIECES), max_size=30).map("".join))
 
 
+WHOLE = [
+    "4 May 1979 and 28 November 1990", "7 and 8", "10 Downing Street, London SW1A 2AA",
+    "12 July 1863 (age 45)", "9 to 5 (film of 1980)", "24, Season 8", "7 Up and Pepsi 1893",
+    "1600 Pennsylvania Avenue, Washington, DC 20500", "575 acres (2.08 km²)", "4 July, 1776",
+    "3 Doors Down and 30 Seconds to Mars", "2001: A Space Odyssey",
+]  # fmt: skip
+PARIS = [
+    "答案是Paris。", "答えはParisです。", "정답은 Paris입니다.",
+    "Die richtige Antwort ist „Paris“.",
+    "Answer:\n1. Paris", "Answer:\n- Paris", "Answer - Paris", "Ans: Paris", "**Answer** - Paris",
+    'The answer to the question "What is the capital? Or was?" is Paris.', "[ANSWER]Paris[/ANSWER]",
+    "<ans>Paris</ans>", "<solution>Paris</solution>", "<response>Paris</response>",
+    '{"short_answer": "Paris"}', "Answer: Paris</s>", "Answer: Paris<|im_end|>",
+    "Answer: Paris.<|eot_id|>", "```\nParis\n```", "```text\nParis\n```", "\\[\nParis\n\\]",
+    "Paris\n\nNote: the passages name others.", "Paris\n\n(Not Lyon.)",
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("text", "kept"),
     [
@@ -59,6 +77,13 @@ def test_drop_thought(text: str, kept: str) -> None:
         ("short", 'Answer: "A" and "B"', '"A" and "B"'),
         ("short", "It is in France.\n'Paris'.\n", "Paris"),
         ("short", "Answer:", ""),
+        *[("short", f"Answer: {answer}", answer) for answer in WHOLE],
+        *[("boxed", f"The answer is {answer}.", answer) for answer in WHOLE],
+        *[("short", reply, "Paris") for reply in PARIS],
+        ("short", "Answer: Yes, both are directors.", "Yes"),
+        ("short", "The answer is no, because they are not.", "no"),
+        ("short", "Answer: Yes, Prime Minister", "Yes, Prime Minister"),
+        ("short", "Answer: No, No, Nanette", "No, No, Nanette"),
         ("boxed", r"so \boxed{3}, no: \boxed{\frac{1}{2}} it is", r"\frac{1}{2}"),
         ("boxed", r"\boxed{ \{1, 2\} }", r"\{1, 2\}"),
         ("boxed", r"\boxed{7} and then \boxed{8", "7"),
@@ -85,12 +110,18 @@ def test_no_extractor_raises(name: str, text: str) -> None:
     assert isinstance(extractor(name)(text), str)
 
 
+@pytest.mark.parametrize("name", ["text", "line", "last_line", "short", "boxed"])
+@pytest.mark.parametrize("answer", ["[THINK] magazine", "Paris <think>", "<scratchpad> of 1990"])
+def test_tags_that_are_no_thoughts_of_the_model_stay(name: str, answer: str) -> None:
+    assert extractor(name)(answer) == answer
+
+
 @pytest.mark.parametrize("name", EXTRACTORS)
 @given(text=TEXTS)
-def test_thought_never_counts(name: str, text: str) -> None:
+def test_thought_that_a_workflow_drops_never_counts(name: str, text: str) -> None:
     extract = extractor(name)
-    assert extract(f"Answer: 3</think>{text}") == extract(text)
-    assert extract(f"<think>{text.replace('</think>', '')}") == ""
+    assert extract(drop_thought(f"Answer: 3</think>{text}")) == extract(drop_thought(text))
+    assert extract(drop_thought(f"<think>{text.replace('</think>', '')}")) == ""
 
 
 @pytest.mark.parametrize("name", ["short", "boxed", "number", "choice"])
@@ -117,7 +148,7 @@ def test_real_solutions_come_out_as_they_went_in() -> None:
         solution = json.loads(line)["answer"]
         reference = solution.split("#### ")[1]
         assert extractor("boxed")(solution) == reference
-        assert extractor("number")(f"<think>1</think>{solution}") == reference.replace(",", "")
+        assert extractor("number")(solution) == reference.replace(",", "")
     with gzip.open(SHARED / "humaneval" / "HumanEval.jsonl.gz", "rt", encoding="utf-8") as file:
         for line in file:
             code = json.loads(line)["canonical_solution"]

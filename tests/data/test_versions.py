@@ -36,20 +36,20 @@ REFERENCES = {
 }
 # Version, and the digest of what it makes of the table
 EXTRACTED = {
-    "boxed": (2, "e62cb285829a"),
-    "choice": (3, "4fcb2d2f1e0f"),
-    "code": (2, "d30051359f0b"),
-    "last_line": (2, "055818971ebb"),
-    "line": (2, "99cfccf991e0"),
-    "number": (2, "ab54ace83969"),
-    "short": (2, "20dbca9185fb"),
-    "text": (2, "c549342dfa29"),
+    "boxed": (3, "7046a56ecfc2"),
+    "choice": (3, "b5992041faad"),
+    "code": (3, "a296e958ab7b"),
+    "last_line": (3, "3fff155a21ef"),
+    "line": (3, "95f33f38aa7a"),
+    "number": (3, "ab54ace83969"),
+    "short": (3, "d52f19773870"),
+    "text": (3, "9b09ea7e91f6"),
 }
 SCORED = {
     "choice": (3, "454553255454"),
     "em": (2, "e5dd05d33781"),
     "f1": (2, "d549de97e398"),
-    "numeric": (2, "772c1fe91d84"),
+    "numeric": (3, "772c1fe91d84"),
 }
 
 
@@ -73,9 +73,9 @@ def test_scores_of_a_metric_belong_to_its_version(name: str) -> None:
 @pytest.mark.parametrize(
     ("extract", "metric", "version"),
     [
-        ("text", "f1", "text-2/f1-2"),
-        ("number", "numeric", "number-2/numeric-2"),
-        ("boxed", "em", "boxed-2/em-2"),
+        ("text", "f1", "text-3/f1-2"),
+        ("number", "numeric", "number-3/numeric-3"),
+        ("boxed", "em", "boxed-3/em-2"),
     ],
 )
 def test_version_names_both(extract: str, metric: str, version: str) -> None:
@@ -87,7 +87,7 @@ def test_version_of_what_comes_from_outside(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(METRICS.entries, "own", lambda answer, references: 0.5)
     monkeypatch.setattr(METRICS, "source", lambda name: source if name == "own" else None)
     outside = digest(["", "abc"])[:12]
-    assert version_of("number", "own") == f"number-2/{outside}"
+    assert version_of("number", "own") == f"number-3/{outside}"
 
 
 def test_first_versions_need_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
