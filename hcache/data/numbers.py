@@ -16,7 +16,7 @@ from hcache.data.number_words import in_figures, spelled_out, with_points
 from hcache.data.numerals import DIGIT, UNIT, Numerals, numerals, plain, value, whole_number
 
 _HASHES = re.compile(r"#{4,}")
-_REASON = r",?\s(?:because|since|as|so|if|not|when|where)\b"
+_REASON = r",?\s(?:because|since|as|so(?!.*=)|if|not|when|where)\b"
 _CJK = "[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3]"
 _AFTERWARDS = re.compile(
     rf"{_REASON}|[.;](?=\s+[A-Za-z\\$(])|(?<!i\.e)\.(?=\s+\d)|\s\(|\s\[\d+\]\s*\Z|,(?={_CJK})|。"
