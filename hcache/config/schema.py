@@ -325,3 +325,11 @@ class ExperimentConfig(Section):
     def quality_of(self, dataset: str) -> str:
         """The metric that is Q for the queries of a data set."""
         return self.data[dataset].quality or self.quality
+
+    def measure_of(self, dataset: str) -> str:
+        """What Q is of, in words: the metric, and the extractor of the answers that it scores.
+
+        Configurations of one measure score alike, since scores are read only where they are by the
+        present version of both.
+        """
+        return f"{self.quality_of(dataset)} of {self.data[dataset].extract}"

@@ -2,7 +2,8 @@
 
 Two questions that differ only in case, spacing or punctuation are one question: whoever was trained
 on one has seen the other. What carries meaning stays: a sign, a decimal point, an operator, a
-factorial, the brackets of a formula. "What is 3.5?" and "What is 35?" are two questions.
+factorial, an exponent, the brackets of a formula. "What is 3.5?" and "What is 35?" are two
+questions.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import unicodedata
 _SIGNS = "#%&*/@\\_‰‱′·§"  # operators, units and names, which Unicode counts as punctuation
 _QUOTES = '"`´„‚'  # of any other category than quotation marks
 _MINUS = "−"
+
+_RAISED = re.compile("[\u00b2\u00b3\u00b9\u2070\u2071\u2074-\u207f]+")  # 10³ is 10^3, not 103
+_LOWERED = re.compile("[\u2080-\u208e\u2090-\u209c]+")
 
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _LETTER = r"[^\W\d_]"
@@ -51,6 +55,7 @@ def normalised(question: str) -> str:
 
 def _folded(text: str) -> str:
     """Text without case, with one character for each of dash, quotation mark and space."""
+    text = _LOWERED.sub(r"_\g<0>", _RAISED.sub(r"^\g<0>", text))
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(folded.translate(_TABLE).split())
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hcache.config.schema import ArmConfig, ModelConfig
 from hcache.engines.base import ENGINES, engine_of
+from hcache.engines.vllm_arguments import PATHS
 from hcache.errors import ConfigError
 from hcache.keys import digest
 from hcache.models.arms import Arm, Pool
@@ -54,7 +55,7 @@ def _content(name: str, model: ModelConfig) -> dict[str, object]:
     kind = ENGINES.find(engine, f"models.{name}.engine")
     content = kind.content(model, f"models.{name}")
     if arguments := kind.reply_arguments(model.engine_args):
-        content = {**content, "engine_args": by_content(arguments)}
+        content = {**content, "engine_args": by_content(arguments, PATHS)}
     source = ENGINES.source(engine)
     return content if source is None else {**content, "engine": engine, "plugin": source.digest}
 

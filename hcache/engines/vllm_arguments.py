@@ -74,6 +74,13 @@ NEUTRAL = frozenset(
     f"{_MEMORY} {_PARALLELISM} {_SCHEDULING} {_KERNELS} {_LOADING} {_LOGGING}".split()
 )
 
+_PATHS = """
+    default_mm_loras generation_config hf_config_path mm_encoder_fp8_scale_path model
+    reasoning_parser_plugin spec_model tokenizer
+"""
+PATHS = frozenset(_PATHS.split())  # wherever they stand: `model` is that of `speculative_config`
+"""Arguments by which vLLM reads files; what they name counts by its content."""
+
 OURS: Mapping[str, str] = MappingProxyType(
     {
         "model": "Set models.{model}.path.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -14,13 +14,15 @@ from hcache.errors import ConfigError, EngineError, RunError
 from hcache.files import cache_folder
 from hcache.keys import digest, digest_file
 
-WEIGHTS = (".safetensors", ".bin", ".gguf")
+WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt")
+OF_TRAINING = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pt")  # never loaded to reply
 
 TEXTS = (  # configuration, templates, tokenizers and their vocabularies, code of the model's own
     ".json", ".jinja", ".model", ".txt", ".tiktoken", ".spm", ".bpe", ".vocab", ".codes", ".py",
 )  # fmt: skip
 FOR_READERS = ("readme", "license", "licence", "notice", "copying", "changelog", "use_policy",
                "usage_policy", "requirements")  # fmt: skip
+WORDS = ("auto", "vllm", "ngram", "[ngram]", "ngram_gpu", "suffix")  # in place of a path
 TEMPLATES = "additional_chat_templates"  # the folder of those besides the default one
 
 
@@ -60,11 +62,15 @@ def digests_of(folder: Path) -> Iterator[tuple[str, str]]:
     """Digest of each file that can change an output; those of weights are remembered."""
     memo = _Memo()
     for file in sorted([*folder.iterdir(), *(folder / TEMPLATES).glob("*.jinja")]):
-        if file.suffix in WEIGHTS:
+        if _is_weights(file):
             yield file.name, memo.digest(file)
         elif _is_text(file):
             yield file.relative_to(folder).as_posix(), digest_file(file)
     memo.save()
+
+
+def _is_weights(file: Path) -> bool:
+    return file.suffix in WEIGHTS and file.name not in OF_TRAINING
 
 
 def _is_text(file: Path) -> bool:
@@ -74,17 +80,25 @@ def _is_text(file: Path) -> bool:
     return file.suffix in TEXTS or ".model." in file.name  # as tokenizer.model.v3
 
 
-def by_content(value: JsonValue) -> JsonValue:
-    """An argument of an engine with the contents of files in place of their names."""
+def by_content(value: JsonValue, paths: Collection[str] = (), is_path: bool = False) -> JsonValue:
+    """An argument of an engine with the contents of files in place of their names.
+
+    A single word is the name of a file only under a name in `paths`: elsewhere `mistral` is a mode,
+    whatever folders the working directory happens to have.
+    """
     if isinstance(value, dict):
-        return {name: by_content(part) for name, part in value.items()}
+        return {
+            name: by_content(part, paths, is_path or name in paths) for name, part in value.items()
+        }
     if isinstance(value, list):
-        return [by_content(part) for part in value]
+        return [by_content(part, paths, is_path) for part in value]
     if not isinstance(value, str):
+        return value
+    if value in WORDS or not (is_path or "/" in value):
         return value
     with contextlib.suppress(OSError, ValueError, RuntimeError):  # no name of a file can be this
         if value and (path := Path(value).expanduser()).exists():
-            return _content_of(path)
+            return _content_of(path) or value
     snapshot = _hub_snapshot(value) if value.count("/") == 1 else None
     return value if snapshot is None else _content_of(snapshot)
 
@@ -95,7 +109,7 @@ def _content_of(path: Path) -> JsonValue:
 
 def encoder_digest(folder: Path) -> str:
     """Key of a sentence encoder: the names and contents of its files, wherever they lie."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix in WEIGHTS or _is_text(file))
+    files = sorted(file for file in folder.rglob("*") if _is_weights(file) or _is_text(file))
     contents = [[file.relative_to(folder).as_posix(), digest_file(file)] for file in files]
     return digest(["sentence-transformers", contents])
 
@@ -134,7 +148,7 @@ def checkpoint_content(model: ModelConfig, place: str) -> dict[str, object]:
     """
     path = Path(model.path)
     content: dict[str, object] = dict(digests_of(path)) if path.is_dir() else {}
-    has_weights = any(Path(file).suffix in WEIGHTS for file in content)
+    has_weights = any(_is_weights(Path(file)) for file in content)
     for lacks, ok in (("config.json", "config.json" in content), ("weights", has_weights)):
         if not ok:
             raise EngineError(

@@ -183,11 +183,11 @@ def as_in(experiment: Experiment, other: Experiment) -> Experiment:
     """
     here, config = experiment.config, other.config
     for name in config.data.keys() & here.data.keys():
-        own, asked = config.quality_of(name), here.quality_of(name)
+        own, asked = config.measure_of(name), here.measure_of(name)
         if own != asked:
             raise RunError(
                 f"{config.name} measures {own} on {name}, {here.name} measures {asked}.",
-                "Compare on one quality.",
+                "Compare on one quality: the same metric of what the same extractor finds.",
             )
     arms = {
         name: arm.model_copy(update={"price": here.arms[name].price}) if name in here.arms else arm
@@ -219,9 +219,9 @@ def _mismatch(run: Run, experiment: Experiment) -> str:
 
 
 def _reward(config: ExperimentConfig) -> list[object]:
-    """Prices and metrics: what rewards are made of besides α."""
+    """Prices, metrics and extractors: what rewards are made of besides α."""
     prices = {name: arm.price.model_dump() for name, arm in config.arms.items()}
-    return [prices, {name: config.quality_of(name) for name in config.data}]
+    return [prices, {name: config.measure_of(name) for name in config.data}]
 
 
 def _fingerprint(experiment: Experiment, name: str) -> str:

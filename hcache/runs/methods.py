@@ -96,7 +96,7 @@ def facts(run: Run) -> Facts:
         prices = dict.fromkeys((f"{arm.price.input:g}", f"{arm.price.output:g}"))
         found[f"price of {name}"] = "/".join(prices)
     found |= {f"model of {name}": key[:8] for name, key in run.manifest.get("arms", {}).items()}
-    found |= {f"quality of {name}": config.quality_of(name) for name in config.data}
+    found |= {f"quality of {name}": config.measure_of(name) for name in config.data}
     found["features"] = digest(config.features.model_dump(mode="json"))[:8]
     *before, last = stages(run)
     for place, stage in enumerate(before):

@@ -121,7 +121,36 @@ def test_nothing_that_acts_reaches_the_terminal(text: str) -> None:
     assert visible(shown) == shown
 
 
-@given(st.text(st.characters(categories=("L", "N", "P", "S"))))
+def test_no_character_of_format_reorders_or_hides() -> None:
+    kept = {
+        f"U+{code:04X}"
+        for code in range(sys.maxunicode + 1)
+        if unicodedata.category(sign := chr(code)) == "Cf" and visible(sign) == sign
+    }
+    joiners = {"U+200C", "U+200D"}
+    seen = {*(f"U+{0x600 + n:04X}" for n in range(6)), "U+06DD", "U+070F", "U+0890", "U+0891"}
+    assert kept == joiners | seen | {"U+08E2", "U+110BD", "U+110CD"}
+
+
+@pytest.mark.parametrize(
+    "sign", "\u200e\u200f\u061c\u202e\u2067\xad\u200b\ufeff\u2063\u3164\U000e0041"
+)
+def test_what_reorders_or_hides_is_written_out(shell: Shell, sign: str) -> None:
+    assert visible(f"a{sign}b") == f"a{sign.encode('unicode_escape').decode()}b"
+    assert sign not in shell("runs", "--runs", f"a{sign}b")
+
+
+@pytest.mark.parametrize(
+    "text", ["می\u200cخواهم", "क्\u200dष", "👩\u200d💻", "❤\ufe0f", "שלום, 5", "\u0600١٢"]
+)
+def test_scripts_and_emoji_are_written_as_they_are(text: str) -> None:
+    assert visible(text) == text
+
+
+BLANK = "\u115f\u1160\u3164\uffa0"  # letters without a glyph
+
+
+@given(st.text(st.characters(categories=("L", "N", "P", "S"), exclude_characters=BLANK)))
 def test_plain_text_is_not_touched(text: str) -> None:
     assert visible(text) == text
     assert printed(text, 10_000) == text + "\n"

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hcache.data.wording import normalised
 
 ONE_QUESTION = [
+    ("What is 10³ + 1?", "What is 10^3 + 1?"),
     ("What is two plus two?", "what is  TWO\tplus two ?!"),
     ("Don't they go?", "dont they go"),
     ("What is 3 + 4?", "What is 3+4"),
@@ -31,6 +32,9 @@ ONE_QUESTION = [
     ("Which is red?\nA. sky\nB. blood", "Which is red?  A) sky  B) blood".replace(")", ".")),
 ]
 TWO_QUESTIONS = [
+    ("What is 10³ + 1?", "What is 103 + 1?"),
+    ("What is 10⁻³?", "What is 10-3?"),
+    ("What is x₂ + 1?", "What is x2 + 1?"),
     ("What is 3.5?", "What is 35?"),
     ("What is .5?", "What is 5?"),
     ("Is -5 even?", "Is 5 even?"),

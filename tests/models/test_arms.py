@@ -127,7 +127,8 @@ def test_file_that_a_checkpoint_may_have_besides(tmp_path: Path, model: Path, fi
 @pytest.mark.parametrize(
     "file",
     ["README.txt", "README.md", "LICENSE", "LICENSE.txt", "NOTICE.txt", "USE_POLICY.md",
-     ".gitattributes", "picture.png", "model.onnx", "requirements.txt"],
+     ".gitattributes", "picture.png", "model.onnx", "requirements.txt", "optimizer.pt",
+     "scheduler.pt"],
 )  # fmt: skip
 def test_file_for_readers_changes_nothing(tmp_path: Path, model: Path, file: str) -> None:
     before = arm_of(tmp_path).fingerprint
@@ -147,6 +148,67 @@ def test_files_that_arguments_name_count_by_content(tmp_path: Path, model: Path)
     assert fingerprint(checkpoint(tmp_path / "drafts", "copy")) == before
     (draft / "model.safetensors").write_text("other weights")
     assert fingerprint(draft) != before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"tokenizer_mode": "mistral"},
+        {"load_format": "dummy"},
+        {"generation_config": "vllm"},
+        {"speculative_config": {"method": "mistral", "model": "ngram"}},
+        {"hf_overrides": {"architectures": ["mistral"], "names": {"deep": "dummy"}}},
+    ],
+)
+def test_a_word_is_no_file_whatever_the_working_directory_holds(
+    tmp_path: Path, model: Path, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    before = arm_of(tmp_path, engine_args=arguments).fingerprint
+    for word in ("mistral", "dummy", "vllm", "ngram"):
+        checkpoint(tmp_path / "work", word)
+    assert arm_of(tmp_path, engine_args=arguments).fingerprint == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "file"),
+    [
+        ({"tokenizer": "own"}, "tokenizer.json"),
+        ({"hf_config_path": "own"}, "config.json"),
+        ({"generation_config": "own"}, "generation_config.json"),
+        ({"speculative_config": {"model": "own"}}, "model.safetensors"),
+        ({"default_mm_loras": {"audio": "own"}}, "adapter_model.pt"),
+        ({"model_loader_extra_config": {"beside": "./own"}}, "model.safetensors"),
+        ({"reasoning_parser_plugin": "own/parser.py"}, "parser.py"),
+    ],
+)
+def test_a_path_counts_by_content_wherever_it_is_read_from(
+    tmp_path: Path,
+    model: Path,
+    arguments: dict[str, Any],
+    file: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prints = set()
+    for place in ("work", "copy"):
+        (tmp_path / place).mkdir()
+        monkeypatch.chdir(tmp_path / place)
+        own = checkpoint(tmp_path / place, "own")
+        (own / file).write_text("one")
+        prints.add(arm_of(tmp_path, engine_args=arguments).fingerprint)
+    assert len(prints) == 1
+    (own / file).write_text("another")
+    assert arm_of(tmp_path, engine_args=arguments).fingerprint not in prints
+
+
+def test_a_folder_without_content_keeps_its_name(tmp_path: Path, model: Path) -> None:
+    prints = set()
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        arguments = {"tokenizer": str(tmp_path / name)}
+        prints.add(arm_of(tmp_path, engine_args=arguments).fingerprint)
+    assert len(prints) == 2
 
 
 @examples(max_examples=50)
@@ -188,6 +250,21 @@ def test_unknown_argument(tmp_path: Path, model: Path, monkeypatch: pytest.Monke
     with pytest.raises(ConfigError, match=r"max_num_seq: vLLM has no .* mean 'max_num_seqs'\?"):
         arm_of(tmp_path, engine_args={"max_num_seq": 8})
     arm_of(tmp_path, engine_args={"max_num_seqs": 8})
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["adapter_config.json", *(f"adapter_model.{kind}" for kind in ("safetensors", "bin", "pt"))],
+)
+def test_whatever_is_loaded_of_an_adapter_counts_by_content(
+    tmp_path: Path, model: Path, file: str
+) -> None:
+    (tmp_path / "lora").mkdir()
+    prints = [arm_of(tmp_path, adapter="lora").fingerprint]
+    for text in ("one", "another"):
+        (tmp_path / "lora" / file).write_text(text)
+        prints.append(arm_of(tmp_path, adapter="lora").fingerprint)
+    assert len(set(prints)) == 3
 
 
 def test_adapter_and_template_files_count_by_content(tmp_path: Path, model: Path) -> None:
@@ -388,10 +465,10 @@ def test_memory_of_digests_that_is_damaged_is_made_anew(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     before = arm_of(tmp_path).fingerprint
     memory = tmp_path / "cache" / "hcache" / "digests.json"
-    assert len(json.loads(memory.read_text())) == 1
+    assert len(json.loads(memory.read_text())) == 2  # one digest and that of the file
     memory.write_text(content)
     assert arm_of(tmp_path).fingerprint == before
-    assert len(json.loads(memory.read_text())) == 1
+    assert len(json.loads(memory.read_text())) == 2  # one digest and that of the file
 
 
 def test_cache_that_cannot_be_written_costs_nothing_but_time(

@@ -179,6 +179,40 @@ def test_two_runs_are_compared_at_one_price(experiment: Experiment) -> None:
         compare(one, other)
 
 
+MEASURES = [{"extract": "line"}, {"quality": "em"}, {"extract": "line", "quality": "em"}]
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_rewards_of_another_metric_or_extractor_are_not_compared(
+    folder: Path, experiment: Experiment, measure: Raw
+) -> None:
+    one = run_of(experiment)
+    made = raw_of(folder)["data"]["made"] | {"metrics": ["f1", "em"]} | measure
+    elsewhere = {"name": "other", "db": "other.duckdb", "data": {"made": made}}
+    sample(folder, raw_of(folder, **elsewhere))
+    other = load(folder, raw_of(folder, **elsewhere))
+    two = run_of(other)
+    own = f"{measure.get('quality', 'f1')} of {measure.get('extract', 'text')}"
+    words = f"other measures {own} on made, small measures f1 of text"
+    with pytest.raises(RunError, match=words):
+        compare(one, two)
+    with pytest.raises(RunError, match=words):
+        evaluate_runs(experiment, [one], others=[(other, [two])])
+
+
+def test_a_run_of_another_extractor_stands_apart_and_the_report_says_so(
+    folder: Path, experiment: Experiment
+) -> None:
+    old = run_of(experiment)
+    data = raw_of(folder)["data"]["made"] | {"extract": "line"}
+    sample(folder, raw_of(folder, data={"made": data}))
+    changed = load(folder, raw_of(folder, data={"made": data}))
+    report = evaluate_runs(changed, [old, run_of(changed, 1)])
+    assert list(report.seeds.values()) == [1, 1]
+    assert {"quality of made f1 of text" in name for name in report.seeds} == {True, False}
+    assert f"{old.name}: it was trained at other prices or on another quality" in said(report)
+
+
 def test_models_and_questions_that_changed_since_sampling_are_a_warning(
     folder: Path, experiment: Experiment
 ) -> None:
