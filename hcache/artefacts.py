@@ -99,7 +99,7 @@ def check_tensors(path: Path, hint: str) -> dict[str, str]:
             if size > path.stat().st_size:
                 raise ValueError("it ends within its header")
             header = json.loads(file.read(size))
-            known = header[METADATA].pop(KEY, None)
+            known = header.setdefault(METADATA, {}).pop(KEY, None)
             found = hashlib.file_digest(file, _hash_of(header)).hexdigest()
     except _UNREADABLE as error:
         raise damaged(path, f"it cannot be read ({error})", hint) from error
