@@ -5,6 +5,7 @@ python scripts/reference.py
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from hcache.trainers.network import NetworkSettings
 from hcache.workflows import WORKFLOWS
 from hcache.workflows.search import SearchSettings
 
+_ANNOTATED = re.compile(r"Annotated\[(\w+), \w+\(func=<[^<>]+>\)\]")  # a checked type, as its own
 PAGE = Path(__file__).parent.parent / "docs" / "experiment.md"
 HEAD = """# The experiment file
 
@@ -84,6 +86,7 @@ def _type(field: FieldInfo) -> str:
     text = getattr(kind, "__name__", "") if isinstance(kind, type) else str(kind)
     for prefix in ("typing.", "hcache.config.schema."):
         text = text.replace(prefix, "")
+    text = _ANNOTATED.sub(r"\1", text)
     return f"`{text.replace('|', 'or')}`"
 
 

@@ -111,7 +111,7 @@ def test_encoders_of_sentences_are_told_apart_by_content(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Model:
-        def __init__(self, path: str, device: str) -> None: ...
+        def __init__(self, path: str, device: str, **how: object) -> None: ...
 
         def encode(self, texts: list[str], **options: bool) -> Array:
             return np.array([[len(text)] * 4 for text in texts], dtype=np.float32)

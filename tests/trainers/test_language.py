@@ -19,6 +19,7 @@ from helpers.paths import DEMO
 from helpers.policies import RandomPolicy
 from typer.testing import CliRunner
 
+from hcache.artefacts import write_object
 from hcache.commands.app import app
 from hcache.config.schema import FeaturesConfig
 from hcache.engines import Engines, make_engine
@@ -439,7 +440,7 @@ def test_other_weights_are_refused(checkpoint: Path, worded: Experiment, tmp_pat
     description = json.loads((tmp_path / "policy.json").read_text())
     config = json.loads(description["settings"]["files"]["config.json"]) | {"num_hidden_layers": 1}
     description["settings"]["files"]["config.json"] = json.dumps(config)
-    (tmp_path / "policy.json").write_text(json.dumps(description))
+    write_object(tmp_path / "policy.json", description)
     with pytest.raises(RunError, match="does not fit the class 'language'"):
         load_policy(tmp_path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import math
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from hcache.artefacts import write_object
 from hcache.errors import RunError
 from hcache.policies import at_alpha, load_policy, predictors
 from hcache.policies.planning import Paths, PlanningPolicy, continuations
@@ -329,6 +331,7 @@ def test_a_description_of_no_predictor_is_refused(tmp_path: Path) -> None:
     tree = random_forest(0, ragged=False).tree
     TRAINERS["knn"](tree, alpha=0.1, seed=0).policy.save(tmp_path)
     description = tmp_path / "policy.json"
-    description.write_text(description.read_text().replace('"knn"', '"sft"'))
+    text = description.read_text().replace('"knn"', '"sft"')
+    write_object(description, json.loads(text))
     with pytest.raises(RunError, match="sft predicts nothing"):
         load_policy(tmp_path)

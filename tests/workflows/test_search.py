@@ -128,7 +128,7 @@ def test_path_is_found_beside_the_experiment_and_read_once(tmp_path: Path) -> No
 class FakeModel:
     """Its vectors say whether a text has an x."""
 
-    def __init__(self, path: str, device: str) -> None:
+    def __init__(self, path: str, device: str, **how: object) -> None:
         self.path = path
 
     def encode(self, texts: list[str], **how: object) -> Any:
