@@ -15,16 +15,18 @@ from hcache.errors import EngineError, StoreError
 from hcache.experiment import Experiment
 from hcache.store import Store
 
+ExperimentOrDatabase = Annotated[
+    Path,
+    typer.Argument(
+        metavar="EXPERIMENT.yaml|DB",
+        help="A database, or an experiment whose database it is.",
+        show_default=False,
+    ),
+]
+
 
 def check(
-    target: Annotated[
-        Path,
-        typer.Argument(
-            metavar="EXPERIMENT.yaml|DB",
-            help="A database, or an experiment whose database it is.",
-            show_default=False,
-        ),
-    ],
+    target: ExperimentOrDatabase,
     db: Database = None,
     set_: Overrides = None,
     plugin: Plugins = None,
@@ -98,14 +100,7 @@ def verify(
 
 
 def digest(
-    target: Annotated[
-        Path,
-        typer.Argument(
-            metavar="EXPERIMENT.yaml|DB",
-            help="A database, or an experiment whose database it is.",
-            show_default=False,
-        ),
-    ],
+    target: ExperimentOrDatabase,
     db: Database = None,
     as_json: AsJson = False,
 ) -> None:

@@ -7,7 +7,10 @@ tree of K arms and L hops then takes exactly K + K² + … + K^L generations.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from hcache.engines.scripted import read_script
 from hcache.errors import EngineError
 from hcache.experiment import Experiment
 from hcache.models.arms import Arm
+from hcache.runs.folder import Run
 from hcache.sampling import Sampler, Tally
 from hcache.store import Store
 
@@ -144,6 +148,22 @@ def failing(names: Iterable[str], after: int, error: BaseException | None = None
         return FaultyEngine(arm, fault if arm.model in faulty else lambda answered: None)
 
     return factory
+
+
+@contextmanager
+def held(run: Run) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the lock of a run, killed when the block ends if not before."""
+    code = (
+        "import sys, time; from pathlib import Path; from hcache.runs.folder import Run\n"
+        "with Run(Path(sys.argv[1])).lock():\n    print('held', flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", code, str(run.folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def plain_arm(name: str, *, fingerprint: str = "", **config: Any) -> Arm:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers.experiments import Raw, load, sample, settings, write_questions, write_scripts
+from helpers.experiments import Raw, held, load, sample, settings, write_questions, write_scripts
 from typer.testing import CliRunner
 
 from hcache.commands.app import app
@@ -236,18 +234,11 @@ def test_models_and_questions_that_changed_since_sampling_are_a_warning(
 def test_a_run_is_trained_by_one_process_at_a_time_until_that_ends(experiment: Experiment) -> None:
     run = run_of(experiment)
     edit(run, lambda manifest: manifest.pop("outcome"))  # as if it had been stopped
-    code = (
-        "import sys, time; from pathlib import Path; from hcache.runs.folder import Run\n"
-        "with Run(Path(sys.argv[1])).lock():\n    print('held', flush=True); time.sleep(600)"
-    )
-    command = [sys.executable, "-c", code, str(run.folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None and process.stdout.readline() == "held\n"
-        with pytest.raises(
-            RunError, match=rf"being trained by another process \(pid {process.pid}"
-        ):
-            run_of(experiment)
-        process.kill()
+    with (
+        held(run) as process,
+        pytest.raises(RunError, match=rf"being trained by another process \(pid {process.pid}"),
+    ):
+        run_of(experiment)
     assert run_of(experiment).finished
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +11,7 @@ from typing import Any
 
 import pytest
 from helpers.damage import COUNT, WHOLE, damages, in_place_of
-from helpers.experiments import load, settings, write_scripts
+from helpers.experiments import held, load, settings, write_scripts
 from typer.testing import CliRunner
 
 from hcache.commands.app import app
@@ -292,13 +290,7 @@ def test_who_waits_for_a_run_says_for_whom_and_takes_what_the_other_made(
     experiment: Experiment, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = stopped(experiment, tmp_path)
-    code = (
-        "import sys, time; from pathlib import Path; from hcache.runs.folder import Run\n"
-        "with Run(Path(sys.argv[1])).lock():\n    print('held', flush=True); time.sleep(600)"
-    )
-    command = [sys.executable, "-c", code, str(run.folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None and process.stdout.readline() == "held\n"
+    with held(run) as process:
         waiting = threading.Thread(
             target=train, args=[experiment], kwargs={"folder": tmp_path, "wait": True}
         )
