@@ -33,8 +33,12 @@ def digest(value: object) -> str:
 
 def digest_text(text: str) -> str:
     """The key of a text; unpaired surrogates are kept apart rather than refused."""
-    data = text.encode("utf-8", "surrogatepass")
-    return hashlib.sha256(data).hexdigest()[:KEY_DIGITS]
+    return digest_bytes(text.encode("utf-8", "surrogatepass"))
+
+
+def digest_bytes(content: bytes) -> str:
+    """The key of a file's bytes, as `digest_file` gives it."""
+    return hashlib.sha256(content).hexdigest()[:KEY_DIGITS]
 
 
 def well_formed(text: str) -> str:

@@ -21,7 +21,8 @@ from hcache.commands import (
     routers,
     sampling,
 )
-from hcache.commands.console import notes, say, visible
+from hcache.commands.console import notes, say
+from hcache.data.visible import visible
 from hcache.errors import HcacheError
 from hcache.runs.signals import EndRequest, ending_signals
 

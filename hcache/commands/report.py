@@ -11,6 +11,7 @@ import typer
 from hcache.commands.console import say
 from hcache.commands.options import Database, Overrides, Plugins, With
 from hcache.commands.routers import EvaluationProgress, print_remarks, target_of
+from hcache.errors import RunError
 
 
 def report(
@@ -18,7 +19,8 @@ def report(
         list[str],
         typer.Argument(
             metavar="EXPERIMENT.yaml|RUN…",
-            help="An experiment (all its finished runs) or runs of one.",
+            help="An experiment (all its finished runs) or runs of one; with --verify, the folder "
+            "of a report.",
             show_default=False,
         ),
     ],
@@ -26,6 +28,9 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write; `report` beside the runs otherwise.")
     ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Make a report again, and compare all its figures.")
+    ] = False,
     with_: With = None,
     db: Database = None,
     set_: Overrides = None,
@@ -33,12 +38,16 @@ def report(
 ) -> None:
     """Write a report of runs as a folder: one page, Markdown, JSON, and figures.
 
-    The page needs neither network nor script, so it can be sent as it is.
+    The page needs neither network nor script, so it can be sent as it is. With --verify nothing is
+    written: what differs from the report is told, and makes the exit code 1.
 
     Example: `hcache report data/demo/experiment.yaml`
     """
     from hcache.reporting import write_report
 
+    if verify:
+        _verify(targets, db)
+        return
     (experiment, runs), *more = [
         target_of(target, set_ or (), db, plugins=plugin or ()) for target in targets
     ]
@@ -52,3 +61,19 @@ def report(
         say(sentence)
     print_remarks(written)
     say(str(folder / "index.html"))
+
+
+def _verify(targets: list[str], db: Path | None) -> None:
+    from hcache.reporting import verify_report
+
+    if len(targets) != 1 or targets[0].endswith((".yaml", ".yml")):
+        raise RunError("--verify takes the folder of one report.", "It is the one with index.html.")
+    with EvaluationProgress() as on_router:
+        found = verify_report(Path(targets[0]), db, on_router)
+    for line in found.lines():
+        say(line)
+    if not found.holds:
+        raise RunError(
+            f"{targets[0]} is not what its recipe makes.",
+            "Write it again: hcache report EXPERIMENT.yaml",
+        )

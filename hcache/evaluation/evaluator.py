@@ -38,7 +38,7 @@ from hcache.evaluation.baselines import (
     singles,
 )
 from hcache.evaluation.fronts import TwoModels, aiq, apgr_cpt, area, no_gap, pareto
-from hcache.evaluation.groups import group_of, masks
+from hcache.evaluation.groups import group_of, groups_left_out, masks
 from hcache.evaluation.report import Group, Plane, Point, Report, Row
 from hcache.evaluation.static import Path, best_single, best_static, common_paths, single_paths
 from hcache.evaluation.statistics import LEVEL, VANISHES, Array, in_words, interval_of_mean
@@ -246,7 +246,7 @@ def _notes(test: Tree, candidates: Sequence[Candidate]) -> tuple[str, ...]:
     missing = [arm for arm in test.arms if arm not in evaluated]
     if missing:
         notes.append(f"No row for {', '.join(missing)} alone: the trees lack that outcome.")
-    return tuple(notes)
+    return (*notes, *groups_left_out(test))
 
 
 def _check(test: Tree, selection: Sequence[Tree], policies: Sequence[Policies]) -> None:

@@ -10,6 +10,7 @@ comes in several seeds.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -33,6 +34,9 @@ from hcache.evaluation.statistics import (
 )
 from hcache.replay.tree import Tree
 
+MOST = 60
+"""Data sets, and kinds, that have rows of their own; of more, those with most queries."""
+LONGEST = 100  # characters of the name of a group
 MEANS = ("quality", "cost", "reward", "difference", "regret")
 
 Mask = NDArray[np.bool_]
@@ -58,9 +62,20 @@ def masks(tree: Tree) -> Iterator[tuple[str, str, Mask]]:
     """(by, name, mask over queries): all, then each data set and kind where there are several."""
     yield "all", "all", np.ones(len(tree.queries), dtype=bool)
     for by, labels in (("dataset", tree.datasets), ("kind", tree.kinds)):
-        distinct = sorted(set(labels))
-        for label in distinct if len(distinct) > 1 else ():
-            yield by, label, np.array([own == label for own in labels])
+        counts = Counter(labels)
+        codes = {label: code for code, label in enumerate(counts)}
+        code_Q = np.array([codes[label] for label in labels])
+        largest = sorted(sorted(counts), key=counts.__getitem__, reverse=True)[:MOST]
+        for label in sorted(largest) if len(counts) > 1 else ():
+            shown = label if len(label) <= LONGEST else f"{label[:LONGEST]}…"
+            yield by, shown, code_Q == codes[label]
+
+
+def groups_left_out(tree: Tree) -> Iterator[str]:
+    """Sentences about data sets and kinds that have no rows of their own."""
+    for by, labels in (("data set", tree.datasets), ("kind", tree.kinds)):
+        if (several := len(set(labels))) > MOST:
+            yield f"Of {several:,} {by}s the {MOST} with most queries have tables of their own."
 
 
 def group_of(

@@ -84,7 +84,7 @@ class LeftOut:
 class Source:
     """Something that a report was made from, with the digest of its content."""
 
-    kind: str  # run, policy
+    kind: str  # database, outcomes (of a split, as they are loaded), run, policy
     name: str
     digest: str
 

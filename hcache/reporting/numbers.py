@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from hcache.data.visible import visible
 from hcache.evaluation.statistics import Interval
 
 DASH = "–"
@@ -43,7 +44,7 @@ def reason(interval: Interval) -> str:
 
 def printable(text: str) -> str:
     """One line without characters that XML forbids or that turn text round."""
-    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
+    return " ".join(visible(text).split())
 
 
 def short(name: str, longest: int = LONGEST) -> str:

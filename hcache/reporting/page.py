@@ -18,6 +18,7 @@ from xml.etree import ElementTree
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from hcache.data.visible import visible
 from hcache.evaluation.leaderboard import HEADER, footnotes, label, title
 from hcache.evaluation.report import Group, Report, Row
 from hcache.evaluation.statistics import BETTER, WORSE, Interval
@@ -27,6 +28,7 @@ from hcache.reporting.figures import Picture
 from hcache.reporting.numbers import DASH, number, printable, reason, signed, spans
 
 CUT = 320  # a longer text is shown by its beginning and its end, and can be opened
+TEXTS = 300_000  # characters of all questions, replies and answers of a page, in equal shares
 BADGES = {BETTER: "better", WORSE: "worse"}  # verdicts with a colour of their own
 SVG = "http://www.w3.org/2000/svg"
 LINK = "http://www.w3.org/1999/xlink"
@@ -49,6 +51,7 @@ class Content:
     split: str
     command: tuple[str, ...]
     created: str
+    database: str
     report: Report
     pictures: tuple[Picture, ...]
     examples: Examples | None
@@ -69,7 +72,7 @@ class Content:
         yield "intervals", f"{report.level:.0%}, over seeds and queries"
         yield "verdicts", f"at {1 - report.level:.0%} for all routers of a table together (Holm)"
         yield "date", self.created
-        yield "database", str(self.experiment.db)
+        yield "database", self.database
         yield "command", shlex.join(self.command) or DASH
 
     def _qualities(self) -> str:
@@ -134,6 +137,22 @@ class Content:
             yield one.arm, f"{one.replies:,}", *shares
 
     @cached_property
+    def share(self) -> int:
+        """Characters that each text may have, so that a page can be sent and opened."""
+        told = (*self.examples.gains, *self.examples.losses) if self.examples else ()
+        sides = [side for example in told for side in example.sides]
+        texts = 2 * len(told) + sum(len(side.hops) + 1 + len(side.notes) for side in sides)
+        return TEXTS // max(1, texts)
+
+    def folded(self, text: str) -> str:
+        """A text whose controls are written out, without the middle of one that is too long."""
+        shown, half = visible(text), self.share // 2
+        left = len(shown) - 2 * half
+        if left <= 0:
+            return shown
+        return f"{shown[:half]}\n[{left:,} characters left out; see hcache show]\n{shown[-half:]}"
+
+    @cached_property
     def figures(self) -> list[tuple[Picture, Markup]]:
         """Each figure with the markup that stands in the page."""
         return [(picture, Markup(_inline(picture))) for picture in self.pictures]
@@ -145,7 +164,8 @@ class Content:
 
 def html(content: Content) -> str:
     """The page."""
-    return _environment(autoescape=True).get_template("page.html.j2").render(page=content)
+    environment = _environment(autoescape=True, finalize=_visible)
+    return environment.get_template("page.html.j2").render(page=content)
 
 
 def markdown(content: Content) -> str:
@@ -211,12 +231,16 @@ def _renamed(key: str, value: str, prefix: str) -> str:
     return re.sub(r"url\(#([^)]*)\)", rf"url(#{prefix}-\1)", value)
 
 
+def _visible(value: Any) -> Any:
+    """Text with its controls written out; markup made here passes."""
+    return visible(value) if type(value) is str else value
+
+
 def _plain(value: Any) -> Any:
     """Text that Markdown shows as it is, in one line; markup made here passes."""
     if isinstance(value, Markup):
         return value
-    line = " ".join(printable(part) for part in str(value).split())
-    line = line.replace("&", "&amp;").replace("<", "&lt;")
+    line = printable(str(value)).replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", line)
 
 

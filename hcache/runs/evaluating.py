@@ -55,8 +55,15 @@ class Evaluation:
 
     report: Report
     methods: tuple[Method, ...]  # of the experiment itself
+    runs: tuple[Run, ...]  # all that were evaluated, those of other experiments too
     trees: Mapping[str, Tree]  # by split, as routers may act in them
     leaves: Mapping[str, Sequence[Tensor]]  # by router, for each seed: where it ends in each tree
+
+    def keep(self, split: str) -> None:
+        """Have each run keep the report, and that the split was looked at."""
+        text = self.report.to_json()
+        for run in self.runs:
+            run.write_evaluation(split, text)
 
 
 def evaluate_runs(
@@ -81,7 +88,9 @@ def evaluate_runs(
         StoreError: the experiment was not sampled, or the split has no queries.
         RunError: the only run was trained or selected on the questions.
     """
-    return evaluation_of(experiment, runs, split, others, on_router).report
+    evaluation = evaluation_of(experiment, runs, split, others, on_router)
+    evaluation.keep(split)
+    return evaluation.report
 
 
 def evaluation_of(
@@ -91,7 +100,7 @@ def evaluation_of(
     others: Others = (),
     on_router: OnRouter = lambda name, done, total: None,
 ) -> Evaluation:
-    """`evaluate_runs`, with all that it had to load and compute."""
+    """`evaluate_runs`, with all that it had to load and compute; runs keep nothing of it yet."""
     known_split(split)
     splits = dict.fromkeys((split, "train", "valid"))
     replays = {name: _replay(experiment, name) for name in splits}
@@ -108,18 +117,17 @@ def evaluation_of(
         replies=experiment.replies([split]),
     )
     report = with_counts(report, experiment, replays)
-    evaluated = [run for _, found in (mine, *theirs) for run in found]
-    report = replace(report, made_from=tuple(_sources(evaluated)))
-    text = report.to_json()
-    for run in evaluated:
-        run.write_evaluation(split, text)
+    evaluated = tuple(run for _, found in (mine, *theirs) for run in found)
+    report = replace(report, made_from=tuple(_sources(replays, evaluated)))
     stop = experiment.config.train.stop
     acted = trees if stop else {name: tree.without_stop() for name, tree in trees.items()}
-    return Evaluation(report, tuple(own), acted, leaves)
+    return Evaluation(report, tuple(own), evaluated, acted, leaves)
 
 
-def _sources(runs: Sequence[Run]) -> Iterator[Source]:
+def _sources(replays: Mapping[str, Replay], runs: Sequence[Run]) -> Iterator[Source]:
     """What a report is made from."""
+    for split, loaded in replays.items():
+        yield Source("outcomes", split, loaded.fingerprint)
     for run in runs:
         yield Source("run", run.name, run.digest)
         yield Source("policy", run.name, run.files()[DESCRIPTION])

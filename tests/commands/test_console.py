@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.progress import BarColumn
 
-from hcache.commands.console import PlainConsole, notes, progress, table_of, visible
+from hcache.commands.console import PlainConsole, notes, progress, table_of
+from hcache.data.visible import visible
 from hcache.files import json_text
 
 HOSTILE = r"s[a:b:c] + t[0:100:2] and \[x = 5\] [/bold] [red]no[/red] :smile: \\[1] end"

@@ -28,6 +28,7 @@ from matplotlib.text import Text
 from typer.testing import CliRunner
 
 from hcache.commands.app import app
+from hcache.data.visible import visible
 from hcache.evaluation.report import Point
 from hcache.evaluation.statistics import Interval
 from hcache.experiment import Experiment
@@ -84,7 +85,7 @@ class Page(HTMLParser):
 def test_the_folder_is_whole(written: Written) -> None:
     names = {str(path.relative_to(written.folder)) for path in written.folder.rglob("*.*")}
     figures = {f"figures/{name}.{kind}" for name in FIGURES for kind in ("svg", "png")}
-    assert names == {"index.html", "report.md", "report.json"} | figures
+    assert names == {"index.html", "report.md", "report.json", "recipe.json"} | figures
     stored = json.loads((written.folder / "report.json").read_text())
     assert stored == json.loads(json.dumps(written.report.to_dict()))
     for name in FIGURES:
@@ -105,7 +106,7 @@ def test_what_models_and_data_say_stays_text(written: Written) -> None:
     assert not tags & {"script", "img", "iframe", "object", "embed", "form", "foreignobject"}
     names = {name for _, attributes in page.tags for name in attributes}
     assert not [name for name in names if name.startswith("on")]
-    assert HOSTILE.strip() in page.text
+    assert visible(HOSTILE.strip()) in page.text
     assert all(name in page.text for name in ARMS)
     assert " ".join(COMMAND[:2]) in page.text and "<b>it</b>" in page.text
 
@@ -268,6 +269,7 @@ def test_the_command_writes_beside_the_runs(written: Written) -> None:
 
 def test_headlines_and_facts(written: Written) -> None:
     content = Content(
+        database="small.duckdb",
         experiment=written.experiment,
         split="test",
         command=(),
@@ -301,7 +303,7 @@ def test_intervals_and_names_in_words() -> None:
     assert spans(Interval(1.0)) == ()
     assert reason(Interval(math.nan, note="the denominator is 0")) == "the denominator is 0"
     assert reason(Interval(1.0, 0.5, 1.5)) == ""
-    assert printable("a\x00b\u202e") == "a\ufffdb\ufffd"
+    assert printable("a\x00b\u202e\n c\uffff") == "a\\x00b\\u202e c\\uffff"
     assert short("x" * 40) == "x" * 23 + "…" and short("") == "(none)"
     assert fenced("a ```` b").startswith("`````text\n")
 

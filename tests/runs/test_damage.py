@@ -18,11 +18,14 @@ from hcache.commands.app import app
 from hcache.errors import HcacheError, RunError
 from hcache.experiment import Experiment
 from hcache.keys import digest_file
+from hcache.replay.loading import load_replay
 from hcache.runs.comparability import damage
 from hcache.runs.folder import Run, all_runs
 from hcache.runs.leakage import seen_of
 from hcache.runs.training import repeat, train, with_train
 from hcache.sampling import Sampler
+from hcache.store import Store
+from hcache.store.digest import content_digest
 
 QUICK = {"algo": "sft", "iterations": 4, "evaluate_every": 2}
 Read = Callable[[Run], Any]
@@ -205,14 +208,18 @@ def test_a_report_says_what_it_was_made_from_and_what_was_left_out(
     )
     made_from = json.loads(text)["made_from"]
     policy = json.loads((kept.policy_folder / "policy.json").read_text())
-    assert [(row["kind"], row["name"]) for row in made_from] == [
-        ("run", kept.name),
-        ("policy", kept.name),
-    ]
-    assert (
-        made_from[0]["digest"] == json.loads((kept.folder / "manifest.json").read_text())["digest"]
-    )
-    assert made_from[1]["digest"] == digest_file(kept.policy_folder / "policy.json")
+    digests = {(row["kind"], row["name"]): row["digest"] for row in made_from}
+    with Store(experiment.db) as store:
+        outcomes = {
+            ("outcomes", split): load_replay(store, experiment.config, split).fingerprint
+            for split in ("test", "train", "valid")
+        }
+        content = content_digest(store).digest
+    assert digests == outcomes | {
+        ("database", f"of {experiment.name}"): content,
+        ("run", kept.name): json.loads((kept.folder / "manifest.json").read_text())["digest"],
+        ("policy", kept.name): digest_file(kept.policy_folder / "policy.json"),
+    }
     assert policy["tensors"] == kept.manifest["outcome"]["weights"]
     for page in (html, markdown):
         assert all(row["digest"] in page for row in made_from)
