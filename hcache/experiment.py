@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hcache.config.file import describe, read_config
+from hcache.config.file import read_config, refused
 from hcache.config.schema import DatasetConfig, ExperimentConfig
 from hcache.data.extractors import EXTRACTORS
 from hcache.data.hub import fetch, is_hub_name
@@ -267,7 +267,7 @@ def build_workflow(settings: dict[str, Any], place: str) -> Workflow:
     try:
         return workflow.model_validate(settings)
     except ValidationError as error:
-        raise ConfigError(describe(error, workflow, place)) from error
+        raise refused(error, workflow, place) from error
 
 
 def _kind_of(settings: dict[str, Any], place: str) -> type[Workflow]:

@@ -78,7 +78,10 @@ def _rows(
     found = store.rows_of("experiments", name)
     roles = store.sql(ROLES, [found["workflow"][0]])["role"].to_list()
     if not roles:
-        raise StoreError(f"the workflow of {name} has no roles to assign.", "teacher_student has.")
+        raise StoreError(
+            f"the workflow of {name} has no roles to assign.",
+            "Name an experiment of one that has, such as teacher_student, with --experiment.",
+        )
     config = ExperimentConfig.model_validate_json(found["config"][0])
     config = config.model_copy(update={"features": FeaturesConfig()})  # they are not looked at
     tree = load_replay(store, config, split).tree

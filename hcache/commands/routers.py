@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -233,7 +234,10 @@ def _lines(file: Path | None) -> list[str]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"--passages {file}: cannot be read as UTF-8 text ({error}).") from error
+        raise DataError(
+            f"--passages {file}: cannot be read as UTF-8 text ({error}).",
+            "Give a text file with one passage a line.",
+        ) from error
     return [line for line in lines if line.strip()]
 
 
@@ -252,7 +256,10 @@ def rerun(
     with TrainingProgress(found.config) as on_metrics:
         difference = repeat(found, db, on_metrics)
     if difference is not None:
-        raise RunError(f"{found.name}: {difference}")
+        raise RunError(
+            f"{found.name}: {difference}.",
+            f"See what it was made with, and where: hcache runs show {quote(str(found.folder))}",
+        )
     say(f"{found.name}: identical")
 
 
@@ -271,7 +278,7 @@ def target_of(
     if not run.finished:
         raise RunError(f"{run.folder} is not finished.", "Run the same train command to go on.")
     if reason := damage(run):
-        raise RunError(f"{run.name}: {reason}", "Train it again.")
+        raise RunError(f"{run.name}: {reason.rstrip('.')}.", "Train it again.")
     return run.experiment(db), [run]
 
 

@@ -122,7 +122,7 @@ class _Memo:
         self.known: dict[str, str] = {}
         self.changed = False
         with contextlib.suppress(RunError):  # none yet, or damaged: digests are made again
-            self.known = read_object(self.file, "")
+            self.known = read_object(self.file, "Remove it.")
 
     def digest(self, file: Path) -> str:
         stat = file.stat()

@@ -112,11 +112,11 @@ def asking() -> Iterator[None]:
         text = _in_one_line(error)
         closed = isinstance(error, duckdb.PermissionException) or "has been locked" in text
         raise StoreError(
-            text,
+            text if text.endswith((".", "!", "?")) else f"{text}.",
             "SQL reaches the database alone and changes no setting, unless it is asked with: "
             "hcache sql --allow-external-access"
             if closed
-            else "",
+            else "Tables, views and columns are described in docs/database.md.",
         ) from error
 
 
@@ -139,7 +139,10 @@ def translated(error: duckdb.Error, path: Path) -> StoreError:
         return _not_a_database(path)
     if "No space left" in text or "File too large" in text:
         return disk_full(path)
-    return StoreError(f"{path}: {text.splitlines()[0]}")
+    return StoreError(
+        f"{path}: {text.splitlines()[0]}",
+        "Check the file and its permissions; in place of a damaged one, name another with --db.",
+    )
 
 
 def raise_if_interrupted(error: BaseException) -> None:
