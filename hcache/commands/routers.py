@@ -247,6 +247,8 @@ def rerun(
 ) -> None:
     """Repeat a run from its manifest, and say whether the result is identical.
 
+    Where it is not, the first difference is said, and the exit code is 1.
+
     Example: `hcache rerun runs/demo/ppo-s0-1a2b3c4d`
     """
     from hcache.runs.folder import find_run
@@ -257,7 +259,7 @@ def rerun(
         difference = repeat(found, db, on_metrics)
     if difference is not None:
         raise RunError(
-            f"{found.name}: {difference}.",
+            f"{found.name} came out otherwise: {difference}.",
             f"See what it was made with, and where: hcache runs show {quote(str(found.folder))}",
         )
     say(f"{found.name}: identical")

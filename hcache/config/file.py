@@ -160,7 +160,7 @@ def refused(error: ValidationError, model: type[BaseModel], source: str) -> Conf
     """A validation error as ours, in one line: every place, what is wrong and what is known."""
     told = "; ".join(_describe_one(dict(item), model, source) for item in error.errors())
     return ConfigError(
-        f"{told.rstrip('.')}.", "Correct it there; docs/experiment.md describes every setting."
+        told.rstrip(".") + ".", "Correct it there; docs/experiment.md describes every setting."
     )
 
 

@@ -112,7 +112,7 @@ def asking() -> Iterator[None]:
         text = _in_one_line(error)
         closed = isinstance(error, duckdb.PermissionException) or "has been locked" in text
         raise StoreError(
-            text if text.endswith((".", "!", "?")) else f"{text}.",
+            text,
             "SQL reaches the database alone and changes no setting, unless it is asked with: "
             "hcache sql --allow-external-access"
             if closed
@@ -123,7 +123,9 @@ def asking() -> Iterator[None]:
 def _in_one_line(error: BaseException) -> str:
     """The words of an error, without the excerpt of the SQL that DuckDB draws below them."""
     text = " ".join(str(error).split("\n\nLINE ")[0].split()) or type(error).__name__
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
+    if len(text) > LONGEST:
+        return f"{text[:LONGEST]} …"
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def translated(error: duckdb.Error, path: Path) -> StoreError:
