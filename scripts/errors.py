@@ -10,11 +10,12 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from textwrap import shorten
 
 import typer.main
-from raised import Package, Raised
+from raised import Package, Raised, tells
 
 import hcache.errors
 from hcache.commands.app import EXIT_CODES, app
@@ -63,9 +64,19 @@ def kinds() -> dict[str, list[str]]:
     return {kind.__name__: [b.__name__ for b in kind.__mro__[1:] if b in ours] for kind in ours}
 
 
-def errors() -> list[Raised]:
+@cache
+def errors() -> tuple[Raised, ...]:
     """Every error of the package."""
-    return list(Package(ROOT / "hcache", kinds()).raised())
+    return tuple(Package(ROOT / "hcache", kinds()).raised())
+
+
+def without_way_out(raised: Iterable[Raised]) -> list[str]:
+    """Errors that in some case do not say what to do, by module and message."""
+    return [
+        f"{each.module}: {each.message}"
+        for each in raised
+        if not each.hints or not all(map(tells, each.hints))
+    ]
 
 
 def page() -> str:

@@ -225,7 +225,7 @@ class Package:
         if not any(isinstance(n, ast.Name) and n.id in (scope.given or {}) for n in ast.walk(part)):
             found = [max(found, key=len)]
         if not isinstance(part.value, ast.Name):
-            found = [text if _tells(text) else _open(part.value) for text in found]
+            found = [text if tells(text) else _open(part.value) for text in found]
         return [f"'{text}'" if part.conversion == ord("r") else text for text in found]
 
     def _named(self, name: str, scope: Scope, depth: int) -> list[str]:
@@ -233,7 +233,7 @@ class Package:
         if scope.given is not None and name in scope.given:
             value, outer = scope.given[name]
             found = self.texts(value, outer, depth)
-            return found if any(map(_tells, found)) else []
+            return found if any(map(tells, found)) else []
         if scope.function is not None:
             if name in _parameters(scope.function):
                 return self._arguments(name, scope, depth)
@@ -247,7 +247,7 @@ class Package:
         found = [text for value in values for text in self.texts(value, scope, depth)]
         if any(map(_is_literal, values)):
             return found
-        return [text for text in found if _tells(text)] if any(map(self._is_text, values)) else []
+        return list(filter(_said, found)) if any(map(self._is_text, values)) else []
 
     def _arguments(self, name: str, scope: Scope, depth: int) -> list[str]:
         """What callers say for a parameter: followed for hints, which are handed down."""
@@ -305,7 +305,7 @@ class Package:
             for node in ast.walk(function):
                 if isinstance(node, ast.Return) and node.value is not None:
                     found += self._all([node.value], inside, depth)
-        return [text for text in found if _tells(text)]
+        return list(filter(_said, found))
 
     def _is_text(self, node: ast.expr) -> bool:
         """Whether an expression is seen to be a text, and not any value that has a name."""
@@ -423,9 +423,14 @@ def _set_in(body: list[ast.stmt]) -> dict[str, list[ast.expr]]:
     return found
 
 
-def _tells(text: str) -> bool:
+def tells(text: str) -> bool:
     """Whether a text has words of its own, and is not all filled in."""
     return PASSED in text or WORDS.search(text) is not None
+
+
+def _said(text: str) -> bool:
+    """Whether a text is seen in the code: it has words, or is seen to have nothing."""
+    return tells(text) or not text.strip()
 
 
 def _open(node: ast.expr) -> str:

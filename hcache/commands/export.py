@@ -53,7 +53,7 @@ def export(
     if out.suffix not in FORMATS:
         raise ConfigError(
             f"{out}: unknown format {out.suffix!r}.",
-            f"Choose a name that ends in {' or '.join(FORMATS)}.",
+            f"Known: {', '.join(FORMATS)}.",
         )
     check_free(out, force)
     with Store(db) as store:

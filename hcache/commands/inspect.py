@@ -79,7 +79,7 @@ def show(
         if not found:
             raise StoreError(
                 f"{db} holds no trajectory {trajectory!r} of an experiment.",
-                "See ids with: hcache sql 'select trajectory_id, sequence from outcomes limit 9' --db FILE",
+                "Ids: hcache sql 'select trajectory_id, sequence from outcomes limit 9' --db FILE",
             )
         if len({row["trajectory_id"] for row in found}) > 1:
             raise StoreError(

@@ -132,9 +132,7 @@ def parse_config(raw: dict[str, Any], source: str) -> ExperimentConfig:
 def _set(raw: dict[str, Any], override: str) -> None:
     place, equals, text = override.partition("=")
     if not equals or not place:
-        raise ConfigError(
-            f"--set {override}: not of the form place=value.", "Write it like train.alpha=0.1"
-        )
+        raise ConfigError(f"--set {override}: not of the form place=value.", "Like train.alpha=0.1")
     if well_formed(override) != override:
         raise ConfigError(f"--set {override}: not UTF-8.", "Give it in UTF-8.")
     *parents, last = place.split(".")
