@@ -49,7 +49,7 @@ class Experiment:
         self.folder = source.resolve().parent
         self.db = db if db is not None else Path(config.db)
         for number, file in enumerate(config.plugins):
-            load_file(locate(file, self.folder, f"plugins.{number}"))
+            load_file(locate(file, self.folder, f"plugins.{number}", "plugins=[PATH]"))
         self.config = _with_files(config, self.folder, f"{source}: workflow")
         self.workflow = build_workflow(self.config.workflow, f"{source}: workflow")
         _check_free(self.workflow, self.config, str(source))

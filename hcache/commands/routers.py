@@ -21,7 +21,8 @@ from hcache.commands.options import (
     Seed,
     With,
 )
-from hcache.config.schema import ExperimentConfig
+from hcache.config.file import parse_settings
+from hcache.config.schema import ExperimentConfig, TrainConfig
 from hcache.errors import DataError, RunError
 from hcache.experiment import Experiment
 from hcache.models.replies import in_words
@@ -173,8 +174,8 @@ def evaluate(
 
     experiment, runs = target_of(target, set_ or (), db, plugin or ())
     if alpha is not None:
-        settings = experiment.config.train.model_copy(update={"alpha": alpha})
-        experiment = with_train(experiment, settings)
+        values = experiment.config.train.model_dump() | {"alpha": alpha}
+        experiment = with_train(experiment, parse_settings(TrainConfig, values, "--"))
     others = [target_of(str(file), set_ or (), db, plugin or ()) for file in with_ or ()]
     with EvaluationProgress() as on_router:
         report = evaluate_runs(experiment, runs, split, others, on_router)
@@ -251,10 +252,9 @@ def rerun(
 
     Example: `hcache rerun runs/demo/ppo-s0-1a2b3c4d`
     """
-    from hcache.runs.folder import find_run
     from hcache.runs.training import repeat
 
-    found = find_run(run)
+    found = _finished(run)
     with TrainingProgress(found.config) as on_metrics:
         difference = repeat(found, db, on_metrics)
     if difference is not None:
@@ -270,18 +270,26 @@ def target_of(
 ) -> tuple[Experiment, list[Run]]:
     """An experiment file with its finished runs, or a run with its experiment."""
     from hcache.runs.comparability import damage
-    from hcache.runs.folder import all_runs, find_run
+    from hcache.runs.folder import all_runs
 
     if target.endswith((".yaml", ".yml")):
         loaded = Experiment.load(target, overrides, db, plugins=plugins)
         runs = [run for run in all_runs(Path(loaded.config.runs)) if _may_be_of(run, loaded.name)]
         return loaded, runs
-    run = find_run(target)
-    if not run.finished:
-        raise RunError(f"{run.folder} is not finished.", "Run the same train command to go on.")
+    run = _finished(target)
     if reason := damage(run):
         raise RunError(f"{run.name}: {reason.rstrip('.')}.", "Train it again.")
     return run.experiment(db), [run]
+
+
+def _finished(name: str) -> Run:
+    """A run that is finished, by its folder or its name."""
+    from hcache.runs.folder import find_run
+
+    run = find_run(name)
+    if not run.finished:
+        raise RunError(f"{run.folder} is not finished.", "Run the same train command to go on.")
+    return run
 
 
 def _may_be_of(run: Run, experiment: str) -> bool:

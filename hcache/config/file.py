@@ -9,13 +9,13 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from hcache.config.schema import ExperimentConfig, Settings, TrainConfig
+from hcache.config.schema import ExperimentConfig, Section, TrainConfig
 from hcache.config.yaml import load_yaml
 from hcache.errors import ConfigError
 from hcache.keys import well_formed
 from hcache.plugins import did_you_mean
 
-S = TypeVar("S", bound=Settings)
+S = TypeVar("S", bound=Section)
 
 SHOWN = 200  # characters of a value that an error repeats
 EXAMPLE = "data/demo/experiment.yaml is one to start from."
