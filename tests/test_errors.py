@@ -22,7 +22,11 @@ from hcache.config.schema import ExperimentConfig
 from hcache.errors import ArmError, EngineError, HcacheError, together
 from hcache.runs.signals import ENDING
 
-KINDS = [HcacheError, *HcacheError.__subclasses__(), errors.StoreBusyError, ArmError]
+KINDS: list[type[HcacheError]] = [
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, HcacheError)
+]
 COMMAND = re.compile(r"(?:`|: )hcache ([^`;]+)")
 
 
