@@ -9,13 +9,13 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from hcache.config.schema import ExperimentConfig, Settings, TrainConfig
+from hcache.config.schema import ExperimentConfig, Section, TrainConfig
 from hcache.config.yaml import load_yaml
 from hcache.errors import ConfigError
 from hcache.keys import well_formed
 from hcache.plugins import did_you_mean
 
-S = TypeVar("S", bound=Settings)
+S = TypeVar("S", bound=Section)
 
 SHOWN = 200  # characters of a value that an error repeats
 EXAMPLE = "data/demo/experiment.yaml is one to start from."
@@ -30,7 +30,7 @@ def parse_settings(settings: type[S], values: Mapping[str, Any], place: str) -> 
     try:
         return settings.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError(describe(error, settings, place)) from error
+        raise refused(error, settings, place) from error
 
 
 def read_config(
@@ -58,7 +58,7 @@ def _train_of(raw: dict[str, Any], algo: str, path: Path) -> dict[str, Any]:
     try:
         train = TrainConfig.model_validate(raw.get("train", {}))
     except ValidationError as error:
-        raise ConfigError(describe(error, TrainConfig, f"{path}: train")) from error
+        raise refused(error, TrainConfig, f"{path}: train") from error
     return train.of(algo).model_dump(mode="json")
 
 
@@ -69,10 +69,15 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     if base is None:
         return raw
     if not isinstance(base, str) or Path(base).name != base:
-        raise ConfigError(f"{path}: base: {base!r} is no file beside it.", "Like: experiment.yaml")
+        raise ConfigError(
+            f"{path}: base: {base!r} is no file beside it.", "Name one, like experiment.yaml"
+        )
     below = read_yaml(path.parent / base, hint=EXAMPLE)
     if "base" in below:
-        raise ConfigError(f"{path}: base: {base} has a base itself.", "One level is all there is.")
+        raise ConfigError(
+            f"{path}: base: {base} has a base itself.",
+            "One level is all there is: put the settings of that one into the other.",
+        )
     return _merged(below, raw)
 
 
@@ -86,7 +91,7 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return below | above | sections
 
 
-def read_yaml(path: Path, place: str = "", hint: str = "") -> dict[str, Any]:
+def read_yaml(path: Path, hint: str, place: str = "") -> dict[str, Any]:
     """Mapping of a YAML file, in which no key may stand twice.
 
     `place` is the setting that names the file, and `hint` says what one looks like, for errors.
@@ -121,7 +126,7 @@ def parse_config(raw: dict[str, Any], source: str) -> ExperimentConfig:
     try:
         return ExperimentConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(describe(error, ExperimentConfig, source)) from error
+        raise refused(error, ExperimentConfig, source) from error
 
 
 def _set(raw: dict[str, Any], override: str) -> None:
@@ -129,13 +134,16 @@ def _set(raw: dict[str, Any], override: str) -> None:
     if not equals or not place:
         raise ConfigError(f"--set {override}: not of the form place=value.", "Like train.alpha=0.1")
     if well_formed(override) != override:
-        raise ConfigError(f"--set {override}: not UTF-8.", "Like train.alpha=0.1")
+        raise ConfigError(f"--set {override}: not UTF-8.", "Give it in UTF-8.")
     *parents, last = place.split(".")
     node = raw
     for parent in parents:
         below = node.setdefault(parent, {})
         if not isinstance(below, dict):
-            raise ConfigError(f"--set {override}: {parent} is a value, nothing is below it.")
+            raise ConfigError(
+                f"--set {override}: {parent} is a value, nothing is below it.",
+                "Name a value, like train.alpha=0.1",
+            )
         node = below
     try:
         node[last] = load_yaml(text)
@@ -146,9 +154,12 @@ def _set(raw: dict[str, Any], override: str) -> None:
         ) from error
 
 
-def describe(error: ValidationError, model: type[BaseModel], source: str) -> str:
-    """A validation error in one line: every place, with what is wrong and what is known."""
-    return "; ".join(_describe_one(dict(item), model, source) for item in error.errors())
+def refused(error: ValidationError, model: type[BaseModel], source: str) -> ConfigError:
+    """A validation error as ours, in one line: every place, what is wrong and what is known."""
+    told = "; ".join(_describe_one(dict(item), model, source) for item in error.errors())
+    return ConfigError(
+        told.rstrip(".") + ".", "Correct it there; docs/experiment.md describes every setting."
+    )
 
 
 def _describe_one(item: dict[str, Any], model: type[BaseModel], source: str) -> str:

@@ -26,8 +26,10 @@ WORDS = ("auto", "vllm", "ngram", "[ngram]", "ngram_gpu", "suffix")  # in place 
 TEMPLATES = "additional_chat_templates"  # the folder of those besides the default one
 
 
-def locate(path: str, folder: Path, place: str) -> Path:
+def locate(path: str, folder: Path, place: str, override: str = "") -> Path:
     """Place of a path of an experiment: beside its file, else below the working directory.
+
+    `place` is the setting, and `override` what overrides it where that is another one.
 
     A name of the form org/name is also looked up in the local Hugging Face cache; the network is
     never asked.
@@ -41,7 +43,7 @@ def locate(path: str, folder: Path, place: str) -> Path:
             return candidate.resolve()
     if cached := _hub_snapshot(path):
         return cached
-    hint = f"Change it, or override it with --set {place}=PATH."
+    hint = f"Change it, or override it with --set {override or f'{place}=PATH'}."
     if path.count("/") == 1 and not path.startswith((".", "/", "~")):
         hint += f" If it is a model of the hub, fetch it first: hf download {path}"
     raise ConfigError(f"{place}: {path} does not exist.", hint)
@@ -122,7 +124,7 @@ class _Memo:
         self.known: dict[str, str] = {}
         self.changed = False
         with contextlib.suppress(RunError):  # none yet, or damaged: digests are made again
-            self.known = read_object(self.file, "")
+            self.known = read_object(self.file, "Remove it.")
 
     def digest(self, file: Path) -> str:
         stat = file.stat()

@@ -161,7 +161,7 @@ def check_pair(one: Run, two: Run) -> None:
     """
     for run in (one, two):
         if reason := damage(run):
-            raise RunError(f"{run.name}: {reason}", "Train it again.")
+            raise RunError(f"{run.name}: {reason.rstrip('.')}.", "Train it again.")
     first, second = one.config, two.config
     if first.train.alpha != second.train.alpha:
         raise RunError(

@@ -107,7 +107,9 @@ class Run:
         try:
             return ExperimentConfig.model_validate(self.manifest["config"])
         except ValidationError as error:
-            raise damaged(self.folder / MANIFEST, "its config", again(self.folder)) from error
+            raise damaged(
+                self.folder / MANIFEST, "its config does not hold", again(self.folder)
+            ) from error
 
     def experiment(self, db: Path | None = None) -> Experiment:
         """The experiment it was trained on; `db` in place of its database."""
@@ -184,7 +186,10 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             file = lock.open("a+")
         except OSError as error:
-            raise RunError(f"{lock} cannot be held ({error}).", again(self.folder)) from error
+            raise RunError(
+                f"{lock} cannot be held ({error}).",
+                "Check its permissions, or train into another folder: --set runs=FOLDER",
+            ) from error
 
         def still_held() -> None:
             if not _is_file_of(file, lock):

@@ -170,7 +170,10 @@ def _trainer(
     train = config.train
     kind = TRAINERS[train.trainer]
     if reason := kind.unfit(tree):
-        raise ConfigError(f"train.algo: {train.algo} cannot be trained here: {reason}")
+        raise ConfigError(
+            f"train.algo: {train.algo} cannot be trained here: {reason.rstrip('.')}.",
+            "Choose another: hcache train EXPERIMENT.yaml --algo NAME",
+        )
     init = None if start is None else start.policy
     return kind(tree, settings, alpha=train.alpha, seed=train.seed, init=init)
 

@@ -116,14 +116,16 @@ def asking() -> Iterator[None]:
             "SQL reaches the database alone and changes no setting, unless it is asked with: "
             "hcache sql --allow-external-access"
             if closed
-            else "",
+            else "Tables, views and columns are described in docs/database.md.",
         ) from error
 
 
 def _in_one_line(error: BaseException) -> str:
     """The words of an error, without the excerpt of the SQL that DuckDB draws below them."""
     text = " ".join(str(error).split("\n\nLINE ")[0].split()) or type(error).__name__
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
+    if len(text) > LONGEST:
+        return f"{text[:LONGEST]} …"
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def translated(error: duckdb.Error, path: Path) -> StoreError:
@@ -139,7 +141,10 @@ def translated(error: duckdb.Error, path: Path) -> StoreError:
         return _not_a_database(path)
     if "No space left" in text or "File too large" in text:
         return disk_full(path)
-    return StoreError(f"{path}: {text.splitlines()[0]}")
+    return StoreError(
+        f"{path}: {text.splitlines()[0]}",
+        "Check the file and its permissions; in place of a damaged one, name another with --db.",
+    )
 
 
 def raise_if_interrupted(error: BaseException) -> None:

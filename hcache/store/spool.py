@@ -87,7 +87,10 @@ class Spool:
             self._restore(end)
             if error.errno in FULL:
                 raise disk_full(self.path) from error
-            raise StoreError(f"cannot write {self.path} ({error.strerror}).") from error
+            raise StoreError(
+                f"cannot write {self.path} ({error.strerror}).",
+                "Check the disk and run the same command again: what was finished is kept.",
+            ) from error
 
     def clear(self) -> None:
         """Forget all records: they are in the database now."""

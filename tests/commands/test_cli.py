@@ -260,6 +260,29 @@ def test_train_before_sample_of_this_experiment(trained: Shell) -> None:
     assert "no experiment 'other'" in message and "hcache sample" in message
 
 
+@pytest.mark.parametrize("alpha", ["nan", "inf", "-1"])
+def test_eval_takes_the_alphas_that_an_experiment_file_takes(trained: Shell, alpha: str) -> None:
+    message = trained("eval", "experiment.yaml", "--alpha", alpha, code=1)
+    assert message.startswith("error: --: alpha: ") and message.count("\n") == 1
+
+
+def test_a_run_that_is_not_finished_is_not_repeated(trained: Shell) -> None:
+    run = Run(trained.folder / run_folder(trained))
+    run.write_manifest(run.manifest | {"outcome": None})
+    message = trained("rerun", run_folder(trained), code=1)
+    assert message.startswith("error: ") and "is not finished. Run the same train" in message
+
+
+def test_a_missing_plugin_can_be_overridden_as_the_error_says(shell: Shell) -> None:
+    absent = ["--set", "plugins=[none.py]"]
+    message = shell("plan", "experiment.yaml", *absent, code=1)
+    (override,) = re.findall(r"--set (\S+)\.", message)
+    (shell.folder / "own.py").write_text("")
+    assert "24 queries" in shell(
+        "plan", "experiment.yaml", *absent, "--set", override.replace("PATH", "own.py")
+    )
+
+
 def test_wrong_usage_is_exit_code_2(shell: Shell) -> None:
     for arguments in (
         ["nothing"],

@@ -341,7 +341,7 @@ def test_failed_engine_leaves_its_outcomes_missing(
 def test_engine_that_cannot_be_loaded_leaves_its_outcomes_missing(folder: Path) -> None:
     def factory(arm: Arm, logprobs: bool) -> ScriptedEngine:
         if arm.model == "a":
-            raise EngineError("cannot load it.")
+            raise EngineError("cannot load it.", "Mend it.")
         return ScriptedEngine(read_script(arm.path))
 
     with pytest.raises(EngineError, match="cannot load it"):
@@ -358,7 +358,7 @@ def with_system(raw: dict[str, Any]) -> dict[str, Any]:
 
 def no_system(request: Request) -> None:
     if request.messages[0].role == "system":
-        raise ArmError(f"arms.{request.arm.name}: no system role.")
+        raise ArmError(f"arms.{request.arm.name}: no system role.", "Leave it out.")
 
 
 class NoSystemEngine(ScriptedEngine):
