@@ -73,9 +73,10 @@ def beside(process: subprocess.Popen[str], end: int | None = None) -> Iterator[N
         assert process.poll() is None, "it has ended too early to show anything"
         if end is not None:
             process.send_signal(end)
-            assert process.wait(60) == 128 + end
+            assert process.communicate(timeout=60) and process.returncode == 128 + end
     except BaseException:
         process.kill()
+        process.communicate()
         raise
 
 
@@ -189,7 +190,6 @@ def test_a_second_sampler_is_told_of_the_first(
     with beside(begun_sampling):
         said = ended(begun(tmp_path, "sample", "experiment.yaml"), 1)
         assert f"process {begun_sampling.pid} (" in said and "is sampling into" in said
-        assert "sample experiment.yaml)" in said.replace("\n", " ") or "…)" in said
     ended(begun_sampling)
     assert undisturbed(tmp_path)
 
