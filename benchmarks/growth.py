@@ -17,11 +17,11 @@ import json
 import math
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -107,22 +107,12 @@ def commands() -> Iterator[tuple[str, list[str]]]:
 
 def measured(command: Sequence[str], folder: Path) -> Figures:
     """Processor seconds, wall seconds and peak memory of a command that is to succeed."""
-    began = time.monotonic()
     environment = {**os.environ, "PYTHONPATH": os.environ.get("PYTHONPATH") or str(ROOT)}
+    began = time.monotonic()
     with (folder / "log").open("ab") as log:
-        at = os.getcwd()
-        os.chdir(folder)
-        pid = os.posix_spawn(
-            command[0],
-            command,
-            environment,
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, log.fileno(), 1),
-                (os.POSIX_SPAWN_DUP2, log.fileno(), 2),
-            ],
-        )
-        os.chdir(at)
-        _, status, usage = os.wait4(pid, 0)
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
     if status:
         raise SystemExit(f"{' '.join(command)} has failed:\n{(folder / 'log').read_text()}")
     return {
@@ -151,25 +141,20 @@ def table(found: Sequence[Figures]) -> str:
         f"|---|{'---|' * (len(sizes) + 1)}",
     ]
     for step in steps:
-        cells = [
-            f"{each['cpu_s']:,.1f} s, {each['peak_mb']:,} MB"
-            if (each := at.get((step, size)))
-            else ""
-            for size in sizes
-        ]
+        own = [at.get((step, size)) for size in sizes]
+        cells = [f"{each['cpu_s']:,.1f} s, {each['peak_mb']:,} MB" if each else "" for each in own]
         grown = [f"{exponent(found, step, name):.2f}" for name in ("cpu_s", "peak_mb")]
         lines.append(f"| {step} | {' | '.join(cells)} | {', '.join(grown)} |")
     return "\n".join(lines) + "\n"
 
 
 def exponent(found: Sequence[Figures], step: str, name: str) -> float:
-    """Slope of a figure of a step over the last two sizes, in logarithms; NaN where there are none."""
-    points = sorted((each["queries"], each[name]) for each in found if each["step"] == step)
-    slopes = [
-        math.log(max(y, 0.01) / max(x, 0.01)) / math.log(n / m)
-        for (m, x), (n, y) in pairwise(points)
+    """Slope of a figure of a step between the last two sizes, in logarithms; NaN for one size."""
+    *_, (m, x), (n, y) = [
+        (math.nan, math.nan),
+        *sorted((each["queries"], each[name]) for each in found if each["step"] == step),
     ]
-    return slopes[-1] if slopes else math.nan
+    return math.log(y / x) / math.log(n / m)
 
 
 def draw(file: Path, found: Sequence[Figures]) -> None:
