@@ -33,7 +33,8 @@ from hcache.store.queries import COMPLETE, GENERATIONS, GENERATIONS_BY_ARM, TRAJ
 BATCH = 256  # queries begun together, so that the store is asked once for all
 IN_FLIGHT = 256  # requests given to an engine at once
 BACKLOG = 1024  # requests queued before further queries are begun
-COMMIT_SECONDS = 2.0
+COMMIT_SECONDS = 2.0  # between two commits, at least
+COMMIT_SHARE = 0.1  # of the time, at most: each commit reads keys of all that is stored
 PATIENCE_SECONDS = 10.0  # for a database held open by others, at the start and the end
 
 
@@ -182,7 +183,7 @@ class Sampler:
         self.known_trajectories = set(ids.to_series())
 
     def _loop(self, started: float) -> None:
-        committed = time.monotonic()
+        due = time.monotonic() + COMMIT_SECONDS
         schedule = self._schedule()
         while True:
             self._admit(started)
@@ -190,9 +191,10 @@ class Sampler:
             if key is None:
                 return
             self._pump(key)
-            if time.monotonic() - committed > COMMIT_SECONDS:
+            if (began := time.monotonic()) > due:
                 self._commit()
-                committed = time.monotonic()
+                now = time.monotonic()
+                due = now + max(COMMIT_SECONDS, (now - began) / COMMIT_SHARE)
             self.tally.seconds = time.monotonic() - started
             self.on_progress(self.tally)
 

@@ -20,16 +20,17 @@ from hcache.experiment import Experiment
 from hcache.runs.folder import Run, all_runs
 from hcache.runs.training import repeat, train
 from hcache.sampling import Sampler
-from hcache.store import Store, spool_path
+from hcache.store import spool_path
 
 ENDLESS = ("--set", f"train.iterations={10**9}", "--set", f"train.patience={10**9}")
 IMPATIENT = (
     "import hcache.sampling.sampler as s; s.PATIENCE_SECONDS = 0.5; s.COMMIT_SECONDS = 0.1\n"
 )
-SLOW = f"""{IMPATIENT}
-import time, hcache.engines.scripted as e; step = e.ScriptedEngine.step
+SLOW = """
+import time, hcache.engines.scripted as e, hcache.sampling.sampler as s
+step, s.COMMIT_SECONDS = e.ScriptedEngine.step, 0.1
 def slowly(self):
-    time.sleep(0.02); self.batch = 1; return step(self)
+    time.sleep(0.1); self.batch = 1; return step(self)
 e.ScriptedEngine.step = slowly
 """
 
@@ -168,14 +169,14 @@ def begun_sampling(tmp_path: Path) -> subprocess.Popen[str]:
     """A sampler that takes its time, which has stored something."""
     experiment_in(tmp_path, 40)
     process = begun(tmp_path, "sample", "experiment.yaml", first=SLOW)
-    until(lambda: (tmp_path / "small.duckdb").exists() and scores(tmp_path), process)
+    until(lambda: spooled(tmp_path), process)
     return process
 
 
-def scores(folder: Path) -> int:
-    """Scores in the database so far."""
-    with Store(folder / "small.duckdb") as store:
-        return int(store.sql("select count(*) from scores").item())
+def spooled(folder: Path) -> bool:
+    """Whether generations wait beside a database that is there."""
+    spool = spool_path(folder / "small.duckdb")
+    return (folder / "small.duckdb").exists() and spool.exists() and spool.stat().st_size > 0
 
 
 def undisturbed(folder: Path) -> bool:
