@@ -35,6 +35,7 @@ IN_FLIGHT = 256  # requests given to an engine at once
 BACKLOG = 1024  # requests queued before further queries are begun
 COMMIT_SECONDS = 2.0  # between two commits, at least
 COMMIT_SHARE = 0.1  # of the time, at most: each commit reads keys of all that is stored
+MOST_UNCOMMITTED = 50_000  # generations in memory, after which commits may take a larger share
 PATIENCE_SECONDS = 10.0  # for a database held open by others, at the start and the end
 
 
@@ -183,7 +184,7 @@ class Sampler:
         self.known_trajectories = set(ids.to_series())
 
     def _loop(self, started: float) -> None:
-        due = time.monotonic() + COMMIT_SECONDS
+        ended, took = time.monotonic(), 0.0
         schedule = self._schedule()
         while True:
             self._admit(started)
@@ -191,10 +192,10 @@ class Sampler:
             if key is None:
                 return
             self._pump(key)
-            if (began := time.monotonic()) > due:
+            if (began := time.monotonic()) - ended > self._pause(took):
                 self._commit()
-                now = time.monotonic()
-                due = now + max(COMMIT_SECONDS, (now - began) / COMMIT_SHARE)
+                ended = time.monotonic()
+                took = ended - began
             self.tally.seconds = time.monotonic() - started
             self.on_progress(self.tally)
 
@@ -358,6 +359,11 @@ class Sampler:
         self.tally.complete = self.complete_before + self.enumerator.complete
 
     # The store
+
+    def _pause(self, took: float) -> float:
+        """Seconds to the next commit after one that took so many."""
+        full = len(self.uncommitted) >= MOST_UNCOMMITTED
+        return COMMIT_SECONDS if full else max(COMMIT_SECONDS, took / COMMIT_SHARE)
 
     def _commit(self, patience: float = 0.0) -> None:
         """Move what is finished into the database, if it is free."""
