@@ -202,7 +202,7 @@ def test_scoring_and_reading_go_on_beside_a_sampler(
         db = ("--db", "small.duckdb")
         ended(begun(tmp_path, "sql", "select * from leaderboard", *db))
         ended(begun(tmp_path, "rescore", "experiment.yaml"))
-        ended(begun(tmp_path, "eval", "experiment.yaml"))
+        ended(begun(tmp_path, "plan", "experiment.yaml"))
     ended(begun_sampling)
     assert undisturbed(tmp_path)
 
