@@ -46,7 +46,7 @@ def main() -> None:
     """Measure every step at each size, and write what was found after each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("queries", type=int, nargs="*", default=[1000, 10_000, 100_000])
-    parser.add_argument("--out", type=Path, default=Path("docs"))
+    parser.add_argument("--out", type=Path, default=Path("growth"))
     parser.add_argument("--work", type=Path, help="Folder for databases, which then stay.")
     told = parser.parse_args()
     found: list[Figures] = []
