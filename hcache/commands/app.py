@@ -24,7 +24,7 @@ from hcache.commands import (
 from hcache.commands.console import notes, say
 from hcache.data.visible import visible
 from hcache.errors import HcacheError
-from hcache.runs.signals import ENDING, EndRequest, ending_signals
+from hcache.runs.signals import ENDING, EndRequest, end_now, ending_signals
 
 INTERRUPTED = 130  # what typer exits with after any KeyboardInterrupt
 EXIT_CODES = {
@@ -88,7 +88,7 @@ def main() -> None:
 
 def _stop(request: EndRequest) -> NoReturn:
     say(f"stopped by {request.name}; run the same command again to go on.", to=notes)
-    sys.exit(request.exit_code)
+    end_now(request.exit_code)
 
 
 def _fail(error: HcacheError) -> NoReturn:

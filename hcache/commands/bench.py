@@ -17,6 +17,7 @@ from hcache.commands.options import (
     With,
 )
 from hcache.commands.routers import EvaluationProgress, print_remarks
+from hcache.errors import RunError
 from hcache.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -54,15 +55,13 @@ def bench(
     own = jobs(loaded, chosen, seeds)
     theirs = [jobs(other, [other.config.train.algo], seeds) for other in others]
     runs = _train_all([*own, *(job for group in theirs for job in group)])
+    trained = [[runs[job.key] for job in group if job.key in runs] for group in (own, *theirs)]
     with EvaluationProgress() as on_router:
         report = evaluate_runs(
             loaded,
-            [runs[job.key] for job in own],
+            trained[0],
             split,
-            [
-                (other, [runs[job.key] for job in group])
-                for other, group in zip(others, theirs, strict=True)
-            ],
+            list(zip(others, trained[1:], strict=True)),
             on_router,
         )
     if as_json:
@@ -82,7 +81,7 @@ def _all_that_fit(known: dict[str, str]) -> list[str]:
 
 
 def _train_all(wanted: list[Job]) -> dict[str, Run]:
-    """Train with a bar over the runs; runs by the key of their job."""
+    """Train with a bar over the runs; runs by the key of their job, but those that are damaged."""
     from hcache.runs.benching import run_all
 
     done: dict[str, Run] = {}
@@ -95,5 +94,9 @@ def _train_all(wanted: list[Job]) -> dict[str, Run]:
             reward = run.manifest["outcome"]["best_valid_reward"]
             bars.update(task, advance=1, description=f"{job.name}: valid R {reward:.4f}")
 
-        run_all(wanted, finished)
+        def failed(job: Job, error: RunError) -> None:
+            bars.update(task, advance=1)
+            say(f"left out: {job.key}: {error}", to=notes)
+
+        run_all(wanted, finished, failed)
     return done

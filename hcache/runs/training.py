@@ -236,7 +236,14 @@ def _relevant(config: ExperimentConfig) -> dict[str, Any]:
 def repeat(
     run: Run, db: Path | None = None, on_metrics: OnMetrics = lambda metrics: None
 ) -> str | None:
-    """Train a run again from its manifest; None if all is identical, else the first difference."""
+    """Train a run again from its manifest; None if all is identical, else the first difference.
+
+    Raises:
+        RunError: it is not finished, perhaps since another process trains it.
+    """
+    if not run.finished:
+        with run.lock():
+            raise RunError(f"{run.folder} is not finished.", "Train it to its end first.")
     with tempfile.TemporaryDirectory() as folder:
         again = train(
             run.experiment(db),

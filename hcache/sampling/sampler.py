@@ -33,7 +33,9 @@ from hcache.store.queries import COMPLETE, GENERATIONS, GENERATIONS_BY_ARM, TRAJ
 BATCH = 256  # queries begun together, so that the store is asked once for all
 IN_FLIGHT = 256  # requests given to an engine at once
 BACKLOG = 1024  # requests queued before further queries are begun
-COMMIT_SECONDS = 2.0
+COMMIT_SECONDS = 2.0  # between two commits, at least
+COMMIT_SHARE = 0.1  # of the time, at most: each commit reads keys of all that is stored
+MOST_UNCOMMITTED = 50_000  # generations in memory, after which commits may take a larger share
 PATIENCE_SECONDS = 10.0  # for a database held open by others, at the start and the end
 
 
@@ -182,7 +184,7 @@ class Sampler:
         self.known_trajectories = set(ids.to_series())
 
     def _loop(self, started: float) -> None:
-        committed = time.monotonic()
+        ended, took = time.monotonic(), 0.0
         schedule = self._schedule()
         while True:
             self._admit(started)
@@ -190,9 +192,10 @@ class Sampler:
             if key is None:
                 return
             self._pump(key)
-            if time.monotonic() - committed > COMMIT_SECONDS:
+            if (began := time.monotonic()) - ended > self._pause(took):
                 self._commit()
-                committed = time.monotonic()
+                ended = time.monotonic()
+                took = ended - began
             self.tally.seconds = time.monotonic() - started
             self.on_progress(self.tally)
 
@@ -356,6 +359,11 @@ class Sampler:
         self.tally.complete = self.complete_before + self.enumerator.complete
 
     # The store
+
+    def _pause(self, took: float) -> float:
+        """Seconds to the next commit after one that took so many."""
+        full = len(self.uncommitted) >= MOST_UNCOMMITTED
+        return COMMIT_SECONDS if full else max(COMMIT_SECONDS, took / COMMIT_SHARE)
 
     def _commit(self, patience: float = 0.0) -> None:
         """Move what is finished into the database, if it is free."""

@@ -6,6 +6,7 @@ database, unless somebody says otherwise.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -15,8 +16,10 @@ import duckdb
 import polars as pl
 
 from hcache.errors import StoreBusyError, StoreError
+from hcache.store.holders import UNKNOWN, process_named
 from hcache.store.spool import disk_full
 
+_PID = re.compile(r"\(PID (\d+)\)")
 LONGEST = 500  # characters of an error in DuckDB's words; it repeats names of any length
 
 
@@ -134,7 +137,7 @@ def translated(error: duckdb.Error, path: Path) -> StoreError:
     text = str(error)
     if "Could not set lock" in text or isinstance(error, duckdb.ConnectionException):
         return StoreBusyError(
-            f"{path} is held open by another process or connection.",
+            f"{path} is held open by {_holder(text)}.",
             "Try again in a moment, or close what has it open.",
         )
     if "not a valid DuckDB" in text or "Is a directory" in text:
@@ -145,6 +148,12 @@ def translated(error: duckdb.Error, path: Path) -> StoreError:
         f"{path}: {text.splitlines()[0]}",
         "Check the file and its permissions; in place of a damaged one, name another with --db.",
     )
+
+
+def _holder(text: str) -> str:
+    """Who has a file open, by DuckDB's error about its lock; that of a connection names nobody."""
+    pid = _PID.search(text)
+    return process_named(int(pid[1])) if pid else f"{UNKNOWN} or connection"
 
 
 def raise_if_interrupted(error: BaseException) -> None:

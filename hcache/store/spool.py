@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hcache.errors import StoreBusyError, StoreError
+from hcache.store.holders import UNKNOWN, holder_of
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 SYNC_SECONDS = 1.0
@@ -48,9 +49,10 @@ class Spool:
             if not os.path.samestat(os.fstat(self._file.fileno()), self.path.stat()):
                 raise FileNotFoundError  # whoever held the lock has removed the file
         except OSError as error:
+            holder = UNKNOWN if isinstance(error, FileNotFoundError) else holder_of(self._file)
             self._file.close()
             raise StoreBusyError(
-                f"another process is sampling into {db}.",
+                f"{holder} is sampling into {db}.",
                 "Wait for it to end, or sample into another file with --db.",
             ) from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -75,7 +76,7 @@ def test_damage_in_the_middle_is_an_error_and_left_as_it_is(tmp_path: Path) -> N
 
 def test_second_writer_is_refused(tmp_path: Path) -> None:
     first = Spool(tmp_path / "db")
-    with pytest.raises(StoreBusyError, match=r"another process is sampling into .*db"):
+    with pytest.raises(StoreBusyError, match=rf"process {os.getpid()} \(.*is sampling into .*db"):
         Spool(tmp_path / "db")
     first.append(RECORDS)
     first.close()

@@ -191,7 +191,8 @@ def test_file_locked_by_another_process_says_what_to_do(tmp_path: Path) -> None:
     ) as other:
         assert other.stdin is not None and other.stdout is not None
         assert other.stdout.readline() == b"open\n"
-        with pytest.raises(StoreBusyError, match=r"held open by another .*Try again"):
+        who = rf"held open by process {other.pid} \(.*Try again"
+        with pytest.raises(StoreBusyError, match=who):
             Store(path, patience=0)
         with pytest.raises(StoreBusyError):
             write(path, {"texts": [TEXT]})
