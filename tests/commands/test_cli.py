@@ -160,6 +160,17 @@ def test_eval_prints_table_json_and_csv(trained: Shell) -> None:
     assert one["queries"] == 6 and "sft" in one["verdicts"]
 
 
+def test_a_csv_is_written_whole_or_not_at_all(trained: Shell) -> None:
+    before, rows = trained.folder / "before.csv", trained.folder / "rows.csv"
+    before.write_text("as before")
+    rows.hardlink_to(before)
+    trained("eval", "experiment.yaml", "--csv", "rows.csv")
+    assert before.read_text() == "as before" != rows.read_text()  # a file in place of the other
+    (trained.folder / "file").touch()
+    said = trained("eval", "experiment.yaml", "--csv", "file/rows.csv", code=1)
+    assert "\nerror: cannot write file/rows.csv" in said
+
+
 def test_train_finds_its_run_again_and_init_starts_from_another(trained: Shell) -> None:
     first = run_folder(trained)
     manifest = (trained.folder / first / "manifest.json").read_bytes()

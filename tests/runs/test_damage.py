@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 from helpers.damage import COUNT, WHOLE, damages, in_place_of
-from helpers.experiments import held, load, settings, write_scripts
+from helpers.experiments import held, load, settings, write_script, write_scripts
 from typer.testing import CliRunner
 
 from hcache.commands.app import app
@@ -250,6 +251,28 @@ def test_a_damaged_checkpoint_is_refused_and_the_way_out_is_one(
             train(experiment, folder=run.folder.parent)
     run.checkpoint.unlink()
     assert repeat(train(experiment, folder=run.folder.parent), experiment.db) is None
+
+
+def test_a_checkpoint_on_other_data_is_refused(experiment: Experiment, tmp_path: Path) -> None:
+    """Of the same settings and seed, so that all but the data are the same."""
+    run = stopped(experiment, tmp_path / "stopped")
+    write_scripts(tmp_path, "ab")
+    write_script(tmp_path, "a", [["(?s)^(.*)$", r"another \1"]])
+    others = load(tmp_path, settings("ab", train=QUICK))
+    Sampler(others).run()
+    run.checkpoint.write_bytes(stopped(others, tmp_path / "others").checkpoint.read_bytes())
+    with pytest.raises(RunError, match="is of another run"):
+        train(experiment, folder=run.folder.parent)
+
+
+def test_a_finished_run_in_the_folder_of_another_is_not_taken_for_it(
+    experiment: Experiment, run: Run, tmp_path: Path
+) -> None:
+    other = seeded(experiment, 1, tmp_path / "other")
+    shutil.rmtree(run.folder)
+    shutil.copytree(other.folder, run.folder)
+    with pytest.raises(RunError, match="is damaged: it is that of another run"):
+        train(experiment, folder=tmp_path)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xff", b'{"iteration": 0.0}\n' * 9])
