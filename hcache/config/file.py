@@ -103,6 +103,8 @@ def read_yaml(path: Path, place: str = "", hint: str = "") -> dict[str, Any]:
         raise ConfigError(
             f"{name}: not UTF-8 (byte {error.start}).", "Save it as UTF-8."
         ) from error
+    except ValueError as error:  # NUL in its name
+        raise ConfigError(f"{name}: cannot read the file ({error}).", hint) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""

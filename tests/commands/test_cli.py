@@ -236,6 +236,11 @@ def test_route_asks_the_models_live(trained: Shell) -> None:
     assert "answer" in trained("route", run_folder(trained), "test0")
 
 
+def test_a_question_that_is_not_utf8_is_refused(trained: Shell) -> None:
+    said = trained("route", run_folder(trained), "caf\udce9?", code=1)
+    assert said == "error: the question is not UTF-8. Type it in UTF-8.\n"
+
+
 def test_doctor_names_what_is_missing(shell: Shell) -> None:
     findings = {row["part"]: row for row in json.loads(shell("doctor", "--json"))}
     assert findings["duckdb"]["found"] and not findings["duckdb"]["advice"]
