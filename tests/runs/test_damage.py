@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,19 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 @pytest.fixture
 def run(experiment: Experiment, tmp_path: Path) -> Run:
-    return train(experiment, folder=tmp_path)
+    return seeded(experiment, 0, tmp_path)
 
 
 def seeded(experiment: Experiment, seed: int, folder: Path) -> Run:
+    """A run of that seed in that folder: a copy, since all of one seed are the same."""
+    whole = trained(experiment, seed)
+    return Run(shutil.copytree(whole.folder, folder / whole.name))
+
+
+@cache
+def trained(experiment: Experiment, seed: int) -> Run:
     config = experiment.config.train.model_copy(update={"seed": seed})
-    return train(with_train(experiment, config), folder=folder)
+    return train(with_train(experiment, config), folder=experiment.folder / "trained")
 
 
 def policy_of(run: Run) -> Any:
@@ -227,16 +235,21 @@ class Stopped(Exception):
     """Ends a training as a kill does."""
 
 
-def stopped(experiment: Experiment, folder: Path, after: int = 3) -> Run:
-    """A run that ended behind its first checkpoint."""
+def stopped(experiment: Experiment, folder: Path) -> Run:
+    """A run that ended behind its first checkpoint; a copy, as above."""
+    whole = stopped_once(experiment)
+    return Run(shutil.copytree(whole.folder, folder / whole.name))
 
+
+@cache
+def stopped_once(experiment: Experiment) -> Run:
     def stop(metrics: dict[str, float]) -> None:
-        if metrics["iteration"] == after:
+        if metrics["iteration"] == 3:
             raise Stopped
 
     with pytest.raises(Stopped):
-        train(experiment, folder=folder, on_metrics=stop)
-    (run,) = all_runs(folder)
+        train(experiment, folder=experiment.folder / "once", on_metrics=stop)
+    (run,) = all_runs(experiment.folder / "once")
     return run
 
 
@@ -279,7 +292,7 @@ def test_a_finished_run_in_the_folder_of_another_is_not_taken_for_it(
 def test_a_run_that_goes_on_takes_its_metrics_from_its_checkpoint(
     experiment: Experiment, tmp_path: Path, content: bytes | None
 ) -> None:
-    whole = train(experiment, folder=tmp_path / "whole")
+    whole = trained(experiment, 0)
     run = stopped(experiment, tmp_path / "stopped")
     file = run.folder / "metrics.jsonl"
     if content is None:
