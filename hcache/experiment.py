@@ -24,7 +24,7 @@ from hcache.models.arms import Arm, Pool
 from hcache.models.files import locate
 from hcache.models.replies import ReplyCount
 from hcache.plugins import load_file
-from hcache.store import Store, wait_and_write
+from hcache.store import Store, exists, wait_and_write
 from hcache.store.queries import REPLIES
 from hcache.store.schema import RESERVED
 from hcache.workflows import WORKFLOWS, Workflow
@@ -181,7 +181,7 @@ class Experiment:
         Returns the number of queries that are now in another split than was recorded before.
         """
         tables = self._tables()
-        stored = self._recorded() if self.db.exists() else {}
+        stored = self._recorded() if exists(self.db) else {}
         if all(_same_rows(stored.get(table, []), tables[table]) for table in RECORDED):
             return 0
         wait_and_write(self.db, tables, patience, RECORDED, self.name)

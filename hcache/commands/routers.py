@@ -12,6 +12,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
 from hcache.commands.console import console, csv_text, field, notes, print_json, progress, say
+from hcache.commands.export import write_out
 from hcache.commands.options import (
     AsJson,
     Database,
@@ -182,7 +183,7 @@ def evaluate(
     if csv is not None:
         rows = report.to_dict()["rows"]
         columns = list(dict.fromkeys(name for row in rows for name in row))
-        csv.write_text(csv_text(columns, rows), encoding="utf-8")
+        write_out(csv, csv_text(columns, rows).encode())
     if as_json:
         typer.echo(report.to_json(), nl=False)
         return

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -18,6 +19,10 @@ from hcache.plugins import did_you_mean
 S = TypeVar("S", bound=Section)
 
 SHOWN = 200  # characters of a value that an error repeats
+_SECRET = re.compile(
+    r"(^|[._])(api_?key|(hf|auth|access|bearer)_token|password|passwd|secret)$", re.IGNORECASE
+)
+_PASSWORD = re.compile(r"://[^\s/@:]*:[^\s/@]+@")  # of a URL
 EXAMPLE = "data/demo/experiment.yaml is one to start from."
 
 
@@ -108,6 +113,8 @@ def read_yaml(path: Path, hint: str, place: str = "") -> dict[str, Any]:
         raise ConfigError(
             f"{name}: not UTF-8 (byte {error.start}).", "Save it as UTF-8."
         ) from error
+    except ValueError as error:  # NUL in its name
+        raise ConfigError(f"{name}: cannot read the file ({error}).", hint) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -122,11 +129,32 @@ def _problem(error: yaml.YAMLError) -> str:
 
 
 def parse_config(raw: dict[str, Any], source: str) -> ExperimentConfig:
-    """Validate an experiment given as a mapping; `source` is what errors call it."""
+    """Validate an experiment given as a mapping; `source` is what errors call it.
+
+    Raises:
+        ConfigError: naming the place, what is wrong and what would be right; a secret is refused.
+    """
+    for place in _secrets(raw):
+        raise ConfigError(
+            f"{source}: {place} holds a secret, which would stand in databases and manifests.",
+            "Give it in the environment, such as HF_TOKEN, and take it out here.",
+        )
     try:
         return ExperimentConfig.model_validate(raw)
     except ValidationError as error:
         raise refused(error, ExperimentConfig, source) from error
+
+
+def _secrets(value: object, place: str = "") -> Iterator[str]:
+    """Places of texts that are secrets by their key, and of URLs with a password."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _secrets(part, f"{place}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for number, part in enumerate(value):
+            yield from _secrets(part, f"{place}.{number}")
+    elif isinstance(value, str) and (_SECRET.search(place) or _PASSWORD.search(value)):
+        yield place
 
 
 def _set(raw: dict[str, Any], override: str) -> None:

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from hcache.artefacts import read_object, write_object
 from hcache.config.schema import ModelConfig
 from hcache.errors import ConfigError, EngineError, RunError
-from hcache.files import cache_folder
+from hcache.files import cache_folder, find
 from hcache.keys import digest, digest_file
 
 WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt")
@@ -37,16 +37,14 @@ def locate(path: str, folder: Path, place: str, override: str = "") -> Path:
     Raises:
         ConfigError: nothing is there.
     """
-    given = Path(path).expanduser()
-    for candidate in (folder / given, given):
-        if candidate.exists():
-            return candidate.resolve()
+    if found := find(path, folder, Path()):
+        return found
     if cached := _hub_snapshot(path):
         return cached
     hint = f"Change it, or override it with --set {override or f'{place}=PATH'}."
     if path.count("/") == 1 and not path.startswith((".", "/", "~")):
         hint += f" If it is a model of the hub, fetch it first: hf download {path}"
-    raise ConfigError(f"{place}: {path} does not exist.", hint)
+    raise ConfigError(f"{place}: {path} does not exist or cannot be read.", hint)
 
 
 def _hub_snapshot(name: str) -> Path | None:
@@ -98,8 +96,8 @@ def by_content(value: JsonValue, paths: Collection[str] = (), is_path: bool = Fa
         return value
     if value in WORDS or not (is_path or "/" in value):
         return value
-    with contextlib.suppress(OSError, ValueError, RuntimeError):  # no name of a file can be this
-        if value and (path := Path(value).expanduser()).exists():
+    if value and (path := find(value, Path())):
+        with contextlib.suppress(OSError):
             return _content_of(path) or value
     snapshot = _hub_snapshot(value) if value.count("/") == 1 else None
     return value if snapshot is None else _content_of(snapshot)

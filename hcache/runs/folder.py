@@ -272,8 +272,15 @@ def find_run(name: str | Path, folder: Path = Path("runs")) -> Run:
 
 
 def all_runs(folder: Path) -> list[Run]:
-    """All runs below a folder, oldest first."""
-    runs = [Run(file.parent) for file in folder.rglob(MANIFEST)]
+    """All runs below a folder, oldest first.
+
+    Raises:
+        RunError: the folder cannot be read.
+    """
+    try:
+        runs = [Run(file.parent) for file in folder.rglob(MANIFEST)]
+    except OSError as error:
+        raise RunError(f"{folder} cannot be read ({error}).", "Name another folder.") from error
     return sorted(runs, key=lambda run: (_created(run), run.name))
 
 

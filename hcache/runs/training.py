@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from hcache.artefacts import damaged
 from hcache.config.file import parse_settings
 from hcache.config.schema import ExperimentConfig, Settings, TrainConfig
 from hcache.errors import ConfigError, RunError
@@ -21,6 +22,7 @@ from hcache.replay.loading import Replay, load_replay
 from hcache.replay.tree import Tree
 from hcache.runs.folder import MetricsLog, Run, find_run, first_difference, now, provenance
 from hcache.runs.leakage import Seen, seen_in, seen_of, write_seen
+from hcache.runs.manifest import MANIFEST, again
 from hcache.runs.methods import stages
 from hcache.store import Store
 from hcache.trainers import TRAINERS, OnMetrics, Trainer, fit
@@ -55,10 +57,10 @@ def train(
     name = f"{config.train.algo}-s{config.train.seed}-{digest(identity)[:8]}"
     run = Run((folder or Path(config.runs)) / name)
     if run.finished:
-        return run
+        return _own(run, identity)
     with run.lock(wait) as still_held:
         if Run(run.folder).finished:  # by the process that was waited for
-            return run
+            return _own(run, identity)
         manifest = _manifest(experiment, run, given, settings, identity, data)
         manifest["chain"] = [] if start is None else stages(start)
         manifest["queries"] = write_seen(run, _seen(experiment, data, start))
@@ -122,6 +124,17 @@ def _identity(
         "init": None if start is None else _weights(start),
         **({} if source is None else {"plugin": source.digest}),
     }
+
+
+def _own(run: Run, identity: dict[str, Any]) -> Run:
+    """A finished run, which is the one of this identity.
+
+    Raises:
+        RunError: files of another run are in its place.
+    """
+    if digest(run.manifest["identity"]) != digest(identity):
+        raise damaged(run.folder / MANIFEST, "it is that of another run", again(run.folder))
+    return run
 
 
 def _manifest(
@@ -206,6 +219,7 @@ def _fit(
             on_resume=log.write,
             checkpoint=run.checkpoint,
             resume=True,
+            run=digest(run.manifest["identity"]),
         )
     finally:
         log.close()

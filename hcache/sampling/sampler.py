@@ -27,7 +27,7 @@ from hcache.sampling.plan import check_size, tree_size
 from hcache.sampling.records import record_of, tables_of
 from hcache.sampling.schedules import Resident, Sweep
 from hcache.sampling.scoring import Scored, rescore, score
-from hcache.store import Spool, Store, wait_and_write, write
+from hcache.store import Spool, Store, check_kind, wait_and_write, write
 from hcache.store.queries import COMPLETE, GENERATIONS, GENERATIONS_BY_ARM, TRAJECTORIES
 
 BATCH = 256  # queries begun together, so that the store is asked once for all
@@ -121,6 +121,7 @@ class Sampler:
             KeyboardInterrupt: after everything finished was made safe.
         """
         started = time.monotonic()
+        check_kind(self.db)
         self.spool = Spool(self.db)
         try:
             self._begin()

@@ -54,7 +54,7 @@ def connect(
         StoreBusyError: another process or connection has it open.
         StoreError: it is no database.
     """
-    _check_kind(path)
+    check_kind(path)
     settings: dict[str, str | bool | int | float | list[str]] = {
         **(_OPEN if reach is Reach.EVERYTHING else _CLOSED)
     }
@@ -82,7 +82,7 @@ def exists(path: Path) -> bool:
         ) from error
 
 
-def _check_kind(path: Path) -> None:
+def check_kind(path: Path) -> None:
     """Refuse a file that says it is something else, and what is no file, such as a pipe."""
     if exists(path) and not path.is_file():
         raise _not_a_database(path)

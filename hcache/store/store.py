@@ -339,12 +339,15 @@ def _migrate(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
 
 def _check_version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
     try:
-        rows = connection.execute("select version from meta").fetchall()
-    except (duckdb.CatalogException, duckdb.BinderException) as error:
+        [(found,)] = connection.execute("select max(version::integer) from meta").fetchall()
+    except duckdb.IOException as error:
+        raise translated(error, path) from error
+    except duckdb.Error as error:
+        raise_if_interrupted(error)
         raise StoreError(
             f"{path} is a DuckDB file, but not one of hcache.", "Name another file with --db."
         ) from error
-    version = int(rows[0][0]) if rows else 0
+    version = int(found or 0)
     if version > VERSION:
         raise StoreError(
             f"{path} was written by a newer hcache (schema {version}, this one knows {VERSION}).",

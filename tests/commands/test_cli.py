@@ -160,6 +160,17 @@ def test_eval_prints_table_json_and_csv(trained: Shell) -> None:
     assert one["queries"] == 6 and "sft" in one["verdicts"]
 
 
+def test_a_csv_is_written_whole_or_not_at_all(trained: Shell) -> None:
+    before, rows = trained.folder / "before.csv", trained.folder / "rows.csv"
+    before.write_text("as before")
+    rows.hardlink_to(before)
+    trained("eval", "experiment.yaml", "--csv", "rows.csv")
+    assert before.read_text() == "as before" != rows.read_text()  # a file in place of the other
+    (trained.folder / "file").touch()
+    said = trained("eval", "experiment.yaml", "--csv", "file/rows.csv", code=1)
+    assert "\nerror: cannot write file/rows.csv" in said
+
+
 def test_train_finds_its_run_again_and_init_starts_from_another(trained: Shell) -> None:
     first = run_folder(trained)
     manifest = (trained.folder / first / "manifest.json").read_bytes()
@@ -223,6 +234,11 @@ def test_route_asks_the_models_live(trained: Shell) -> None:
     assert routed["answer"] == routed["steps"][-1]["reply"]
     assert routed["sequence"].split(">") == [step["arm"] for step in routed["steps"]]
     assert "answer" in trained("route", run_folder(trained), "test0")
+
+
+def test_a_question_that_is_not_utf8_is_refused(trained: Shell) -> None:
+    said = trained("route", run_folder(trained), "caf\udce9?", code=1)
+    assert said == "error: the question is not UTF-8. Type it in UTF-8.\n"
 
 
 def test_doctor_names_what_is_missing(shell: Shell) -> None:
