@@ -17,6 +17,10 @@ import polars as pl
 from hcache.errors import StoreBusyError, StoreError
 from hcache.store.spool import disk_full
 
+CTRL_C = (
+    "Query interrupted",
+    "data failed: KeyboardInterrupt",
+)  # the second while it reads a frame
 LONGEST = 500  # characters of an error in DuckDB's words; it repeats names of any length
 
 
@@ -144,5 +148,5 @@ def translated(error: duckdb.Error, path: Path) -> StoreError:
 
 def raise_if_interrupted(error: BaseException) -> None:
     """Ctrl-C during a query, which DuckDB reports as a RuntimeError or as an error of its own."""
-    if isinstance(error, duckdb.InterruptException) or "Query interrupted" in str(error):
+    if isinstance(error, duckdb.InterruptException) or any(sign in str(error) for sign in CTRL_C):
         raise KeyboardInterrupt from error
