@@ -8,11 +8,22 @@ import os
 from pathlib import Path
 from typing import Any
 
+Identity = tuple[int, int]
+
 
 def cache_folder() -> Path:
     """Folder for what can be made or fetched again, below the user's cache."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     return home / "hcache"
+
+
+def identity(path: Path) -> Identity | None:
+    """Device and inode of a file, None where there is none: another in its place differs."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_dev, stat.st_ino
 
 
 def replace_file(path: Path, *parts: bytes | memoryview) -> None:

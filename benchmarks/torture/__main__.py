@@ -67,13 +67,16 @@ def _faults(folder: Path, told: argparse.Namespace) -> Iterator[Finding]:
     scene.hurry(0)
     scene.write_experiment(place, QUERIES)
     for stage in staged(WORKS, place):
-        if stage.work.name.startswith(told.works):
-            yield from disk_faults(stage, told.every)
+        if not stage.work.name.startswith(told.works):
+            continue
+        yield from disk_faults(stage, told.every)
+        if stage.work is not WORKS[-1]:
             yield from read_only(stage)
-            yield from file_faults(stage, 4 * told.every)
             yield from memory_faults(stage)
-            if stage.work is SAMPLE:
-                yield from clock_faults(stage, 8 * told.every)
+        yield from file_faults(stage, 4 * told.every)
+        if stage.work is SAMPLE:
+            yield from clock_faults(stage, 8 * told.every)
+            yield from _engine_faults(folder)
 
 
 def _engine_faults(folder: Path) -> Iterator[Finding]:

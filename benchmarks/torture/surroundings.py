@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from signal import SIGABRT, SIGKILL
+from signal import SIGABRT, SIGKILL, SIGSEGV
 
 from .findings import Finding
 from .scene import ARMS, EXPERIMENT, write_experiment
@@ -19,6 +19,7 @@ from .works import Stage, Work, database_digest
 
 ROOT = Path(__file__).parents[2]
 MEGABYTES = (0, 1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+DEATHS = (-SIGABRT, -SIGKILL, -SIGSEGV, 127)  # of a library without memory for its last words
 YEARS = (-10, 10)
 CAPABILITIES_VERSION = 0x20080522  # of capset(2)
 TARGETS = {
@@ -68,10 +69,13 @@ def engine_faults(stage: Stage, steps: int) -> Iterator[Finding]:
 
 
 def file_faults(stage: Stage, every: int) -> Iterator[Finding]:
-    """A file or folder is removed, or replaced by other bytes, before every so manieth call."""
+    """A file or folder is removed, or replaced, before every so manieth call while it is there."""
     for target in TARGETS.get(stage.work.name, ()):
+        stage.restore()
+        there = partial(_if_there, stage.place, target)
+        calls = [call for call in stage.observed(there) if call is not None]
         for how in (_remove, _replace):
-            for call in stage.calls[::every]:
+            for call in calls[::every]:
                 yield stage.tried(
                     f"{target} {how.__name__[1:]}d meanwhile",
                     call,
@@ -79,6 +83,10 @@ def file_faults(stage: Stage, every: int) -> Iterator[Finding]:
                     cure=partial(_mend, stage.before, target=target),
                     losing=True,
                 )
+
+
+def _if_there(place: Path, target: str, call: Call) -> Call | None:
+    return call if any(place.glob(target)) else None
 
 
 def _at(place: int, act: Callable[[], object]) -> OnCall:
@@ -103,7 +111,8 @@ def _replace(place: Path, target: str) -> None:
 
 
 def _mend(before: Path, place: Path, target: str) -> None:
-    """Remove what is damaged, and have what stood there before the command."""
+    """Remove what is damaged, a run as a whole, and have what stood there before the command."""
+    target = "runs/*" if target.startswith("runs/") else target
     _remove(place, target)
     for each in before.glob(target):
         here = place / each.relative_to(before)
@@ -135,9 +144,7 @@ def memory_faults(stage: Stage) -> Iterator[Finding]:
     """The process may take so much memory more than it has when it begins."""
     for megabytes in MEGABYTES:
         limit = partial(_limit, megabytes << 20)
-        yield stage.tried(
-            "out of memory", f"{megabytes} MB", before=limit, deaths=(-SIGABRT, -SIGKILL)
-        )
+        yield stage.tried("out of memory", f"{megabytes} MB", before=limit, deaths=DEATHS)
 
 
 def _limit(more: int) -> None:
@@ -159,12 +166,16 @@ def clock_faults(stage: Stage, every: int) -> Iterator[Finding]:
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
     program = [sys.executable, str(ROOT / "cli.py"), *stage.work.arguments]
+    begin = partial(os.execve, sys.executable, program, environment)
+    file.write_text("+0")
+    stage.restore()
+    calls = stage.observed(lambda call: call, begin)
     for years in YEARS:
-        for call in stage.calls[::every]:
+        for call in calls[::every]:
             file.write_text("+0")
             yield stage.tried(
                 f"clock jumps by {years:+} years",
                 call,
                 _at(call.place, partial(file.write_text, f"{years:+}y")),
-                before=partial(os.execve, sys.executable, program, environment),
+                before=begin,
             )

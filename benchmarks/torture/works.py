@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGKILL, Signals
+from typing import TypeVar
 
 import duckdb
 
@@ -25,6 +26,9 @@ from .findings import Finding, improper
 from .scene import DATABASE, EXPERIMENT, SILENCE, Ended, asked, command
 from .syscalls import Call, OnCall
 
+T = TypeVar("T")
+Before = Callable[[], object]
+"""Something that is done in a process before it runs a command."""
 Action = Callable[[Path], object]
 """Something that is done to the folder of a work."""
 
@@ -49,9 +53,26 @@ class Stage:
     calls: list[Call] = field(default_factory=list)
     wanted: str = ""
 
-    def run(self, on_call: OnCall | None = None, **how: object) -> Ended:
+    def run(
+        self,
+        on_call: OnCall | None = None,
+        before: Before = lambda: None,
+        ending: tuple[float, int] | None = None,
+    ) -> Ended:
         """Run the work once, see `command`."""
-        return command(self.work.arguments, self.place, on_call, **how)  # type: ignore[arg-type]
+        return command(self.work.arguments, self.place, on_call, before, ending)
+
+    def observed(self, look: Callable[[Call], T], before: Before = lambda: None) -> list[T]:
+        """Run it without a fault; what there is to see before each of its calls."""
+        seen: list[T] = []
+
+        def on_call(call: Call) -> int:
+            seen.append(look(call))
+            return 0
+
+        if (ended := self.run(on_call, before=before)).code:
+            raise SystemExit(f"{self.work.name} does not work undisturbed: {ended.said}")
+        return seen
 
     def found(self) -> str:
         """The digest of what it has made so far."""
@@ -67,7 +88,7 @@ class Stage:
         fault: str,
         where: object = "",
         on_call: OnCall | None = None,
-        before: Callable[[], object] = lambda: None,
+        before: Before = lambda: None,
         after: Action = lambda place: None,
         cure: Action | None = None,
         losing: bool = False,
@@ -103,9 +124,9 @@ class Stage:
 
 
 def _in_words(ended: Ended) -> str:
-    if ended.code < 0:
-        return Signals(-ended.code).name
-    return "one line of error" if ended.code else "success"
+    if ended.code in (0, 1):
+        return "one line of error" if ended.code else "success"
+    return Signals(-ended.code).name if ended.code < 0 else f"exit code {ended.code}"
 
 
 def staged(works: Iterable[Work], place: Path) -> Iterator[Stage]:
@@ -123,14 +144,7 @@ def staged(works: Iterable[Work], place: Path) -> Iterator[Stage]:
 
 
 def _undisturbed(stage: Stage) -> None:
-    stage.calls.clear()
-
-    def on_call(call: Call) -> int:
-        stage.calls.append(call)
-        return 0
-
-    if (ended := stage.run(on_call)).code:
-        raise SystemExit(f"{stage.work.name} does not work undisturbed: {ended.said}")
+    stage.calls = stage.observed(lambda call: call)
 
 
 def database_digest(folder: Path) -> str:
@@ -180,4 +194,5 @@ WORKS = (
     Work("eval", ("eval", EXPERIMENT), _evaluations),
     Work("report", ("report", EXPERIMENT), _report),
     Work("export", ("export", "replies.parquet", "--db", DATABASE), _exported),
+    Work("bench", ("bench", EXPERIMENT, "--algos", "sft,ppo"), _runs),
 )

@@ -59,13 +59,11 @@ def connect(
     settings: dict[str, str | bool | int | float | list[str]] = {
         **(_OPEN if reach is Reach.EVERYTHING else _CLOSED)
     }
-    try:  # an absolute path: `md:x` and `:memory:` would be no files
+    with translating(path):  # an absolute path: `md:x` and `:memory:` would be no files
         connection = duckdb.connect(str(path.absolute()), read_only=read_only, config=settings)
         connection.execute(_NO_BARS)
         if reach is Reach.NOTHING:
             connection.execute(_NO_FILES)
-    except duckdb.Error as error:
-        raise translated(error, path) from error
     return connection
 
 
@@ -130,7 +128,25 @@ def _in_one_line(error: BaseException) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
 
 
-def translated(error: duckdb.Error, path: Path) -> StoreError:
+@contextmanager
+def translating(path: Path) -> Iterator[None]:
+    """Turn what DuckDB raises about a file, while SQL of ours is run, into an error of ours.
+
+    Raises:
+        StoreBusyError: another process or connection has it open.
+        StoreError: any other of DuckDB's errors.
+        KeyboardInterrupt: Ctrl-C ended the SQL.
+    """
+    try:
+        yield
+    except duckdb.Error as error:
+        raise _translated(error, path) from error
+    except RuntimeError as error:
+        raise_if_interrupted(error)
+        raise
+
+
+def _translated(error: duckdb.Error, path: Path) -> StoreError:
     """DuckDB's error about a file as ours."""
     raise_if_interrupted(error)
     text = str(error)
