@@ -13,11 +13,11 @@ from pathlib import Path
 from signal import SIGABRT, SIGKILL, SIGSEGV
 
 from .findings import Finding
-from .scene import ARMS, EXPERIMENT, write_experiment
+from .scene import ARMS, write_experiment
 from .syscalls import Call, OnCall
-from .works import Stage, Work, database_digest
+from .works import ROOT, SAMPLE, Stage
 
-ROOT = Path(__file__).parents[2]
+STEPS = 12  # of an engine
 MEGABYTES = (0, 1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 DEATHS = (-SIGABRT, -SIGKILL, -SIGSEGV, 127)  # of a library without memory for its last words
 YEARS = (-10, 10)
@@ -50,7 +50,6 @@ class Crashing(ScriptedEngine):
             os.kill(os.getpid(), int(os.environ["CRASH_BY"]))
         return super().step()
 """
-SAMPLE_CRASHING = Work("sample with an engine that dies", ("sample", EXPERIMENT), database_digest)
 
 
 def write_crashing(folder: Path, queries: int) -> None:
@@ -60,22 +59,22 @@ def write_crashing(folder: Path, queries: int) -> None:
     write_experiment(folder, queries, models=models, plugins=["crashing.py"])
 
 
-def engine_faults(stage: Stage, steps: int) -> Iterator[Finding]:
-    """The engine fails, or takes the process with it, at each of its steps."""
-    for by, name in (("error", "its error"), ("9", "SIGKILL")):
-        for step in range(1, steps + 1):
+def engine_faults(stage: Stage) -> Iterator[Finding]:
+    """The engine fails, or takes the process with it, at each of some steps."""
+    for by, name in (("error", "by an error"), ("9", "with its process")):
+        for step in range(1, STEPS + 1):
             crash = {"CRASH_AT": str(step), "CRASH_BY": by}
             yield stage.tried(name, f"step {step}", before=partial(os.environ.update, crash))
 
 
 def file_faults(stage: Stage, every: int) -> Iterator[Finding]:
-    """A file or folder is removed, or replaced, before every so manieth call while it is there."""
+    """A file or folder is removed, or replaced, while it is there: before a fourth of the calls."""
     for target in TARGETS.get(stage.work.name, ()):
         stage.restore()
         there = partial(_if_there, stage.place, target)
         calls = [call for call in stage.observed(there) if call is not None]
         for how in (_remove, _replace):
-            for call in calls[::every]:
+            for call in calls[:: 4 * every]:
                 yield stage.tried(
                     f"{target} {how.__name__[1:]}d meanwhile",
                     call,
@@ -119,7 +118,7 @@ def _mend(before: Path, place: Path, target: str) -> None:
         shutil.copytree(each, here) if each.is_dir() else shutil.copy(each, here)
 
 
-def read_only(stage: Stage) -> Iterator[Finding]:
+def read_only(stage: Stage, every: int) -> Iterator[Finding]:
     """The folder and all in it can be read but not written."""
 
     def close() -> None:
@@ -140,7 +139,7 @@ def _give_up_rights() -> None:
     ctypes.CDLL(None).capset(header, (ctypes.c_uint32 * 6)())
 
 
-def memory_faults(stage: Stage) -> Iterator[Finding]:
+def memory_faults(stage: Stage, every: int) -> Iterator[Finding]:
     """The process may take so much memory more than it has when it begins."""
     for megabytes in MEGABYTES:
         limit = partial(_limit, megabytes << 20)
@@ -154,7 +153,9 @@ def _limit(more: int) -> None:
 
 
 def clock_faults(stage: Stage, every: int) -> Iterator[Finding]:
-    """The clock jumps by years, back or ahead, before every so manieth call."""
+    """The clock jumps by years, back or ahead, while sampling: before an eighth of the calls."""
+    if stage.work is not SAMPLE:
+        return
     libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
     if not libraries:
         raise SystemExit("jumps of the clock need libfaketime: apt-get install faketime")
@@ -171,7 +172,7 @@ def clock_faults(stage: Stage, every: int) -> Iterator[Finding]:
     stage.restore()
     calls = stage.observed(lambda call: call, begin)
     for years in YEARS:
-        for call in calls[::every]:
+        for call in calls[:: 8 * every]:
             file.write_text("+0")
             yield stage.tried(
                 f"clock jumps by {years:+} years",

@@ -187,6 +187,16 @@ def _exported(folder: Path) -> str:
 
 STEPS = ("--set", "train.iterations=4", "--set", "train.evaluate_every=2")
 SAMPLE = Work("sample", ("sample", EXPERIMENT), database_digest)
+SAMPLE_CRASHING = Work("sample with an engine that dies", SAMPLE.arguments, database_digest)
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "data" / "demo" / "experiment.yaml"
+FEW = [f"data.demo.sources.{split}.limit={count}"
+       for split, count in (("train", 16), ("valid", 8), ("test", 8))]  # fmt: skip
+SAMPLE_VLLM = Work(
+    "sample with vLLM",
+    ("sample", str(DEMO), "--db", DATABASE, *(part for few in FEW for part in ("--set", few))),
+    database_digest,
+)
 WORKS = (
     SAMPLE,
     Work("migrate and rescore", ("rescore", EXPERIMENT), database_digest, _age),
