@@ -35,3 +35,9 @@ def test_faults_of_the_disk_lose_nothing() -> None:
         "SIGKILL before one call",
     ):
         assert f"| sample: {fault} |" in table
+
+
+def test_faults_of_the_surroundings_lose_nothing() -> None:
+    table = tortured("--works", "sample", "--every", "200", "--faults", "rights,files,engine")
+    assert "| sample: read-only folder | 1 | one line of error, then equal 1 |" in table
+    assert "| sample with an engine that dies: by an error |" in table
