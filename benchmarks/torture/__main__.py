@@ -84,7 +84,7 @@ def _faults(folder: Path, told: argparse.Namespace) -> Iterator[Finding]:
         place = _place(folder, "engine")
         write_crashing(place, QUERIES)
         for stage in staged([SAMPLE_CRASHING], place):
-            yield from engine_faults(stage)
+            yield from engine_faults(stage, told.every)
 
 
 def _place(folder: Path, name: str) -> Path:

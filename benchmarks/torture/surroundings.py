@@ -59,10 +59,10 @@ def write_crashing(folder: Path, queries: int) -> None:
     write_experiment(folder, queries, models=models, plugins=["crashing.py"])
 
 
-def engine_faults(stage: Stage) -> Iterator[Finding]:
-    """The engine fails, or takes the process with it, at each of some steps."""
+def engine_faults(stage: Stage, every: int) -> Iterator[Finding]:
+    """The engine fails, or takes the process with it, at every so manieth of its first steps."""
     for by, name in (("error", "by an error"), ("9", "with its process")):
-        for step in range(1, STEPS + 1):
+        for step in range(1, STEPS + 1, every):
             crash = {"CRASH_AT": str(step), "CRASH_BY": by}
             yield stage.tried(name, f"step {step}", before=partial(os.environ.update, crash))
 
