@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import groupby
 
 from .scene import Ended
 
@@ -18,28 +20,20 @@ class Finding:
     wrong: str = ""  # what should not have been, and where
 
 
-@dataclass
-class Table:
-    """Findings, by fault and outcome."""
-
-    counts: dict[str, Counter[str]] = field(default_factory=dict)
-    wrong: list[Finding] = field(default_factory=list)
-
-    def add(self, findings: Iterable[Finding]) -> None:
-        """Take findings in, and say at once which are wrong."""
-        for finding in findings:
-            outcome = "WRONG" if finding.wrong else finding.outcome
-            self.counts.setdefault(finding.fault, Counter())[outcome] += 1
+def tabulate(findings: Iterable[Finding]) -> bool:
+    """Print a table of findings that come fault by fault; whether none of them is wrong."""
+    right = True
+    print("| fault | times | what happened |\n|---|---|---|", flush=True)
+    for fault, found in groupby(findings, lambda finding: finding.fault):
+        counts: Counter[str] = Counter()
+        for finding in found:
+            counts["WRONG" if finding.wrong else finding.outcome] += 1
             if finding.wrong:
-                self.wrong.append(finding)
-                print(f"WRONG {finding.fault}: {finding.wrong}", flush=True)
-
-    def __str__(self) -> str:
-        lines = ["| fault | times | what happened |", "|---|---|---|"]
-        for fault, outcomes in self.counts.items():
-            what = ", ".join(f"{outcome} {count}" for outcome, count in outcomes.most_common())
-            lines.append(f"| {fault} | {outcomes.total()} | {what} |")
-        return "\n".join(lines)
+                right = False
+                print(f"WRONG {fault}: {finding.wrong}", file=sys.stderr, flush=True)
+        outcomes = ", ".join(f"{outcome}: {count}" for outcome, count in counts.most_common())
+        print(f"| {fault} | {counts.total()} | {outcomes} |", flush=True)
+    return right
 
 
 def improper(ended: Ended) -> str:
