@@ -6,6 +6,7 @@ database, unless somebody says otherwise.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -17,10 +18,8 @@ import polars as pl
 from hcache.errors import StoreBusyError, StoreError
 from hcache.store.spool import disk_full
 
-CTRL_C = (
-    "Query interrupted",
-    "data failed: KeyboardInterrupt",
-)  # the second while it reads a frame
+# The second where it reads rows from Python.
+CTRL_C = re.compile(r"Query interrupted|registered as '\w+'.* failed: KeyboardInterrupt")
 LONGEST = 500  # characters of an error in DuckDB's words; it repeats names of any length
 
 
@@ -164,5 +163,5 @@ def _translated(error: duckdb.Error, path: Path) -> StoreError:
 
 def raise_if_interrupted(error: BaseException) -> None:
     """Ctrl-C during a query, which DuckDB reports as a RuntimeError or as an error of its own."""
-    if isinstance(error, duckdb.InterruptException) or any(sign in str(error) for sign in CTRL_C):
+    if isinstance(error, duckdb.InterruptException) or CTRL_C.search(str(error)):
         raise KeyboardInterrupt from error

@@ -316,7 +316,7 @@ def test_ctrl_c_while_rows_are_read_is_an_interrupt_and_writes_nothing(
 ) -> None:
     path = new(tmp_path, texts=[TEXT])
 
-    def interrupted(frame: pl.DataFrame, **how: object) -> NoReturn:
+    def interrupted(frame: pl.DataFrame, *how: object, **more: object) -> NoReturn:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -324,6 +324,17 @@ def test_ctrl_c_while_rows_are_read_is_an_interrupt_and_writes_nothing(
         with pytest.raises(KeyboardInterrupt):
             write(path, {"texts": [TEXT | {"text_id": "2"}]})
     assert table(path, "texts").rows() == [("1", "one")]
+
+
+@pytest.mark.parametrize(
+    "step", ["reading the object {} as Arrow data", "exporting a stream from the object {}"]
+)
+def test_ctrl_c_is_known_by_the_words_of_duckdb_wherever_it_reads_rows(step: str) -> None:
+    said = step.format("registered as 'batch'")
+    with pytest.raises(KeyboardInterrupt):
+        connection.raise_if_interrupted(
+            duckdb.InvalidInputException(f"Invalid Input Error: {said} failed: KeyboardInterrupt:")
+        )
 
 
 # Views, against plain Python
