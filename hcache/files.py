@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+Identity = tuple[int, int]
+
 
 def cache_folder() -> Path:
     """Folder for what can be made or fetched again, below the user's cache."""
@@ -24,6 +26,15 @@ def find(path: str, *folders: Path) -> Path | None:
             (place.resolve() for folder in folders if (place := folder / given).exists()), None
         )
     return None
+
+
+def identity(path: Path) -> Identity | None:
+    """Device and inode of a file, None where there is none: another in its place differs."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_dev, stat.st_ino
 
 
 def replace_file(path: Path, *parts: bytes | memoryview) -> None:

@@ -20,6 +20,7 @@ from hcache.data.queries import SPLITS, Query, known_split
 from hcache.engines import Engine, EngineFactory, Engines, Generation, Request, make_engine
 from hcache.errors import ArmError, ConfigError, EngineError, StoreBusyError, together
 from hcache.experiment import Experiment
+from hcache.files import Identity, identity
 from hcache.models.arms import Arm
 from hcache.models.replies import ReplyCount
 from hcache.sampling.enumerator import Enumerator, Reply
@@ -29,6 +30,7 @@ from hcache.sampling.schedules import Resident, Sweep
 from hcache.sampling.scoring import Scored, rescore, score
 from hcache.store import Spool, Store, check_kind, wait_and_write, write
 from hcache.store.queries import COMPLETE, GENERATIONS, GENERATIONS_BY_ARM, TRAJECTORIES
+from hcache.store.spool import taken_away
 
 BATCH = 256  # queries begun together, so that the store is asked once for all
 IN_FLIGHT = 256  # requests given to an engine at once
@@ -109,6 +111,7 @@ class Sampler:
         self.known_trajectories: set[str] = set()
         self.fresh: dict[str, Reply] = {}  # generations of this run that are not there yet
         self.uncommitted: list[dict[str, Any]] = []
+        self.file: Identity | None = None  # of the database, once all is recorded in it
         self.errors: list[EngineError] = []
         self.given_up: set[str] = set()  # arms that their engine cannot serve
 
@@ -148,6 +151,7 @@ class Sampler:
             wait_and_write(self.db, rows, PATIENCE_SECONDS)
             self.spool.clear()
         self.tally.moved = self.experiment.record(PATIENCE_SECONDS)
+        self.file = identity(self.db)
         with Store(self.db) as store:
             self._leave_out_complete(store)
             if self.order:
@@ -379,13 +383,20 @@ class Sampler:
             "scores": score(new, self.by_id, self.experiment.config.data),
         }
         self.tally.waiting = True
+        self._check_file()
         try:
             wait_and_write(self.db, tables, patience) if patience else write(self.db, tables)
         except StoreBusyError:
             return
+        self._check_file()
         self.tally.waiting = False
         self.enumerator.take_rows()
         self.known_trajectories |= {row["trajectory_id"] for row in new}
         self.uncommitted.clear()
         self.fresh.clear()
         self.spool.clear()
+
+    def _check_file(self) -> None:
+        """Refuse to commit into another file than before, which would hold but a part."""
+        if identity(self.db) != self.file:
+            raise taken_away(self.db)

@@ -19,6 +19,8 @@ from hcache.errors import StoreBusyError, StoreError
 from hcache.store.holders import UNKNOWN, process_named
 from hcache.store.spool import disk_full
 
+# The second where it reads rows from Python.
+CTRL_C = re.compile(r"Query interrupted|registered as '\w+'.* failed: KeyboardInterrupt")
 _PID = re.compile(r"\(PID (\d+)\)")
 LONGEST = 500  # characters of an error in DuckDB's words; it repeats names of any length
 
@@ -58,13 +60,11 @@ def connect(
     settings: dict[str, str | bool | int | float | list[str]] = {
         **(_OPEN if reach is Reach.EVERYTHING else _CLOSED)
     }
-    try:  # an absolute path: `md:x` and `:memory:` would be no files
+    with translating(path):  # an absolute path: `md:x` and `:memory:` would be no files
         connection = duckdb.connect(str(path.absolute()), read_only=read_only, config=settings)
         connection.execute(_NO_BARS)
         if reach is Reach.NOTHING:
             connection.execute(_NO_FILES)
-    except duckdb.Error as error:
-        raise translated(error, path) from error
     return connection
 
 
@@ -131,7 +131,25 @@ def _in_one_line(error: BaseException) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
-def translated(error: duckdb.Error, path: Path) -> StoreError:
+@contextmanager
+def translating(path: Path) -> Iterator[None]:
+    """Turn what DuckDB raises about a file, while SQL of ours is run, into an error of ours.
+
+    Raises:
+        StoreBusyError: another process or connection has it open.
+        StoreError: any other of DuckDB's errors.
+        KeyboardInterrupt: Ctrl-C ended the SQL.
+    """
+    try:
+        yield
+    except duckdb.Error as error:
+        raise _translated(error, path) from error
+    except RuntimeError as error:
+        raise_if_interrupted(error)
+        raise
+
+
+def _translated(error: duckdb.Error, path: Path) -> StoreError:
     """DuckDB's error about a file as ours."""
     raise_if_interrupted(error)
     text = str(error)
@@ -158,5 +176,5 @@ def _holder(text: str) -> str:
 
 def raise_if_interrupted(error: BaseException) -> None:
     """Ctrl-C during a query, which DuckDB reports as a RuntimeError or as an error of its own."""
-    if isinstance(error, duckdb.InterruptException) or "Query interrupted" in str(error):
+    if isinstance(error, duckdb.InterruptException) or CTRL_C.search(str(error)):
         raise KeyboardInterrupt from error

@@ -46,7 +46,7 @@ class Spool:
             ) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.path.samestat(os.fstat(self._file.fileno()), self.path.stat()):
+            if not self._in_place():
                 raise FileNotFoundError  # whoever held the lock has removed the file
         except OSError as error:
             holder = UNKNOWN if isinstance(error, FileNotFoundError) else holder_of(self._file)
@@ -73,11 +73,14 @@ class Spool:
         """Write records; they survive a kill at once, and a power cut within a second.
 
         Raises:
-            StoreError: the disk is full. What was written before stays readable.
+            StoreError: the disk is full, or the file was taken away. What was written before stays
+                readable.
         """
         data = b"".join(encode(record) for record in records)
         if not data:
             return
+        if not self._in_place():
+            raise taken_away(self.path)
         end = self._file.seek(0, os.SEEK_END)
         try:
             self._file.write(data)
@@ -103,10 +106,17 @@ class Spool:
         if self._file.closed:
             return
         try:
-            if self._file.seek(0, os.SEEK_END) == 0:
+            if self._file.seek(0, os.SEEK_END) == 0 and self._in_place():
                 self.path.unlink(missing_ok=True)
         finally:
             self._file.close()
+
+    def _in_place(self) -> bool:
+        """Whether the file is the one at its path: another may be of another sampler."""
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
+        except FileNotFoundError:
+            return False
 
     def _restore(self, end: int) -> None:
         # Python keeps what it could not write and would try again on close: start afresh.
@@ -142,6 +152,14 @@ def parse_records(data: bytes, path: Path) -> tuple[list[dict[str, Any]], int]:
         records.append(json.loads(body))
         start = end + 1
     return records, start
+
+
+def taken_away(path: Path) -> StoreError:
+    """The error for a file of sampling that another has removed or replaced."""
+    return StoreError(
+        f"{path} was removed or replaced while sampling.",
+        "Run the same command again: it goes on with what is there.",
+    )
 
 
 def disk_full(path: Path) -> StoreError:

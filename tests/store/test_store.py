@@ -10,7 +10,8 @@ import sys
 import threading
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NoReturn
 
 import duckdb
 import polars as pl
@@ -20,7 +21,7 @@ from helpers.experiments import sample, settings, table
 from hcache.data.metrics import METRICS
 from hcache.errors import StoreBusyError, StoreError
 from hcache.experiment import Experiment
-from hcache.store import Store, store, wait_and_write, write
+from hcache.store import Store, connection, store, wait_and_write, write
 from hcache.store.schema import TABLES, UNIQUE, VERSION
 
 TEXT = {"text_id": "1", "text": "one"}
@@ -305,6 +306,45 @@ def test_ctrl_c_while_writing_is_an_interrupt_and_writes_nothing(
         with pytest.raises(KeyboardInterrupt):
             write(path, {"texts": [TEXT | {"text_id": "2"}]})
     assert table(path, "texts").rows() == [("1", "one")]
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(store, "TABLES"), (connection, "_NO_BARS")], ids=["making", "opening"]
+)
+def test_ctrl_c_while_a_database_is_made_or_opened_is_an_interrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str
+) -> None:
+    monkeypatch.setattr(module, name, LONG)
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "some.duckdb", {})
+    assert not any(tmp_path.iterdir())
+
+
+def test_ctrl_c_while_rows_are_read_is_an_interrupt_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = new(tmp_path, texts=[TEXT])
+
+    def interrupted(frame: pl.DataFrame, *how: object, **more: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pl.DataFrame, "to_arrow", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write(path, {"texts": [TEXT | {"text_id": "2"}]})
+    assert table(path, "texts").rows() == [("1", "one")]
+
+
+@pytest.mark.parametrize(
+    "step", ["reading the object {} as Arrow data", "exporting a stream from the object {}"]
+)
+def test_ctrl_c_is_known_by_the_words_of_duckdb_wherever_it_reads_rows(step: str) -> None:
+    said = step.format("registered as 'batch'")
+    with pytest.raises(KeyboardInterrupt):
+        connection.raise_if_interrupted(
+            duckdb.InvalidInputException(f"Invalid Input Error: {said} failed: KeyboardInterrupt:")
+        )
 
 
 # Views, against plain Python
