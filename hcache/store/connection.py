@@ -16,7 +16,7 @@ import duckdb
 import polars as pl
 
 from hcache.errors import StoreBusyError, StoreError
-from hcache.processes import UNKNOWN, process_named
+from hcache.store.holders import UNKNOWN, process_named
 from hcache.store.spool import disk_full
 
 _PID = re.compile(r"\(PID (\d+)\)")

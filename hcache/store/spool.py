@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hcache.errors import StoreBusyError, StoreError
-from hcache.processes import UNKNOWN, holder_of
+from hcache.store.holders import UNKNOWN, holder_of
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 SYNC_SECONDS = 1.0
