@@ -1,4 +1,4 @@
-"""Processes in words, for errors that say who holds a file.
+"""Holders of files: processes in words, for errors that say who has one open.
 
 Only Linux tells; elsewhere, and for a process of another container, nothing is known.
 """
