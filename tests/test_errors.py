@@ -213,7 +213,7 @@ def test_exit_codes_are_documented_alike(scripts: ModuleType) -> None:
     assert all(f"| {code} | {said} |" in page for code, said in application.EXIT_CODES.items())
     epilog = typer.main.get_command(application.app).epilog or ""
     assert all(f"{code}: {said}" in epilog for code, said in application.EXIT_CODES.items())
-    assert {"check", "report", "rerun", "verify"} == set(scripts.results())
+    assert {"bench", "check", "report", "rerun", "verify"} == set(scripts.results())
     assert all(f"| `hcache {name}` | {said} |" in page for name, said in scripts.results().items())
 
 

@@ -21,6 +21,7 @@ from hcache.errors import RunError
 from hcache.experiment import Experiment
 
 if TYPE_CHECKING:
+    from hcache.evaluation.report import Report
     from hcache.runs.benching import Job
     from hcache.runs.folder import Run
 
@@ -41,11 +42,11 @@ def bench(
     """Train every router in several seeds, a process per core, and evaluate them all.
 
     Of an experiment given by --with, the algorithm that its file names is trained. What is trained
-    already is not trained again.
+    already is not trained again. A run that is damaged or diverges is left out of the table, and
+    makes the exit code 1.
 
     Example: `hcache bench data/demo/experiment.yaml --seeds 5`
     """
-    from hcache.evaluation.leaderboard import table
     from hcache.runs.benching import algorithms, jobs
     from hcache.runs.evaluating import evaluate_runs
 
@@ -54,7 +55,8 @@ def bench(
     chosen = algos.split(",") if algos else _all_that_fit(algorithms(loaded))
     own = jobs(loaded, chosen, seeds)
     theirs = [jobs(other, [other.config.train.algo], seeds) for other in others]
-    runs = _train_all([*own, *(job for group in theirs for job in group)])
+    wanted = [*own, *(job for group in theirs for job in group)]
+    runs = _train_all(wanted)
     trained = [[runs[job.key] for job in group if job.key in runs] for group in (own, *theirs)]
     with EvaluationProgress() as on_router:
         report = evaluate_runs(
@@ -64,6 +66,17 @@ def bench(
             list(zip(others, trained[1:], strict=True)),
             on_router,
         )
+    _print(report, as_json)
+    if missing := len(wanted) - len(runs):
+        raise RunError(
+            f"{missing} of {len(wanted)} runs are left out.",
+            "Do what is said of each above, and run the same command again.",
+        )
+
+
+def _print(report: Report, as_json: bool) -> None:
+    from hcache.evaluation.leaderboard import table
+
     if as_json:
         typer.echo(report.to_json(), nl=False)
         return

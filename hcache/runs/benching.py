@@ -14,7 +14,9 @@ from hcache.errors import ConfigError, RunError
 from hcache.experiment import Experiment
 from hcache.replay.loading import load_replay
 from hcache.replay.tree import Tree
+from hcache.runs.comparability import damage
 from hcache.runs.folder import Run
+from hcache.runs.manifest import again
 from hcache.runs.training import train, with_train
 from hcache.runs.workers import as_finished, submit_all, worker_pool
 from hcache.store import Store
@@ -101,4 +103,7 @@ def run_all(
 
 
 def _train(job: Job) -> Path:
-    return train(job.experiment, wait=True).folder  # another bench may be at it
+    run = train(job.experiment, wait=True)  # another bench may be at it
+    if reason := damage(run):
+        raise RunError(f"{run.folder}: {reason}", again(run.folder))
+    return run.folder

@@ -156,7 +156,8 @@ def test_a_damaged_run_is_left_out_of_a_bench(sampled: Path) -> None:
         (run.folder / name).write_bytes(whole[:-9])
         process = begun(sampled, *bench)
         out, errors = process.communicate(timeout=600)
-        assert process.returncode == 0 and "Traceback" not in errors
+        assert process.returncode == 1 and "Traceback" not in errors
+        assert "error: 1 of 2 runs are left out." in errors
         report = json.loads(out)
         assert report["seeds"] == {"sft": 1}
         said = [*errors.splitlines(), *report["notes"]]
