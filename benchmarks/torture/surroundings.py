@@ -46,7 +46,7 @@ class Crashing(ScriptedEngine):
         Crashing.steps += 1
         if str(Crashing.steps) == os.environ.get("CRASH_AT"):
             if os.environ["CRASH_BY"] == "error":
-                raise EngineError("the engine died.")
+                raise EngineError("the engine died.", "Start it again.")
             os.kill(os.getpid(), int(os.environ["CRASH_BY"]))
         return super().step()
 """
