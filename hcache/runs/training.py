@@ -257,7 +257,7 @@ def repeat(
     """
     if not run.finished:
         with run.lock():
-            raise RunError(f"{run.folder} is not finished.", "Train it to its end first.")
+            raise RunError(f"{run.folder} is not finished.", "Run the same train command to go on.")
     with tempfile.TemporaryDirectory() as folder:
         again = train(
             run.experiment(db),
