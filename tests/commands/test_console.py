@@ -106,6 +106,13 @@ def test_nested_columns_are_json_in_csv(shell: Shell) -> None:
     assert all(json.loads(each["asks"]) for each in csv.DictReader(asks.splitlines()))
 
 
+def test_a_row_of_one_nothing_is_a_row_of_csv(shell: Shell) -> None:
+    shell("sample", "experiment.yaml")
+    query = "select null as a from range(3)"
+    text = shell("sql", query, "--db", "small.duckdb", "--format", "csv")
+    assert [*csv.reader(text.splitlines())] == [["a"], [""], [""], [""]]
+
+
 def test_json_has_no_nan(shell: Shell) -> None:
     shell("sample", "experiment.yaml")
     query = "select 'nan'::double as a, ['inf'::double, 1] as b, date '2026-01-02' as c"
