@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def test_a_trainer_writes_nothing_outside_the_folder_of_runs(
 
 @pytest.mark.parametrize("name", ["../x", "x" * 300])
 def test_an_installed_package_has_names_as_well(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    point = plugins.EntryPoint(name, "hcache.trainers:TRAINERS", TRAINERS.group)
+    point = EntryPoint(name, "hcache.trainers:TRAINERS", TRAINERS.group)
     monkeypatch.setattr(plugins, "_entry_points", lambda group: {name: point})
     with pytest.raises(ConfigError, match="no name"):
         TRAINERS.find(name)

@@ -205,7 +205,7 @@ def test_warnings_are_shown_as_any_other_text(
     monkeypatch.setattr(logging.root, "handlers", [])  # those of pytest
     monkeypatch.setattr(logging, "lastResort", logging.lastResort)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    monkeypatch.setattr("hcache.commands.inspect.all_runs", lambda _: speak() or [])
+    monkeypatch.setattr("hcache.commands.inspect.say", lambda _: speak())
     shell.patch.chdir(shell.folder)
     shell.patch.setattr(sys, "argv", ["hcache", "runs"])
     with pytest.raises(SystemExit):
