@@ -253,9 +253,10 @@ def rerun(
 
     Example: `hcache rerun runs/demo/ppo-s0-1a2b3c4d`
     """
+    from hcache.runs.folder import find_run
     from hcache.runs.training import repeat
 
-    found = _finished(run)
+    found = find_run(run)
     with TrainingProgress(found.config) as on_metrics:
         difference = repeat(found, db, on_metrics)
     if difference is not None:
@@ -271,26 +272,18 @@ def target_of(
 ) -> tuple[Experiment, list[Run]]:
     """An experiment file with its finished runs, or a run with its experiment."""
     from hcache.runs.comparability import damage
-    from hcache.runs.folder import all_runs
+    from hcache.runs.folder import all_runs, find_run
 
     if target.endswith((".yaml", ".yml")):
         loaded = Experiment.load(target, overrides, db, plugins=plugins)
         runs = [run for run in all_runs(Path(loaded.config.runs)) if _may_be_of(run, loaded.name)]
         return loaded, runs
-    run = _finished(target)
+    run = find_run(target)
+    if not run.finished:
+        raise RunError(f"{run.folder} is not finished.", "Run the same train command to go on.")
     if reason := damage(run):
         raise RunError(f"{run.name}: {reason.rstrip('.')}.", "Train it again.")
     return run.experiment(db), [run]
-
-
-def _finished(name: str) -> Run:
-    """A run that is finished, by its folder or its name."""
-    from hcache.runs.folder import find_run
-
-    run = find_run(name)
-    if not run.finished:
-        raise RunError(f"{run.folder} is not finished.", "Run the same train command to go on.")
-    return run
 
 
 def _may_be_of(run: Run, experiment: str) -> bool:
