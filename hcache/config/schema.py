@@ -259,7 +259,9 @@ class TrainConfig(Section):
 class EvaluateConfig(Section):
     """Statistics of the figures that are reported."""
 
-    resamples: int = Field(10_000, ge=100, description="of the queries, for the interval of AIQ")
+    resamples: int = Field(
+        10_000, ge=100, le=1_000_000, description="of the queries, for the interval of AIQ"
+    )
     seed: Seed = Field(0, description="of these resamples")
 
 
