@@ -59,7 +59,7 @@ def train(
     if run.finished:
         return _own(run, identity)
     with run.lock(wait) as still_held:
-        if Run(run.folder).finished:  # by the process that was waited for
+        if run.finished:  # by the process that was waited for
             return _own(run, identity)
         manifest = _manifest(experiment, run, given, settings, identity, data)
         manifest["chain"] = [] if start is None else stages(start)
