@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
@@ -169,7 +169,6 @@ def evaluate(
 
     Example: `hcache eval data/demo/experiment.yaml --split test`
     """
-    from hcache.evaluation.leaderboard import table
     from hcache.runs.evaluating import evaluate_runs
     from hcache.runs.training import with_train
 
@@ -184,10 +183,19 @@ def evaluate(
         rows = report.to_dict()["rows"]
         columns = list(dict.fromkeys(name for row in rows for name in row))
         write_out(csv, csv_text(columns, rows).encode())
+    print_report(report, as_json)
+
+
+def print_report(report: Report, as_json: bool, sentences: Iterable[str] = ()) -> None:
+    """Print a report as JSON, or as a table with some sentences and what must be known below."""
+    from hcache.evaluation.leaderboard import table
+
     if as_json:
         typer.echo(report.to_json(), nl=False)
         return
     console.print(table(report))
+    for sentence in sentences:
+        say(sentence)
     print_remarks(report)
 
 
