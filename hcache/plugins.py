@@ -21,6 +21,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -184,12 +185,18 @@ def plain_name(name: str) -> str:
     """A name as it is, if it can stand in a table, in a file's name and on one line.
 
     Raises:
-        ValueError: it is blank, long, a path, or has characters that are not shown.
+        ValueError: it is blank, long, a path, has characters that are not shown, or looks like
+            another name, but for blanks at its ends or how its accents are encoded.
     """
     if not name.strip() or len(name) > 100 or not name.isprintable():
         raise ValueError(f"{name[:100]!r} is no name; use letters, digits, _ and -")
     if ".." in name or "/" in name or "\\" in name or name == ".":
         raise ValueError(f"{name!r} is a path, no name; use letters, digits, _ and -")
+    if name != unicodedata.normalize("NFC", name).strip():
+        raise ValueError(
+            f"{name!r} looks like another name; leave out blanks at its ends, and write it in "
+            "Unicode's composed form (NFC)"
+        )
     return name
 
 

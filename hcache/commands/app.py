@@ -23,7 +23,7 @@ from hcache.commands import (
     sampling,
 )
 from hcache.commands.console import notes, say
-from hcache.data.visible import tell_of_warnings, visible
+from hcache.data.visible import one_line, tell_of_warnings
 from hcache.errors import HcacheError
 from hcache.runs.signals import ENDING, EndRequest, end_now, ending_signals
 
@@ -94,5 +94,5 @@ def _stop(request: EndRequest) -> NoReturn:
 
 
 def _fail(error: HcacheError) -> NoReturn:
-    notes.print(Text("error:", "bold red"), visible(f"{error}"), soft_wrap=True)
+    notes.print(Text("error:", "bold red"), one_line(f"{error}"), soft_wrap=True)
     sys.exit(1)

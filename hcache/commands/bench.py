@@ -17,6 +17,7 @@ from hcache.commands.options import (
     With,
 )
 from hcache.commands.routers import EvaluationProgress, print_report
+from hcache.data.visible import one_line
 from hcache.errors import RunError
 from hcache.experiment import Experiment
 
@@ -96,7 +97,7 @@ def _train_all(wanted: list[Job]) -> dict[str, Run]:
 
         def failed(job: Job, error: RunError) -> None:
             bars.update(task, advance=1)
-            say(f"left out: {job.key}: {error}", to=notes)
+            say(one_line(f"left out: {job.key}: {error}"), to=notes)
 
         run_all(wanted, finished, failed)
     return done

@@ -194,6 +194,9 @@ def _run_row(run: Run) -> dict[str, Any]:
         unknown = ("experiment", "algo", "seed", "alpha", "valid reward", "seconds")
         return {"run": str(run.folder), **dict.fromkeys(unknown), "state": "damaged"}
     outcome = manifest.get("outcome") or {}
+    state = "finished" if outcome else "stopped: the same train command goes on"
+    if (name := str(manifest.get("name", run.name))) != run.name:
+        state += f"; its manifest is that of {name}"
     return {
         "run": str(run.folder),
         "experiment": manifest["experiment"],
@@ -202,5 +205,5 @@ def _run_row(run: Run) -> dict[str, Any]:
         "alpha": manifest["config"]["train"]["alpha"],
         "valid reward": outcome.get("best_valid_reward"),
         "seconds": outcome.get("seconds"),
-        "state": "finished" if outcome else "stopped: the same train command goes on",
+        "state": state,
     }

@@ -30,6 +30,11 @@ def visible(text: str) -> str:
     return _ACTING.sub(_written_out, text.replace("\r\n", "\n"))
 
 
+def one_line(text: str) -> str:
+    r"""The text as `visible` has it on one line: line feeds are written out too, as \n."""
+    return visible(text).replace("\n", r"\n")
+
+
 def _written_out(match: re.Match[str]) -> str:
     code = ord(match[0])
     if code < 0x100:

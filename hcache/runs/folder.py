@@ -17,6 +17,7 @@ folder: it goes on with a run that was stopped, and leaves a finished one as it 
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import logging
 import os
@@ -41,7 +42,7 @@ from hcache.files import replace_file
 from hcache.keys import digest_file
 from hcache.packages import installed_version
 from hcache.plugins import sources
-from hcache.runs.manifest import MANIFEST, again, read_manifest, write_manifest
+from hcache.runs.manifest import MANIFEST, again, has_manifest, read_manifest, write_manifest
 
 if TYPE_CHECKING:
     from hcache.policies import Policy
@@ -132,7 +133,7 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether training came to its end."""
-        return os.path.lexists(self.folder / MANIFEST) and bool(self.manifest.get("outcome"))
+        return has_manifest(self.folder) and bool(self.manifest.get("outcome"))
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Write the manifest with its digest, whole or not at all."""
@@ -268,7 +269,7 @@ def find_run(name: str | Path, folder: Path = Path("runs")) -> Run:
         RunError: there is no such run.
     """
     path = Path(name)
-    if os.path.lexists(path / MANIFEST):
+    if has_manifest(path):
         return Run(path)
     found = [run for run in all_runs(folder) if run.name == str(name)]
     if not found:
@@ -277,13 +278,22 @@ def find_run(name: str | Path, folder: Path = Path("runs")) -> Run:
 
 
 def all_runs(folder: Path) -> list[Run]:
-    """All runs below a folder, oldest first.
+    """All runs below a folder, oldest first; a folder below it that cannot be read is told.
 
     Raises:
         RunError: the folder cannot be read.
     """
+
+    def unreadable(error: OSError) -> None:
+        if error.filename == os.fspath(folder):
+            raise error
+        _log.warning("%s cannot be read (%s): runs in it are left out.", error.filename, error)
+
     try:
-        runs = [Run(file.parent) for file in folder.rglob(MANIFEST)]
+        places = os.walk(folder, onerror=unreadable)
+        runs = [Run(Path(place)) for place, *names in places if MANIFEST in itertools.chain(*names)]
+    except FileNotFoundError:
+        return []
     except OSError as error:
         raise RunError(f"{folder} cannot be read ({error}).", "Name another folder.") from error
     return sorted(runs, key=lambda run: (_created(run), run.name))

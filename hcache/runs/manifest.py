@@ -80,6 +80,17 @@ class _Manifest(_Part):
     outcome: _Outcome | None = None
 
 
+def has_manifest(folder: Path) -> bool:
+    """Whether a folder has a manifest, which may be damaged or closed to this user."""
+    try:
+        os.lstat(folder / MANIFEST)
+    except PermissionError:
+        return True
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+    return True
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest in the folder of a run.
 
@@ -87,7 +98,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         RunError: there is none, or it is damaged.
     """
     file = folder / MANIFEST
-    if not os.path.lexists(file):
+    if not has_manifest(folder):
         raise RunError(f"{folder} is no run (it has no {MANIFEST}).", "See them with: hcache runs")
     manifest = read_object(file, again(folder), BEFORE)
     try:

@@ -87,6 +87,23 @@ def test_paths_in_messages_are_text(shell: Shell, name: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("plan", "experiment.yaml", "--set", 'data={"a\\nb": {}}'),
+        ("plan", "experiment.yaml", "--set", "quality='a\\n\\nb'"),
+        ("plan", "a\nb\r\nc.yaml"),
+        ("eval", "a\nb"),
+        ("sql", "select 1", "--db", "a\nb.duckdb"),
+        ("export", "a\nb", "--db", "a\nb.duckdb"),
+    ],
+    ids=ascii,
+)
+def test_an_error_is_one_line_whatever_it_names(shell: Shell, arguments: tuple[str, ...]) -> None:
+    said = shell(*arguments, code=1)
+    assert said.startswith("error: ") and said.count("\n") == 1 and r"\n" in said
+
+
 def test_runs_in_a_folder_with_brackets(shell: Shell) -> None:
     shell("sample", "experiment.yaml")
     quick = shell.sets("train.iterations=2", "runs=runs[/bold]:100:x")

@@ -83,6 +83,7 @@ def test_huge_file_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
 
 
 BAD_NAMES = ["..", "../x", "a/b", "a\\b", "/etc/passwd", "", " ", "a\nb", "\x1b[0m", "x" * 101]
+BAD_NAMES += [" a", "a ", "\u3000a", "cafe\u0301", "\u212bngstrom"]  # look like another name
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 import time
@@ -166,6 +167,9 @@ def spoil(file: Path, how: str) -> None:
     if how == "a folder":
         file.unlink()
         file.mkdir()
+    elif how.startswith("a link to "):
+        file.unlink()
+        file.symlink_to(file.name if how == "a link to itself" else "nowhere")
     else:
         file.write_bytes(contents[how])
 
@@ -175,6 +179,8 @@ def spoil(file: Path, how: str) -> None:
     [
         ("manifest.json", "a list"),
         ("manifest.json", "a folder"),
+        ("manifest.json", "a link to nowhere"),
+        ("manifest.json", "a link to itself"),
         ("metrics.jsonl", "a bit"),
         ("metrics.jsonl", "not UTF-8"),
         ("policy/policy.json", "truncated"),
@@ -200,6 +206,62 @@ def test_the_rest_of_the_runs_is_still_listed(
     assert "damaged" in note
     alone = CliRunner().invoke(app, ["eval", str(odd.folder), *where])
     assert alone.exit_code == 1 and isinstance(alone.exception, HcacheError)
+
+
+def test_a_folder_that_is_closed_is_told_and_the_rest_of_the_runs_is_listed(
+    experiment: Experiment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    kept, odd = (seeded(experiment, seed, tmp_path) for seed in (0, 1))
+    scandir = os.scandir
+
+    def closed(path: Any) -> Any:
+        if Path(path) == odd.folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    assert all_runs(tmp_path) == [kept]
+    (line,) = caplog.messages
+    assert line.startswith(f"{odd.folder} cannot be read (")
+    with pytest.raises(RunError, match="cannot be read"):
+        all_runs(odd.folder)
+    assert all_runs(tmp_path / "nothing") == []
+
+
+def test_a_manifest_that_cannot_be_reached_is_damage_not_its_lack(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = str(run.folder / "manifest.json")
+    lstat, read_bytes = os.lstat, Path.read_bytes
+
+    def denied(path: Any, **options: Any) -> Any:
+        if str(path) == file:
+            raise PermissionError(13, "Permission denied", file)
+        return lstat(path, **options)
+
+    def unread(path: Path) -> bytes:
+        if str(path) == file:
+            raise PermissionError(13, "Permission denied", file)
+        return read_bytes(path)
+
+    monkeypatch.setattr(os, "lstat", denied)
+    monkeypatch.setattr(Path, "read_bytes", unread)
+    with pytest.raises(RunError, match=r"manifest.json is damaged: it cannot be read"):
+        _ = Run(run.folder).finished
+
+
+def test_a_manifest_of_another_run_is_told_in_the_list(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    kept, odd = (seeded(experiment, seed, tmp_path) for seed in (0, 1))
+    shutil.copy(kept.folder / "manifest.json", odd.folder)
+    listed = CliRunner().invoke(app, ["runs", "--runs", str(tmp_path), "--json"])
+    states = {Path(row["run"]).name: row["state"] for row in json.loads(listed.stdout)}
+    assert states[kept.name] == "finished"
+    assert states[odd.name] == f"finished; its manifest is that of {kept.name}"
 
 
 def test_a_report_says_what_it_was_made_from_and_what_was_left_out(
