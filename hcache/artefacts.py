@@ -28,6 +28,16 @@ def damaged(path: Path, why: object, hint: str) -> RunError:
     return RunError(f"{path} is damaged: {str(why).rstrip('.')}.", hint)
 
 
+def refuse_endless(path: Path) -> None:
+    """Refuse what is there but is no file: a pipe or a device may never come to its end.
+
+    Raises:
+        OSError: it is a pipe, a device, a folder.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError("it is no file")
+
+
 def check_file(path: Path, hint: str, known: object) -> None:
     """Hold a file against its digest, which is kept elsewhere; nothing of it is kept in memory.
 
@@ -35,6 +45,7 @@ def check_file(path: Path, hint: str, known: object) -> None:
         RunError: it cannot be read, or is not what it was.
     """
     try:
+        refuse_endless(path)
         found = digest_file(path)
     except OSError as error:
         raise damaged(path, f"it cannot be read ({error})", hint) from error
@@ -62,6 +73,7 @@ def read_object(path: Path, hint: str, before: Collection[str] = ()) -> dict[str
         RunError: it cannot be read, is no object, or is not what it was.
     """
     try:
+        refuse_endless(path)
         value = json.loads(path.read_bytes().decode())
         if not isinstance(value, dict):
             raise TypeError("it is no object")
@@ -94,6 +106,7 @@ def check_tensors(path: Path, hint: str) -> dict[str, str]:
         RunError: it cannot be read, has no digest, or is not what it was.
     """
     try:
+        refuse_endless(path)
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
             if size > path.stat().st_size:

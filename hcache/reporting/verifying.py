@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hcache.artefacts import damaged
+from hcache.artefacts import damaged, refuse_endless
 from hcache.evaluation.report import Report, Source
 from hcache.keys import digest_bytes, digest_file
 from hcache.packages import installed_version
@@ -54,6 +54,7 @@ def read_figures(folder: Path) -> dict[str, Any]:
     """
     file = folder / "report.json"
     try:
+        refuse_endless(file)
         figures = json.loads(file.read_bytes().decode())
         sources_of(figures)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

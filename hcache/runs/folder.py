@@ -34,7 +34,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from hcache.artefacts import check_file, damaged, digest_of
+from hcache.artefacts import check_file, damaged, digest_of, refuse_endless
 from hcache.config.schema import ExperimentConfig
 from hcache.errors import RunError
 from hcache.experiment import Experiment
@@ -158,6 +158,7 @@ class Run:
         self._check(METRICS)
         file = self.folder / METRICS
         try:
+            refuse_endless(file)
             lines = [json.loads(line) for line in file.read_bytes().decode().split("\n")[:-1]]
             if not all(_is_metrics(line) for line in lines):
                 raise ValueError("a line has other things than numbers")

@@ -16,6 +16,7 @@ from typing import Any
 
 import polars as pl
 
+from hcache.artefacts import refuse_endless
 from hcache.config.schema import ExperimentConfig, TrainConfig
 from hcache.data.queries import wording_key
 from hcache.errors import HcacheError, RunError
@@ -89,6 +90,7 @@ def seen_of(run: Run) -> Seen | None:
     if (known := run.manifest.get("queries")) is None:
         return _seen_before(run)
     try:
+        refuse_endless(run.queries_file)
         stored = json.loads(run.queries_file.read_text(encoding="utf-8"))
         found = digest(stored)
     except (OSError, ValueError, RecursionError) as error:

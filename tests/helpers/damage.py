@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +42,7 @@ def _damaged(data: bytes, dice: random.Random) -> bytes:
 
 
 def in_place_of(file: Path) -> Iterator[str]:
-    """What else can be where a file was: nothing, a folder, a link to nowhere; by name."""
+    """What else can be where a file was: nothing, a folder, a link to nowhere, a pipe; by name."""
     file.unlink()
     yield "nothing"
     file.mkdir()
@@ -49,4 +50,7 @@ def in_place_of(file: Path) -> Iterator[str]:
     file.rmdir()
     file.symlink_to("nowhere")
     yield "a link to nowhere"
+    file.unlink(missing_ok=True)
+    os.mkfifo(file)
+    yield "a pipe"  # which nobody writes into: who reads it waits for ever
     file.unlink(missing_ok=True)
