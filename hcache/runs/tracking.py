@@ -155,9 +155,10 @@ class Trackio(Tracker):
 
     def start(self, run: Run, settings: Mapping[str, Any]) -> None:
         """See `Tracker`."""
-        for known in self.trackio.Api().runs(run.config.name):
-            if known.name == run.name:
-                known.delete()
+        with suppress(ValueError):  # which says that there is no such project yet
+            for known in self.trackio.Api().runs(run.config.name):
+                if known.name == run.name:
+                    known.delete()
         self.trackio.init(project=run.config.name, name=run.name, config=dict(settings))
 
     def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
