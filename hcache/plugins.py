@@ -1,7 +1,8 @@
 """The registry of everything that can be added, from inside the package and from outside.
 
 There is a `Registry` for each kind of thing: metrics, extractors, readers, workflows, engines,
-encoders, policies, trainers. It is defined next to the type of its entries, and all are used alike:
+encoders, policies, trainers, trackers. It is defined next to the type of its entries, and all are
+used alike:
 
     from hcache.data.metrics import METRICS
 

@@ -24,6 +24,7 @@ ENTRIES = {
     "encoders": {"lengths": "Lengths"},
     "policies": {"stop_when_long": "StopWhenLong"},
     "trainers": {"stop_when_long": "StopTrainer"},
+    "trackers": {"csv": "CSV"},
 }
 QUESTIONS = "Say yes|YES|short\nSay no please|NO|long\nSay up|UP|short\nSay down now|DOWN|long\n"
 
@@ -95,7 +96,10 @@ def use_all(home: Path, work: Path, plugins: list[str]) -> dict[str, Any]:
     (found,) = json.loads(said(home, work, "sql", best, "--db", "relay.duckdb", "--format", "json"))
     assert found == {"best": 0.5, "worst": 0.5}
     # Trained in another process, and evaluated.
-    assert "stop_when_long" in said(home, work, "bench", "relay.yaml", "--algos", "stop_when_long")
+    bench = ("bench", "relay.yaml", "--algos", "stop_when_long", "--tracker", "csv")
+    assert "stop_when_long" in said(home, work, *bench)
+    (rewards,) = (work / "runs").rglob("rewards.csv")
+    assert rewards.read_text().startswith("iteration,stop_when_long\n0,")
     (manifest,) = (work / "runs").rglob("manifest.json")
     manifest_read: dict[str, Any] = json.loads(manifest.read_text())
     return manifest_read

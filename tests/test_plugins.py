@@ -19,11 +19,12 @@ from hcache.engines import ENGINES
 from hcache.errors import ConfigError
 from hcache.policies.base import POLICIES
 from hcache.replay.features import ENCODERS
+from hcache.runs.tracking import TRACKERS
 from hcache.trainers import TRAINERS
 from hcache.workflows import WORKFLOWS
 
 REGISTRIES: list[plugins.Registry[Any]] = [
-    METRICS, EXTRACTORS, READERS, WORKFLOWS, ENGINES, ENCODERS, POLICIES, TRAINERS
+    METRICS, EXTRACTORS, READERS, WORKFLOWS, ENGINES, ENCODERS, POLICIES, TRAINERS, TRACKERS
 ]  # fmt: skip
 NAMES = [
     "../x",

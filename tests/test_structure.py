@@ -149,7 +149,7 @@ def test_tests_import_no_tests(file: Path) -> None:
     [
         ("hcache.commands", {"torch", "vllm", "sklearn", "transformers", "matplotlib", "jinja2"}),
         ("hcache.sampling, hcache.engines", {"torch", "vllm", "sklearn", "transformers"}),
-        ("hcache.runs.training, hcache.runs.evaluating", {"vllm", "transformers"}),
+        ("hcache.runs.training, hcache.runs.evaluating", {"vllm", "transformers", "tensorboard"}),
         ("hcache.trainers", {"vllm", "transformers", "duckdb", "polars"}),
         ("hcache.policies, hcache.evaluation.evaluator", {"duckdb", "polars"}),
     ],

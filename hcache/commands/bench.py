@@ -14,12 +14,14 @@ from hcache.commands.options import (
     ExperimentFile,
     Overrides,
     Plugins,
+    TrackerName,
     With,
 )
 from hcache.commands.routers import EvaluationProgress, print_report
 from hcache.data.visible import one_line
 from hcache.errors import RunError
 from hcache.experiment import Experiment
+from hcache.runs.tracking import DEFAULT
 
 if TYPE_CHECKING:
     from hcache.runs.benching import Job
@@ -37,6 +39,7 @@ def bench(
     db: Database = None,
     set_: Overrides = None,
     plugin: Plugins = None,
+    tracker: TrackerName = DEFAULT,
     as_json: AsJson = False,
 ) -> None:
     """Train every router in several seeds, a process per core, and evaluate them all.
@@ -53,8 +56,8 @@ def bench(
     loaded = Experiment.load(experiment, set_ or (), db, plugins=plugin or ())
     others = [Experiment.load(file, set_ or (), db, plugins=plugin or ()) for file in with_ or ()]
     chosen = algos.split(",") if algos else _all_that_fit(algorithms(loaded))
-    own = jobs(loaded, chosen, seeds)
-    theirs = [jobs(other, [other.config.train.algo], seeds) for other in others]
+    own = jobs(loaded, chosen, seeds, tracker)
+    theirs = [jobs(other, [other.config.train.algo], seeds, tracker) for other in others]
     wanted = [*own, *(job for group in theirs for job in group)]
     runs = _train_all(wanted)
     trained = [[runs[job.key] for job in group if job.key in runs] for group in (own, *theirs)]

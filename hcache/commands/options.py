@@ -28,4 +28,11 @@ With = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TrackerName = Annotated[
+    str,
+    typer.Option(
+        "--tracker",
+        help="Where metrics are shown: tensorboard, trackio, wandb, mlflow or none.",
+    ),
+]
 Seed = Annotated[int | None, typer.Option(help="Seed, in place of train.seed.")]

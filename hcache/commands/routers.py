@@ -20,6 +20,7 @@ from hcache.commands.options import (
     Overrides,
     Plugins,
     Seed,
+    TrackerName,
     With,
 )
 from hcache.config.file import parse_settings
@@ -27,6 +28,7 @@ from hcache.config.schema import ExperimentConfig, TrainConfig
 from hcache.errors import DataError, RunError
 from hcache.experiment import Experiment
 from hcache.models.replies import in_words
+from hcache.runs.tracking import DEFAULT
 
 if TYPE_CHECKING:
     from hcache.evaluation.report import Report
@@ -43,6 +45,7 @@ def train(
     live: Annotated[
         bool, typer.Option("--live", help="Joint training on-policy: runs the models.")
     ] = False,
+    tracker: TrackerName = DEFAULT,
     db: Database = None,
     set_: Overrides = None,
 ) -> None:
@@ -63,7 +66,7 @@ def train(
         experiment, overrides, db, "joint-live" if live else algo, plugin or ()
     )
     with TrainingProgress(loaded.config) as on_metrics:
-        run = train_router(loaded, init=init, on_metrics=on_metrics)
+        run = train_router(loaded, init=init, on_metrics=on_metrics, tracker=tracker)
     for warning in changes_since(loaded):
         say(f"WARNING: {warning}", "bold red", notes)
     if older := outdated_by(run):

@@ -17,6 +17,7 @@ from hcache.replay.tree import Tree
 from hcache.runs.comparability import damage
 from hcache.runs.folder import Run
 from hcache.runs.manifest import again
+from hcache.runs.tracking import DEFAULT
 from hcache.runs.training import train, with_train
 from hcache.runs.workers import as_finished, submit_all, worker_pool
 from hcache.store import Store
@@ -31,6 +32,7 @@ class Job:
     """One run to train: an experiment with algorithm and seed, all else as said."""
 
     experiment: Experiment
+    tracker: str = DEFAULT
 
     @property
     def name(self) -> str:
@@ -44,12 +46,14 @@ class Job:
         return f"{self.experiment.name}: {self.name}"
 
 
-def jobs(experiment: Experiment, algos: Sequence[str], seeds: int) -> list[Job]:
+def jobs(
+    experiment: Experiment, algos: Sequence[str], seeds: int, tracker: str = DEFAULT
+) -> list[Job]:
     """A job for each algorithm and seed, each with the settings that the experiment has for it."""
     own = experiment.config.train
     return [
-        Job(with_train(experiment, own.of(algo).model_copy(update={"seed": own.seed + seed})))
-        for algo in dict.fromkeys(algos)
+        Job(with_train(experiment, train.model_copy(update={"seed": own.seed + seed})), tracker)
+        for train in map(own.of, dict.fromkeys(algos))
         for seed in range(seeds)
     ]
 
@@ -103,7 +107,7 @@ def run_all(
 
 
 def _train(job: Job) -> Path:
-    run = train(job.experiment, wait=True)  # another bench may be at it
+    run = train(job.experiment, wait=True, tracker=job.tracker)  # another bench may be at it
     if reason := damage(run):
         raise RunError(f"{run.folder}: {reason}", again(run.folder))
     return run.folder

@@ -3,6 +3,7 @@
     <runs>/<algo>-s<seed>-<identity>/
         manifest.json      see `manifest.py`
         metrics.jsonl      one line per iteration
+        events/            the same for TensorBoard
         checkpoint.*       what a killed run goes on from; gone when it is finished
         policy/            weights as safetensors, settings as JSON
         lock               held while it is trained, with the process that does

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from hcache.runs.folder import MetricsLog, Run, find_run, first_difference, now,
 from hcache.runs.leakage import Seen, seen_in, seen_of, write_seen
 from hcache.runs.manifest import MANIFEST, again
 from hcache.runs.methods import stages
+from hcache.runs.tracking import DEFAULT, Tracker, make_tracker, tracked
 from hcache.store import Store
 from hcache.trainers import TRAINERS, OnMetrics, Trainer, fit
 
@@ -35,23 +37,27 @@ def train(
     folder: Path | None = None,
     on_metrics: OnMetrics = lambda metrics: None,
     wait: bool = False,
+    tracker: str = DEFAULT,
 ) -> Run:
     """Train the algorithm that the experiment's `train` names; the run it went into.
 
     An algorithm such as `sft+ppo` is a chain: SFT first, with its defaults, in a run of its own,
     then PPO from where that ended. A run of the same identity that was stopped goes on; one that
     is finished is returned as it is; with `wait`, one that another process trains is so too, once
-    it is finished. `folder` puts the run elsewhere than where the configuration says.
+    it is finished. `folder` puts the run elsewhere than where the configuration says. `tracker` is
+    the name of one of `tracking.TRACKERS`.
 
     Raises:
-        ConfigError: an unknown algorithm or setting, or one that does not fit the workflow.
+        ConfigError: an unknown algorithm, setting or tracker, or one that does not fit here.
         StoreError: the experiment was not sampled like this.
-        RunError: `init` is no run that fits, or another process trains this run.
+        RunError: `init` is no run that fits, another process trains this run, or its tracker
+            failed.
     """
     config, kind = experiment.config, _trainer_class(experiment)
+    tracks = make_tracker(tracker)
     settings = parse_settings(kind.Settings, config.train.settings, "train.settings")
     given = None if init is None else find_run(init, Path(config.runs))
-    start = _start(experiment, given, folder, on_metrics)
+    start = _start(experiment, given, folder, on_metrics, tracker)
     data = {split: _load(experiment, kind, split) for split in ("train", "valid")}
     identity = _identity(config, data, start)
     name = f"{config.train.algo}-s{config.train.seed}-{digest(identity)[:8]}"
@@ -68,7 +74,7 @@ def train(
         torch.set_num_threads(1)  # networks this small gain nothing from more
         trees = {split: _allowed(config, loaded) for split, loaded in data.items()}
         trainer = _trainer(config, settings, trees["train"], start)
-        outcome = _fit(run, trainer, trees["valid"], on_metrics, still_held)
+        outcome = _fit(run, trainer, trees["valid"], on_metrics, still_held, tracks)
         run.write_manifest(manifest | {"finished": now(), "outcome": outcome})
         run.checkpoint.unlink(missing_ok=True)
     return run
@@ -86,7 +92,11 @@ def _trainer_class(experiment: Experiment) -> type[Trainer]:
 
 
 def _start(
-    experiment: Experiment, given: Run | None, folder: Path | None, on_metrics: OnMetrics
+    experiment: Experiment,
+    given: Run | None,
+    folder: Path | None,
+    on_metrics: OnMetrics,
+    tracker: str,
 ) -> Run | None:
     """The run to start from: the one given, or behind it all of the chain but the last."""
     settings = experiment.config.train
@@ -97,7 +107,7 @@ def _start(
         return given
     first = with_train(experiment, settings.of("+".join(before)))
     init = None if given is None else given.folder
-    return train(first, init=init, folder=folder, on_metrics=on_metrics, wait=True)
+    return train(first, init=init, folder=folder, on_metrics=on_metrics, wait=True, tracker=tracker)
 
 
 def _load(experiment: Experiment, kind: type[Trainer], split: str) -> Replay:
@@ -197,18 +207,22 @@ def _fit(
     valid: Tree,
     on_metrics: OnMetrics,
     still_held: Callable[[], None],
+    tracker: Tracker,
 ) -> dict[str, Any]:
     """Train to the end, with all that is kept on the way; how it ended."""
     settings = run.config.train
-    log = MetricsLog(run)
-
-    def record(metrics: dict[str, float]) -> None:
-        still_held()
-        log.write(metrics)
-        on_metrics(metrics)
-
     began = time.monotonic()
-    try:
+    with closing(MetricsLog(run)) as log, tracked(tracker, run, _to_track(run)) as track:
+
+        def keep(metrics: dict[str, float]) -> None:
+            log.write(metrics)
+            track(metrics)
+
+        def record(metrics: dict[str, float]) -> None:
+            still_held()
+            keep(metrics)
+            on_metrics(metrics)
+
         fitted = fit(
             trainer,
             valid,
@@ -216,13 +230,11 @@ def _fit(
             evaluate_every=settings.evaluate_every,
             patience=settings.patience,
             on_metrics=record,
-            on_resume=log.write,
+            on_resume=keep,
             checkpoint=run.checkpoint,
             resume=True,
             run=digest(run.manifest["identity"]),
         )
-    finally:
-        log.close()
     still_held()
     fitted.policy.save(run.policy_folder)
     return {
@@ -235,6 +247,12 @@ def _fit(
         "files": run.files(),
         "seconds": round(time.monotonic() - began, 3),
     }
+
+
+def _to_track(run: Run) -> dict[str, Any]:
+    """The settings of a training by name, for its tracker."""
+    own = run.config.train.model_dump(mode="json", exclude={"also", "settings"})
+    return {"experiment": run.config.name, **run.manifest["settings"], **own}
 
 
 def _weights(run: Run) -> str:
@@ -264,6 +282,7 @@ def repeat(
             init=run.manifest["init"],
             folder=Path(folder),
             on_metrics=on_metrics,
+            tracker="none",
         )
         return _difference(run, again)
 

@@ -62,13 +62,19 @@ class GradientTrainer(Trainer):
         )
         self.generator = torch.Generator(self.device).manual_seed(self.seed)
 
-    def descend(self, loss: Tensor, max_norm: float | None = None) -> None:
+    def descend(self, loss: Tensor) -> None:
         """One step of the optimizer."""
         self.optimizer.zero_grad()
         loss.backward()
-        if max_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.policy.parameters(), max_norm)
         self.optimizer.step()
+
+    def descend_clipped(self, loss: Tensor, max_norm: float) -> Tensor:
+        """One step with the gradient clipped to `max_norm`; its norm before that, a scalar."""
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), max_norm)
+        self.optimizer.step()
+        return norm
 
     def permutation(self, length: int) -> Tensor:
         """A random order, on the trainer's device."""

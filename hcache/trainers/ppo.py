@@ -158,10 +158,14 @@ class PPO(NetworkTrainer):
             order = self.permutation(len(batch.state_B))
             for part in order.chunk(self.settings.minibatches):
                 losses = self._losses(batch[part])
-                self.descend(losses["loss"], self.settings.max_grad_norm)
+                norm = self.descend_clipped(losses["loss"], self.settings.max_grad_norm)
+                losses["grad_norm"] = norm
                 sums = {name: sums.get(name, 0.0) + v.detach() for name, v in losses.items()}
                 updates += 1
-        return {name: float(value) / updates for name, value in sums.items()}
+        explained = explained_variance(rollout.value_LE[live_LE], batch.return_B)
+        *totals, explained_now = torch.stack([*sums.values(), explained]).tolist()
+        means = {name: total / updates for name, total in zip(sums, totals, strict=True)}
+        return {**means, "explained_variance": explained_now}
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         """L = −surrogate + vf_coef · value loss − ent_coef · entropy, each a mean over steps."""
@@ -172,7 +176,8 @@ class PPO(NetworkTrainer):
         advantage_B = batch.advantage_B
         if settings.norm_adv and len(advantage_B) > 1:
             advantage_B = (advantage_B - advantage_B.mean()) / (advantage_B.std() + 1e-8)
-        ratio_B = (logprob_B - batch.logprob_B).exp()
+        log_ratio_B = logprob_B - batch.logprob_B
+        ratio_B = log_ratio_B.exp()
         clipped_B = ratio_B.clamp(1 - settings.clip_coef, 1 + settings.clip_coef)
         surrogate = torch.minimum(ratio_B * advantage_B, clipped_B * advantage_B).mean()
         value_loss = 0.5 * (value_B - batch.return_B).square().mean()
@@ -183,6 +188,7 @@ class PPO(NetworkTrainer):
             "value_loss": value_loss,
             "entropy": entropy,
             "clip_fraction": (ratio_B != clipped_B).float().mean(),
+            "approx_kl": approx_kl(log_ratio_B.detach()),
         }
 
 
@@ -200,6 +206,22 @@ def gae(reward_LE: Tensor, value_LE: Tensor, live_LE: Tensor, gae_lambda: float)
         next_value_E = torch.where(live_LE[hop], value_LE[hop], 0.0)
         next_advantage_E = advantage_LE[hop]
     return advantage_LE
+
+
+def approx_kl(log_ratio_B: Tensor) -> Tensor:
+    """Estimate of KL(old ‖ new) from actions of the old policy, a scalar, never negative.
+
+    The mean of r − 1 − log r with r = new / old, which is k3 of John Schulman's "Approximating KL
+    Divergence" (joschu.net/blog/kl-approx.html); `expm1` keeps what small ratios would lose.
+    """
+    return (log_ratio_B.expm1() - log_ratio_B).mean()
+
+
+def explained_variance(value_B: Tensor, return_B: Tensor) -> Tensor:
+    """1 − Var(return − value) / Var(return), a scalar; 0 where the returns do not differ."""
+    variance = return_B.var(correction=0)
+    left = (return_B - value_B).var(correction=0)
+    return torch.where(variance > 0, 1 - left / variance, 0.0)
 
 
 def exact_advantages(tree: Tree, reward_M: Tensor, probs_NA: Tensor) -> tuple[Tensor, Tensor]:

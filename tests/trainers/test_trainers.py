@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,15 @@ from hcache.replay.exact import oracle_leaves, reach, sequences
 from hcache.replay.tree import tree_of_leaf, tree_of_state
 from hcache.trainers import TRAINERS, fit, greedy_metrics
 from hcache.trainers.device import pick_device
-from hcache.trainers.ppo import PPO, PPOSettings, exact_advantages, gae
+from hcache.trainers.ppo import (
+    PPO,
+    Batch,
+    PPOSettings,
+    approx_kl,
+    exact_advantages,
+    explained_variance,
+    gae,
+)
 from hcache.trainers.sft import (
     SFT,
     Balance,
@@ -216,6 +225,58 @@ def test_a_rollout_walks_the_tree(seed: int) -> None:
         assert reward == pytest.approx(float(tree.reward_M(0.1)[leaf]), abs=1e-6)
         assert not bool(rollout.live_LE[hop + 1 :, episode].any())
     assert seen.max() - seen.min() <= 1  # every tree as often as any other
+
+
+@given(st.lists(st.floats(-3, 3), min_size=1, max_size=20))
+def test_approx_kl_is_k3_and_never_negative(log_ratios: list[float]) -> None:
+    k3 = sum(math.exp(x) - 1 - x for x in log_ratios) / len(log_ratios)
+    found = float(approx_kl(torch.tensor(log_ratios)))
+    assert found == pytest.approx(k3, rel=1e-4, abs=1e-6)
+    assert found >= 0
+
+
+def test_approx_kl_is_the_kl_on_average_and_keeps_small_changes() -> None:
+    old, new = torch.tensor([0.2, 0.5, 0.3]), torch.tensor([0.3, 0.4, 0.3])
+    action_B = torch.multinomial(
+        old, 200_000, replacement=True, generator=torch.Generator().manual_seed(0)
+    )
+    estimate = float(approx_kl((new / old).log()[action_B]))
+    assert estimate == pytest.approx(float((old * (old / new).log()).sum()), rel=0.02)
+    assert float(approx_kl(torch.tensor([1e-4]))) == pytest.approx(0.5e-8, rel=0.01)
+
+
+def test_explained_variance_against_its_definition() -> None:
+    return_B = torch.tensor([0.0, 1.0, 2.0, 5.0])
+    value_B = torch.tensor([0.5, 1.0, 1.0, 4.0])
+    left = statistics.pvariance((return_B - value_B).tolist())
+    wanted = 1 - left / statistics.pvariance(return_B.tolist())
+    assert float(explained_variance(value_B, return_B)) == pytest.approx(wanted)
+    assert float(explained_variance(return_B - 7, return_B)) == 1
+    assert float(explained_variance(torch.zeros(4), return_B)) == 0
+    for count in (1, 3):  # returns that are equal: nothing to explain
+        value_B = torch.arange(count).float()
+        assert float(explained_variance(value_B, torch.ones(count))) == 0
+
+
+@pytest.mark.parametrize("advantage", ["gae", "exact"])
+def test_diagnostics_of_a_step_against_a_plain_loop(advantage: Any) -> None:
+    """One update on all steps: nothing has moved yet, and the norm is that of autograd."""
+    values = {"update_epochs": 1, "minibatches": 1, "advantage": advantage, "max_grad_norm": 1e-3}
+    trainer, twin = fresh("ppo", **values), fresh("ppo", **values)
+    rollout = twin.rollout()
+    advantage_LE, return_LE = twin.estimate(rollout)
+    live_LE = rollout.live_LE
+    steps = (rollout.state_LE, rollout.action_LE, rollout.logprob_LE, advantage_LE, return_LE)
+    twin._losses(Batch(*(value_LE[live_LE] for value_LE in steps)))["loss"].backward()
+    squares = [float(weight.grad.square().sum()) for weight in twin.policy.parameters()]
+    explained = explained_variance(rollout.value_LE[live_LE], return_LE[live_LE])
+    metrics = trainer.step()
+    assert metrics["grad_norm"] == pytest.approx(math.sqrt(sum(squares)), rel=1e-4)
+    assert metrics["grad_norm"] > 1e-3  # before clipping
+    assert metrics["explained_variance"] == pytest.approx(float(explained), rel=1e-6)
+    assert metrics["approx_kl"] == pytest.approx(0, abs=1e-9)
+    moved = fresh("ppo", update_epochs=4, minibatches=4, lr=1e-2).step()
+    assert moved["approx_kl"] > 1e-4
 
 
 def test_ppo_with_stop_masked_never_stops() -> None:
