@@ -7,6 +7,8 @@ MINUTES ?= 10
 SEED ?= 0
 export PYTHON ENGINE TORCH_INDEX
 KILLS ?= 1000
+VLLM_KILLS ?= 20
+EVERY ?= 1
 
 .PHONY: help setup demo test torture fuzz lint lock clean
 
@@ -22,8 +24,10 @@ demo: setup ## sample, train and evaluate the demo
 test: lint ## run the checks of lint, then the tests on all cores, warnings being errors
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-torture: setup ## kill sampling at random moments, KILLS times, and compare what it made
-	$(BIN)/python benchmarks/torture.py $(KILLS)
+torture: setup ## kill sampling (KILLS, VLLM_KILLS) and fail at EVERY n-th call: what it makes stays
+	$(BIN)/python -m benchmarks.torture --kills $(KILLS) --requests 100 --queries 40
+	$(BIN)/python -m benchmarks.torture --every $(EVERY)
+	$(BIN)/python -m benchmarks.torture --vllm $(VLLM_KILLS)
 
 fuzz: setup ## feed hostile inputs to each target of tests/fuzz for MINUTES of CPU time (10)
 	@failed=; for target in config readers scripts extractors sql export; do \

@@ -16,15 +16,18 @@ from collections.abc import Sequence
 
 
 class HcacheError(Exception):
-    """Base of all errors that hcache raises on purpose; `hint` says what to do next."""
+    """Base of all errors that hcache raises on purpose; `hint` says what to do next.
 
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
+    docs/errors.md lists them all; `scripts/errors.py` makes it from the places that raise them.
+    """
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message, hint)  # both, by which a worker process hands it over
         self.message = message
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message} {self.hint}".strip()
+        return f"{self.message} {self.hint}"
 
 
 class ConfigError(HcacheError):
@@ -53,7 +56,10 @@ class ArmError(EngineError):
 
 def together(errors: Sequence[EngineError]) -> EngineError:
     """One error that says what several do."""
-    return errors[0] if len(errors) == 1 else EngineError(" ".join(map(str, errors)))
+    *others, last = errors
+    if not others:
+        return last
+    return EngineError(" ".join([*map(str, others), last.message]), last.hint)
 
 
 class RunError(HcacheError):

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hcache.config.file import describe, read_config
+from hcache.config.file import read_config, refused
 from hcache.config.schema import DatasetConfig, ExperimentConfig
 from hcache.data.extractors import EXTRACTORS
 from hcache.data.hub import fetch, is_hub_name
@@ -24,7 +24,7 @@ from hcache.models.arms import Arm, Pool
 from hcache.models.files import locate
 from hcache.models.replies import ReplyCount
 from hcache.plugins import load_file
-from hcache.store import Store, wait_and_write
+from hcache.store import Store, exists, wait_and_write
 from hcache.store.queries import REPLIES
 from hcache.store.schema import RESERVED
 from hcache.workflows import WORKFLOWS, Workflow
@@ -49,7 +49,7 @@ class Experiment:
         self.folder = source.resolve().parent
         self.db = db if db is not None else Path(config.db)
         for number, file in enumerate(config.plugins):
-            load_file(locate(file, self.folder, f"plugins.{number}"))
+            load_file(locate(file, self.folder, f"plugins.{number}", "plugins=[PATH]"))
         self.config = _with_files(config, self.folder, f"{source}: workflow")
         self.workflow = build_workflow(self.config.workflow, f"{source}: workflow")
         _check_free(self.workflow, self.config, str(source))
@@ -181,7 +181,7 @@ class Experiment:
         Returns the number of queries that are now in another split than was recorded before.
         """
         tables = self._tables()
-        stored = self._recorded() if self.db.exists() else {}
+        stored = self._recorded() if exists(self.db) else {}
         if all(_same_rows(stored.get(table, []), tables[table]) for table in RECORDED):
             return 0
         wait_and_write(self.db, tables, patience, RECORDED, self.name)
@@ -267,7 +267,7 @@ def build_workflow(settings: dict[str, Any], place: str) -> Workflow:
     try:
         return workflow.model_validate(settings)
     except ValidationError as error:
-        raise ConfigError(describe(error, workflow, place)) from error
+        raise refused(error, workflow, place) from error
 
 
 def _kind_of(settings: dict[str, Any], place: str) -> type[Workflow]:

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 from pathlib import Path
 from typing import Any
 
+Identity = tuple[int, int]
+
 
 def cache_folder() -> Path:
     """Folder for what can be made or fetched again, below the user's cache."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     return home / "hcache"
+
+
+def find(path: str, *folders: Path) -> Path | None:
+    """Place of a path below the first of some folders that has it; None where none can have it."""
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # too long, NUL, ~nobody
+        given = Path(path).expanduser()
+        return next(
+            (place.resolve() for folder in folders if (place := folder / given).exists()), None
+        )
+    return None
+
+
+def identity(path: Path) -> Identity | None:
+    """Device and inode of a file, None where there is none: another in its place differs."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_dev, stat.st_ino
 
 
 def replace_file(path: Path, *parts: bytes | memoryview) -> None:

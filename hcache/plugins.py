@@ -127,7 +127,10 @@ def load_file(path: Path) -> None:
     try:
         source = Source(str(path), digest_file(path))
     except OSError as error:
-        raise ConfigError(f"plug-in {path}: cannot be read ({error.strerror}).") from error
+        raise ConfigError(
+            f"plug-in {path}: cannot be read ({error.strerror}).",
+            "Correct the path in `plugins:` or --plugin.",
+        ) from error
     if source in _files.values():
         return
     if any(source.name == known.name for known in _files.values()):
@@ -137,7 +140,9 @@ def load_file(path: Path) -> None:
     name = f"{FILE_PREFIX}{path.stem}_{digest([source.name, source.digest])[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"plug-in {path}: is not a Python file.", "Its name ends in .py.")
+        raise ConfigError(
+            f"plug-in {path}: is not a Python file.", "Give a file whose name ends in .py."
+        )
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # as pickle and dataclasses expect
     _files[name] = source
@@ -145,7 +150,9 @@ def load_file(path: Path) -> None:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever foreign code raises
         del sys.modules[name], _files[name]
-        raise ConfigError(f"plug-in {path}: {_in_words(error)}") from error
+        raise ConfigError(
+            f"plug-in {path}: {_in_words(error)}.", "Mend the file, or leave it out."
+        ) from error
 
 
 def sources() -> list[Source]:
@@ -172,7 +179,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"{guess} known: {', '.join(names)}"
 
 
-def lookup(known: Mapping[str, T], name: object, what: str, place: str = "", hint: str = "") -> T:
+def lookup(
+    known: Mapping[str, T],
+    name: object,
+    what: str,
+    place: str = "",
+    hint: str = "Choose one of these.",
+) -> T:
     """An entry of a mapping by its name; `place` is where the name stands.
 
     Raises:
@@ -182,7 +195,7 @@ def lookup(known: Mapping[str, T], name: object, what: str, place: str = "", hin
         return known[name]
     where = f"{place}: " if place else ""
     message = f"{where}unknown {what} {name!r}{did_you_mean(str(name), sorted(known))}"
-    raise ConfigError(f"{message}." if hint else message, hint)
+    raise ConfigError(f"{message}.", hint)
 
 
 @cache
@@ -197,7 +210,7 @@ def _load(point: EntryPoint) -> Any:
         package = point.dist.name if point.dist else point.module
         raise ConfigError(
             f"{point.group}: {point.name} of the package {package} cannot be loaded: "
-            f"{_in_words(error)}",
+            f"{_in_words(error)}.",
             "Mend the package, or uninstall it.",
         ) from error
 
@@ -215,4 +228,4 @@ def _source_of_package(top: str) -> Source:
 
 
 def _in_words(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {error}".rstrip(".")

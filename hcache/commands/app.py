@@ -24,13 +24,22 @@ from hcache.commands import (
 from hcache.commands.console import notes, say
 from hcache.data.visible import visible
 from hcache.errors import HcacheError
-from hcache.runs.signals import EndRequest, ending_signals
+from hcache.runs.signals import ENDING, EndRequest, end_now, ending_signals
 
 INTERRUPTED = 130  # what typer exits with after any KeyboardInterrupt
+EXIT_CODES = {
+    0: "all went well",
+    1: "an error, which is said in one line with the way out",
+    2: "no command, or an option or argument that it does not take, or lacks",
+    **{128 + signal: f"ended by {signal.name}" for signal in ENDING},
+}
 
 app = typer.Typer(
     name="hcache",
     help="Sample every model sequence once, then train and evaluate routers by replay.",
+    epilog="Exit codes: "
+    + "; ".join(f"{code}: {meaning}" for code, meaning in EXIT_CODES.items())
+    + ". docs/errors.md has every error with its way out.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -66,9 +75,9 @@ def main() -> None:
         try:
             app()
         except HcacheError as error:
-            _fail(f"{error}")
+            _fail(error)
         except OSError as error:  # a file or folder that cannot be read or written
-            _fail(f"{error}")
+            _fail(HcacheError(f"{error}.", "Check the path, its permissions and its disk."))
         except KeyboardInterrupt:
             _stop(request)
         except SystemExit as end:
@@ -79,9 +88,9 @@ def main() -> None:
 
 def _stop(request: EndRequest) -> NoReturn:
     say(f"stopped by {request.name}; run the same command again to go on.", to=notes)
-    sys.exit(request.exit_code)
+    end_now(request.exit_code)
 
 
-def _fail(message: str) -> NoReturn:
-    notes.print(Text("error:", "bold red"), visible(message), soft_wrap=True)
+def _fail(error: HcacheError) -> NoReturn:
+    notes.print(Text("error:", "bold red"), visible(f"{error}"), soft_wrap=True)
     sys.exit(1)

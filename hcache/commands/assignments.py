@@ -12,7 +12,7 @@ from hcache.commands.console import say
 from hcache.commands.export import check_free, chosen_experiment, write_out
 from hcache.commands.inspect import DatabaseFile
 from hcache.config.file import parse_settings
-from hcache.config.schema import ExperimentConfig, FeaturesConfig
+from hcache.config.schema import ExperimentConfig, FeaturesConfig, TrainConfig
 from hcache.data.queries import known_split
 from hcache.errors import StoreError
 from hcache.store import Store
@@ -59,6 +59,7 @@ def assignments(
     values = {"ties": ties, "min_best": min_best, "balance": balance}
     values |= {"balance_factor": factor, "balance_skip": skip}
     settings = parse_settings(TargetSettings, values, "--")
+    alpha = parse_settings(TrainConfig, {"alpha": alpha}, "--").alpha
     with Store(db) as store:
         rows = _rows(store, chosen_experiment(store, experiment), split, alpha, settings, seed)
     write_out(out, (json.dumps(rows, indent=2, ensure_ascii=False) + "\n").encode())
@@ -78,7 +79,10 @@ def _rows(
     found = store.rows_of("experiments", name)
     roles = store.sql(ROLES, [found["workflow"][0]])["role"].to_list()
     if not roles:
-        raise StoreError(f"the workflow of {name} has no roles to assign.", "teacher_student has.")
+        raise StoreError(
+            f"the workflow of {name} has no roles to assign.",
+            "Name an experiment of one that has, such as teacher_student, with --experiment.",
+        )
     config = ExperimentConfig.model_validate_json(found["config"][0])
     config = config.model_copy(update={"features": FeaturesConfig()})  # they are not looked at
     tree = load_replay(store, config, split).tree

@@ -17,9 +17,11 @@ from hcache.commands.options import (
     With,
 )
 from hcache.commands.routers import EvaluationProgress, print_remarks
+from hcache.errors import RunError
 from hcache.experiment import Experiment
 
 if TYPE_CHECKING:
+    from hcache.evaluation.report import Report
     from hcache.runs.benching import Job
     from hcache.runs.folder import Run
 
@@ -40,11 +42,11 @@ def bench(
     """Train every router in several seeds, a process per core, and evaluate them all.
 
     Of an experiment given by --with, the algorithm that its file names is trained. What is trained
-    already is not trained again.
+    already is not trained again. A run that is damaged or diverges is left out of the table, and
+    makes the exit code 1.
 
     Example: `hcache bench data/demo/experiment.yaml --seeds 5`
     """
-    from hcache.evaluation.leaderboard import table
     from hcache.runs.benching import algorithms, jobs
     from hcache.runs.evaluating import evaluate_runs
 
@@ -53,18 +55,28 @@ def bench(
     chosen = algos.split(",") if algos else _all_that_fit(algorithms(loaded))
     own = jobs(loaded, chosen, seeds)
     theirs = [jobs(other, [other.config.train.algo], seeds) for other in others]
-    runs = _train_all([*own, *(job for group in theirs for job in group)])
+    wanted = [*own, *(job for group in theirs for job in group)]
+    runs = _train_all(wanted)
+    trained = [[runs[job.key] for job in group if job.key in runs] for group in (own, *theirs)]
     with EvaluationProgress() as on_router:
         report = evaluate_runs(
             loaded,
-            [runs[job.key] for job in own],
+            trained[0],
             split,
-            [
-                (other, [runs[job.key] for job in group])
-                for other, group in zip(others, theirs, strict=True)
-            ],
+            list(zip(others, trained[1:], strict=True)),
             on_router,
         )
+    _print(report, as_json)
+    if missing := len(wanted) - len(runs):
+        raise RunError(
+            f"{missing} of {len(wanted)} runs are left out.",
+            "Do what is said of each above, and run the same command again.",
+        )
+
+
+def _print(report: Report, as_json: bool) -> None:
+    from hcache.evaluation.leaderboard import table
+
     if as_json:
         typer.echo(report.to_json(), nl=False)
         return
@@ -82,7 +94,7 @@ def _all_that_fit(known: dict[str, str]) -> list[str]:
 
 
 def _train_all(wanted: list[Job]) -> dict[str, Run]:
-    """Train with a bar over the runs; runs by the key of their job."""
+    """Train with a bar over the runs; runs by the key of their job, but those that are damaged."""
     from hcache.runs.benching import run_all
 
     done: dict[str, Run] = {}
@@ -95,5 +107,9 @@ def _train_all(wanted: list[Job]) -> dict[str, Run]:
             reward = run.manifest["outcome"]["best_valid_reward"]
             bars.update(task, advance=1, description=f"{job.name}: valid R {reward:.4f}")
 
-        run_all(wanted, finished)
+        def failed(job: Job, error: RunError) -> None:
+            bars.update(task, advance=1)
+            say(f"left out: {job.key}: {error}", to=notes)
+
+        run_all(wanted, finished, failed)
     return done

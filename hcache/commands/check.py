@@ -59,7 +59,11 @@ def check(
             say(line)
     if found.faults:
         total = sum(fault.count for fault in found.faults)
-        raise StoreError(f"{path}: {total:,} faults of {len(found.faults)} kinds.")
+        raise StoreError(
+            f"{path}: {total:,} faults of {len(found.faults)} kinds.",
+            "docs/checking.md says what they mean; to have a sound one, sample into another file: "
+            "hcache sample EXPERIMENT.yaml --db FILE",
+        )
     if not as_json:
         say(f"{path}: clean")
 

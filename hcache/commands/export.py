@@ -51,7 +51,10 @@ def export(
     Example: `hcache export --db runs/demo/hcache.duckdb replies.parquet`
     """
     if out.suffix not in FORMATS:
-        raise ConfigError(f"{out}: unknown format {out.suffix!r}.", f"Known: {', '.join(FORMATS)}.")
+        raise ConfigError(
+            f"{out}: unknown format {out.suffix!r}.",
+            f"Known: {', '.join(FORMATS)}.",
+        )
     check_free(out, force)
     with Store(db) as store:
         chosen = chosen_experiment(store, experiment)
@@ -109,11 +112,15 @@ def chosen_experiment(store: Store, name: str | None) -> str:
         StoreError: there are several to choose from, or none.
     """
     known = store.experiments()
+    if not known:
+        raise StoreError(
+            f"{store.path} holds no experiment.", "Fill it with: hcache sample EXPERIMENT.yaml"
+        )
     if name is not None:
         return lookup({experiment: experiment for experiment in known}, name, "experiment")
-    if len(known) != 1:
+    if len(known) > 1:
         raise StoreError(
             f"{store.path} holds {len(known)} experiments.",
-            f"Choose with --experiment: {', '.join(known)}." if known else "",
+            f"Choose with --experiment: {', '.join(known)}.",
         )
     return known[0]

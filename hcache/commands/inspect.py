@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -81,7 +82,9 @@ def show(
                 "Ids: hcache sql 'select trajectory_id, sequence from outcomes limit 9' --db FILE",
             )
         if len({row["trajectory_id"] for row in found}) > 1:
-            raise StoreError(f"more than one trajectory begins with {trajectory!r}.", "Give more.")
+            raise StoreError(
+                f"more than one trajectory begins with {trajectory!r}.", "Give more of its id."
+            )
         outcome = found[0]
         calls = answer(store, CALLS, [outcome["trajectory_id"], outcome["experiment"]]).rows
         scores = {metric: outcome[metric] for metric in store.metrics()}
@@ -97,7 +100,7 @@ def show(
     ) as e:
         raise StoreError(
             f"{db}: trajectory {outcome['trajectory_id']} is damaged ({type(e).__name__}: {e}).",
-            "What else is: hcache check FILE",
+            f"See what else is: hcache check {quote(str(db))}",
         ) from e
     for name, text in told:
         if name:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
 from hcache.commands.console import console, csv_text, field, notes, print_json, progress, say
+from hcache.commands.export import write_out
 from hcache.commands.options import (
     AsJson,
     Database,
@@ -20,7 +22,8 @@ from hcache.commands.options import (
     Seed,
     With,
 )
-from hcache.config.schema import ExperimentConfig
+from hcache.config.file import parse_settings
+from hcache.config.schema import ExperimentConfig, TrainConfig
 from hcache.errors import DataError, RunError
 from hcache.experiment import Experiment
 from hcache.models.replies import in_words
@@ -172,15 +175,15 @@ def evaluate(
 
     experiment, runs = target_of(target, set_ or (), db, plugin or ())
     if alpha is not None:
-        settings = experiment.config.train.model_copy(update={"alpha": alpha})
-        experiment = with_train(experiment, settings)
+        values = experiment.config.train.model_dump() | {"alpha": alpha}
+        experiment = with_train(experiment, parse_settings(TrainConfig, values, "--"))
     others = [target_of(str(file), set_ or (), db, plugin or ()) for file in with_ or ()]
     with EvaluationProgress() as on_router:
         report = evaluate_runs(experiment, runs, split, others, on_router)
     if csv is not None:
         rows = report.to_dict()["rows"]
         columns = list(dict.fromkeys(name for row in rows for name in row))
-        csv.write_text(csv_text(columns, rows), encoding="utf-8")
+        write_out(csv, csv_text(columns, rows).encode())
     if as_json:
         typer.echo(report.to_json(), nl=False)
         return
@@ -233,7 +236,10 @@ def _lines(file: Path | None) -> list[str]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"--passages {file}: cannot be read as UTF-8 text ({error}).") from error
+        raise DataError(
+            f"--passages {file}: cannot be read as UTF-8 text ({error}).",
+            "Give a text file with one passage a line.",
+        ) from error
     return [line for line in lines if line.strip()]
 
 
@@ -243,16 +249,20 @@ def rerun(
 ) -> None:
     """Repeat a run from its manifest, and say whether the result is identical.
 
+    Where it is not, the first difference is said, and the exit code is 1.
+
     Example: `hcache rerun runs/demo/ppo-s0-1a2b3c4d`
     """
-    from hcache.runs.folder import find_run
     from hcache.runs.training import repeat
 
-    found = find_run(run)
+    found = _finished(run)
     with TrainingProgress(found.config) as on_metrics:
         difference = repeat(found, db, on_metrics)
     if difference is not None:
-        raise RunError(f"{found.name}: {difference}")
+        raise RunError(
+            f"{found.name} came out otherwise: {difference}.",
+            f"See what it was made with, and where: hcache runs show {quote(str(found.folder))}",
+        )
     say(f"{found.name}: identical")
 
 
@@ -261,18 +271,26 @@ def target_of(
 ) -> tuple[Experiment, list[Run]]:
     """An experiment file with its finished runs, or a run with its experiment."""
     from hcache.runs.comparability import damage
-    from hcache.runs.folder import all_runs, find_run
+    from hcache.runs.folder import all_runs
 
     if target.endswith((".yaml", ".yml")):
         loaded = Experiment.load(target, overrides, db, plugins=plugins)
         runs = [run for run in all_runs(Path(loaded.config.runs)) if _may_be_of(run, loaded.name)]
         return loaded, runs
-    run = find_run(target)
+    run = _finished(target)
+    if reason := damage(run):
+        raise RunError(f"{run.name}: {reason.rstrip('.')}.", "Train it again.")
+    return run.experiment(db), [run]
+
+
+def _finished(name: str) -> Run:
+    """A run that is finished, by its folder or its name."""
+    from hcache.runs.folder import find_run
+
+    run = find_run(name)
     if not run.finished:
         raise RunError(f"{run.folder} is not finished.", "Run the same train command to go on.")
-    if reason := damage(run):
-        raise RunError(f"{run.name}: {reason}", "Train it again.")
-    return run.experiment(db), [run]
+    return run
 
 
 def _may_be_of(run: Run, experiment: str) -> bool:

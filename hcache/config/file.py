@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from hcache.config.schema import ExperimentConfig, Settings, TrainConfig
+from hcache.config.schema import ExperimentConfig, Section, TrainConfig
 from hcache.config.yaml import load_yaml
 from hcache.errors import ConfigError
 from hcache.keys import well_formed
 from hcache.plugins import did_you_mean
 
-S = TypeVar("S", bound=Settings)
+S = TypeVar("S", bound=Section)
 
 SHOWN = 200  # characters of a value that an error repeats
+_SECRET = re.compile(
+    r"(^|[._])(api_?key|(hf|auth|access|bearer)_token|password|passwd|secret)$", re.IGNORECASE
+)
+_PASSWORD = re.compile(r"://[^\s/@:]*:[^\s/@]+@")  # of a URL
 EXAMPLE = "data/demo/experiment.yaml is one to start from."
 
 
@@ -30,7 +35,7 @@ def parse_settings(settings: type[S], values: Mapping[str, Any], place: str) -> 
     try:
         return settings.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError(describe(error, settings, place)) from error
+        raise refused(error, settings, place) from error
 
 
 def read_config(
@@ -58,7 +63,7 @@ def _train_of(raw: dict[str, Any], algo: str, path: Path) -> dict[str, Any]:
     try:
         train = TrainConfig.model_validate(raw.get("train", {}))
     except ValidationError as error:
-        raise ConfigError(describe(error, TrainConfig, f"{path}: train")) from error
+        raise refused(error, TrainConfig, f"{path}: train") from error
     return train.of(algo).model_dump(mode="json")
 
 
@@ -69,10 +74,15 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     if base is None:
         return raw
     if not isinstance(base, str) or Path(base).name != base:
-        raise ConfigError(f"{path}: base: {base!r} is no file beside it.", "Like: experiment.yaml")
+        raise ConfigError(
+            f"{path}: base: {base!r} is no file beside it.", "Name one, like experiment.yaml"
+        )
     below = read_yaml(path.parent / base, hint=EXAMPLE)
     if "base" in below:
-        raise ConfigError(f"{path}: base: {base} has a base itself.", "One level is all there is.")
+        raise ConfigError(
+            f"{path}: base: {base} has a base itself.",
+            "One level is all there is: put the settings of that one into the other.",
+        )
     return _merged(below, raw)
 
 
@@ -86,7 +96,7 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return below | above | sections
 
 
-def read_yaml(path: Path, place: str = "", hint: str = "") -> dict[str, Any]:
+def read_yaml(path: Path, hint: str, place: str = "") -> dict[str, Any]:
     """Mapping of a YAML file, in which no key may stand twice.
 
     `place` is the setting that names the file, and `hint` says what one looks like, for errors.
@@ -103,6 +113,8 @@ def read_yaml(path: Path, place: str = "", hint: str = "") -> dict[str, Any]:
         raise ConfigError(
             f"{name}: not UTF-8 (byte {error.start}).", "Save it as UTF-8."
         ) from error
+    except ValueError as error:  # NUL in its name
+        raise ConfigError(f"{name}: cannot read the file ({error}).", hint) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -117,11 +129,32 @@ def _problem(error: yaml.YAMLError) -> str:
 
 
 def parse_config(raw: dict[str, Any], source: str) -> ExperimentConfig:
-    """Validate an experiment given as a mapping; `source` is what errors call it."""
+    """Validate an experiment given as a mapping; `source` is what errors call it.
+
+    Raises:
+        ConfigError: naming the place, what is wrong and what would be right; a secret is refused.
+    """
+    for place in _secrets(raw):
+        raise ConfigError(
+            f"{source}: {place} holds a secret, which would stand in databases and manifests.",
+            "Give it in the environment, such as HF_TOKEN, and take it out here.",
+        )
     try:
         return ExperimentConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(describe(error, ExperimentConfig, source)) from error
+        raise refused(error, ExperimentConfig, source) from error
+
+
+def _secrets(value: object, place: str = "") -> Iterator[str]:
+    """Places of texts that are secrets by their key, and of URLs with a password."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _secrets(part, f"{place}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for number, part in enumerate(value):
+            yield from _secrets(part, f"{place}.{number}")
+    elif isinstance(value, str) and (_SECRET.search(place) or _PASSWORD.search(value)):
+        yield place
 
 
 def _set(raw: dict[str, Any], override: str) -> None:
@@ -129,13 +162,16 @@ def _set(raw: dict[str, Any], override: str) -> None:
     if not equals or not place:
         raise ConfigError(f"--set {override}: not of the form place=value.", "Like train.alpha=0.1")
     if well_formed(override) != override:
-        raise ConfigError(f"--set {override}: not UTF-8.", "Like train.alpha=0.1")
+        raise ConfigError(f"--set {override}: not UTF-8.", "Give it in UTF-8.")
     *parents, last = place.split(".")
     node = raw
     for parent in parents:
         below = node.setdefault(parent, {})
         if not isinstance(below, dict):
-            raise ConfigError(f"--set {override}: {parent} is a value, nothing is below it.")
+            raise ConfigError(
+                f"--set {override}: {parent} is a value, nothing is below it.",
+                "Name a value, like train.alpha=0.1",
+            )
         node = below
     try:
         node[last] = load_yaml(text)
@@ -146,9 +182,12 @@ def _set(raw: dict[str, Any], override: str) -> None:
         ) from error
 
 
-def describe(error: ValidationError, model: type[BaseModel], source: str) -> str:
-    """A validation error in one line: every place, with what is wrong and what is known."""
-    return "; ".join(_describe_one(dict(item), model, source) for item in error.errors())
+def refused(error: ValidationError, model: type[BaseModel], source: str) -> ConfigError:
+    """A validation error as ours, in one line: every place, what is wrong and what is known."""
+    told = "; ".join(_describe_one(dict(item), model, source) for item in error.errors())
+    return ConfigError(
+        told.rstrip(".") + ".", "Correct it there; docs/experiment.md describes every setting."
+    )
 
 
 def _describe_one(item: dict[str, Any], model: type[BaseModel], source: str) -> str:

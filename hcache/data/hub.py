@@ -13,7 +13,7 @@ from pathlib import Path
 from textwrap import shorten
 
 from hcache.errors import ConfigError, DataError
-from hcache.files import cache_folder, replace_file
+from hcache.files import cache_folder, find, replace_file
 
 SCHEME = "hf:"
 
@@ -44,7 +44,7 @@ def fetch(name: str, place: str) -> Path:
     repository, config, split = match.groups()
     folder = cache_folder() / "datasets" / repository / (config or "")
     file = folder / f"{split}.jsonl"
-    if not file.exists():
+    if find(str(file), Path()) is None:
         replace_file(file, _rows(repository, config, split, file, f"{place}: {name}"))
     return file
 

@@ -119,7 +119,8 @@ def hotpotqa(
     """
     if passages not in PASSAGES:
         raise ConfigError(
-            f"reader 'hotpotqa': passages is {passages!r}.", f"Known: {', '.join(PASSAGES)}."
+            f"reader 'hotpotqa': passages is {passages!r}.",
+            f"Set it to one of: {', '.join(PASSAGES)}.",
         )
     for row in source.json_rows():
         question, references = row.text("question"), row.references("answer")
@@ -190,7 +191,7 @@ def _check_options(name: str, function: Reader, options: Mapping[str, object]) -
         if option not in known:
             raise ConfigError(
                 f"reader {name!r} has no option {option!r}.",
-                f"Known: {', '.join(known) or 'none'}.",
+                f"Remove it; its options: {', '.join(known) or 'none'}.",
             )
         wanted = type(known[option])
         if type(value) is not wanted:

@@ -18,13 +18,14 @@ from typing import NoReturn, TypeGuard
 from hcache.errors import DataError
 
 _OPENING = re.compile(r"\s*\[\s*")
-
 _MARK = re.compile(r"\s*([,\]])\s*")
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
+
+ROWS = "Rows are one JSON object per line, or one array of objects: correct the file."
 
 # Numbers keep their digits: 3.50 stays 3.50 as a reference.
 _DECODER = json.JSONDecoder(parse_float=Decimal, parse_constant=_refuse_constant)
@@ -43,7 +44,7 @@ class Source:
         """`file:line`, and the item where the file is one JSON array."""
         return f"{self.path}:{self.line}" + (f" (item {self.item})" if self.item else "")
 
-    def defect(self, message: str, hint: str = "") -> DataError:
+    def defect(self, message: str, hint: str = "Correct this row, or take it out.") -> DataError:
         """The error of the row that is being read."""
         return DataError(f"{self.place}: {message}.", hint)
 
@@ -74,7 +75,7 @@ class Source:
             if line.strip():
                 value, end = self._value(line.rstrip(), len(line) - len(line.lstrip()))
                 if line[end:].strip():
-                    raise self.defect("malformed JSON: text after the end of the object")
+                    raise self.defect("malformed JSON: text after the end of the object", ROWS)
                 yield self._row(value)
 
     def csv_rows(self) -> Iterator[list[str]]:
@@ -106,11 +107,11 @@ class Source:
             yield self._row(value)
             mark = _MARK.match(text, end)
             if not mark:
-                raise self.defect("malformed JSON: no ',' or ']' after this item")
+                raise self.defect("malformed JSON: no ',' or ']' after this item", ROWS)
             self.line += text.count("\n", at, mark.end())
             at, closed = mark.end(), mark[1] == "]"
         if text[at:].strip():
-            raise self.defect("malformed JSON: text after the end of the array")
+            raise self.defect("malformed JSON: text after the end of the array", ROWS)
 
     def _value(self, text: str, at: int) -> tuple[object, int]:
         """The JSON value at an offset of the text, and where it ends."""
@@ -119,15 +120,14 @@ class Source:
         except json.JSONDecodeError as error:
             self.line += text.count("\n", at, error.pos)
             raise self.defect(
-                f"malformed JSON: {error.msg} at column {error.colno}",
-                "Rows are one JSON object per line, or one array of objects.",
+                f"malformed JSON: {error.msg} at column {error.colno}", ROWS
             ) from error
         except (ValueError, ArithmeticError, RecursionError) as error:
             raise self.defect(f"malformed JSON: {error}") from error
 
     def _row(self, value: object) -> Row:
         if not isinstance(value, dict):
-            raise self.defect(f"{type_name(value)} where an object is needed")
+            raise self.defect(f"{type_name(value)} where an object is needed", ROWS)
         return Row(self, value)
 
 
@@ -180,12 +180,18 @@ class Row:
             found = type_name(self.fields[field])
             return self.source.defect(f"{field!r} is {found}; need {wanted}")
         names = ", ".join(self.fields) or "none"
-        return self.source.defect(f"{field!r} is missing", f"Fields here: {names}.")
+        return self.source.defect(
+            f"{field!r} is missing",
+            f"Fields here: {names}. Add it, or choose a reader and `options` that fit these.",
+        )
 
 
 def _open(path: Path) -> BufferedIOBase:
     if not path.exists():
-        raise DataError(f"{path}: no such file.", f"Looked for {path.absolute()}.")
+        raise DataError(
+            f"{path}: no such file.",
+            f"Looked for {path.absolute()}; correct `path` under `sources`.",
+        )
     if not path.is_file():
         raise DataError(f"{path}: not a file.", "Give the path of one data file.")
     with path.open("rb") as file:

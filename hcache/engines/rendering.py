@@ -34,10 +34,12 @@ def rendering(request: Request) -> Iterator[None]:
 
 def _hint(request: Request) -> str:
     arm = request.arm
-    template = f"set models.{arm.model}.chat_template to a file that takes these messages"
+    template = f"models.{arm.model}.chat_template to a file that takes these messages"
     if arm.system:
-        return f"Remove arms.{arm.name}.system (`instruction` is for all models), or {template}."
-    return f"{template[0].upper()}{template[1:]}."
+        return (
+            f"Remove arms.{arm.name}.system (`instruction` is for all models), or set {template}."
+        )
+    return f"Set {template}."
 
 
 def check_rendering(request: Request) -> None:

@@ -89,7 +89,7 @@ def read_script(path: Path) -> Script:
         rules = [_rule(rule) for rule in _list_of(json.loads(path.read_text(encoding="utf-8")))]
     except (OSError, ValueError, RecursionError) as error:
         raise EngineError(
-            f"{path}: not a script ({error}).", "It is a JSON list of [pattern, reply]."
+            f"{path}: not a script ({error}).", "Write it as a JSON list of [pattern, reply]."
         ) from error
 
     def script(request: Request) -> str:

@@ -49,7 +49,7 @@ class SearchEngine(QueueEngine):
         """See `EngineType`: a workflow makes the arm of its tool itself."""
         raise ConfigError(
             f"{place}.engine: search is no model.",
-            "It is a tool of some workflows, and set there: workflow.search.",
+            "Name the engine of a model; search is a tool of some workflows: workflow.search.",
         )
 
     @staticmethod

@@ -49,11 +49,11 @@ CPU_ARGS = {
     "enable_chunked_prefill": False,
 }
 NOTHING: Mapping[str, Any] = MappingProxyType({})
-SECRETS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")  # in names whose values stay out
+SECRETS = ("KEY", "TOKEN", "SECRET", "PASS", "AUTH", "CREDENTIAL")  # in names: values stay out
 ENVIRONMENT = {  # variables that vLLM reads, as the user set them; it adds some of its own later
     name: value
     for name, value in os.environ.items()
-    if name.startswith("VLLM_") and not any(word in name for word in SECRETS)
+    if name.startswith("VLLM_") and not any(word in name for word in SECRETS) and "@" not in value
 }
 BATCH_TOKENS = 4096  # most tokens of a step on a CPU; a prompt has to fit
 

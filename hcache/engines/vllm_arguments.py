@@ -121,7 +121,7 @@ def check_arguments(model: ModelConfig, place: str) -> None:
             near = did_you_mean(name, sorted(known - set(OURS))).partition("; known")[0]
             raise ConfigError(
                 f"{where}: vLLM has no such argument{near.removesuffix(';')}.",
-                "https://docs.vllm.ai lists them under `EngineArgs`.",
+                "Remove it, or take one that https://docs.vllm.ai lists under `EngineArgs`.",
             )
 
 

@@ -70,7 +70,7 @@ class Checkpoint:
         if self.layers is None or not hasattr(self.layers[-1].self_attn, "o_proj"):
             raise EngineError(
                 f"models.{arm.model}: {arm.path} has no self_attn.o_proj to add a ΔW to.",
-                "Llama, Mistral, Qwen and their like have one.",
+                "Take a model that has one: Llama, Mistral, Qwen and their like.",
             )
         scaled = [name for name in SCALINGS if getattr(self.model.config, name, None)]
         if scaled:  # outputs are scored from hidden states, by the output layer alone

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from hcache.artefacts import read_object, write_object
 from hcache.config.schema import ModelConfig
 from hcache.errors import ConfigError, EngineError, RunError
-from hcache.files import cache_folder
+from hcache.files import cache_folder, find
 from hcache.keys import digest, digest_file
 
 WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt")
@@ -26,8 +26,10 @@ WORDS = ("auto", "vllm", "ngram", "[ngram]", "ngram_gpu", "suffix")  # in place 
 TEMPLATES = "additional_chat_templates"  # the folder of those besides the default one
 
 
-def locate(path: str, folder: Path, place: str) -> Path:
+def locate(path: str, folder: Path, place: str, override: str = "") -> Path:
     """Place of a path of an experiment: beside its file, else below the working directory.
+
+    `place` is the setting, and `override` what overrides it where that is another one.
 
     A name of the form org/name is also looked up in the local Hugging Face cache; the network is
     never asked.
@@ -35,16 +37,14 @@ def locate(path: str, folder: Path, place: str) -> Path:
     Raises:
         ConfigError: nothing is there.
     """
-    given = Path(path).expanduser()
-    for candidate in (folder / given, given):
-        if candidate.exists():
-            return candidate.resolve()
+    if found := find(path, folder, Path()):
+        return found
     if cached := _hub_snapshot(path):
         return cached
-    hint = f"Change it, or override it with --set {place}=PATH."
+    hint = f"Change it, or override it with --set {override or f'{place}=PATH'}."
     if path.count("/") == 1 and not path.startswith((".", "/", "~")):
         hint += f" If it is a model of the hub, fetch it first: hf download {path}"
-    raise ConfigError(f"{place}: {path} does not exist.", hint)
+    raise ConfigError(f"{place}: {path} does not exist or cannot be read.", hint)
 
 
 def _hub_snapshot(name: str) -> Path | None:
@@ -96,8 +96,8 @@ def by_content(value: JsonValue, paths: Collection[str] = (), is_path: bool = Fa
         return value
     if value in WORDS or not (is_path or "/" in value):
         return value
-    with contextlib.suppress(OSError, ValueError, RuntimeError):  # no name of a file can be this
-        if value and (path := Path(value).expanduser()).exists():
+    if value and (path := find(value, Path())):
+        with contextlib.suppress(OSError):
             return _content_of(path) or value
     snapshot = _hub_snapshot(value) if value.count("/") == 1 else None
     return value if snapshot is None else _content_of(snapshot)
@@ -122,7 +122,7 @@ class _Memo:
         self.known: dict[str, str] = {}
         self.changed = False
         with contextlib.suppress(RunError):  # none yet, or damaged: digests are made again
-            self.known = read_object(self.file, "")
+            self.known = read_object(self.file, "Remove it.")
 
     def digest(self, file: Path) -> str:
         stat = file.stat()

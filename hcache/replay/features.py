@@ -44,6 +44,7 @@ Array = npt.NDArray[Any]
 Context = Sequence[str]
 TAIL = 16  # words at the end of the question that count once more: there the task is stated
 BUCKETS = 1 << 14
+ANEW = "Its texts are encoded again."  # the way out of a damaged shard, which is taken at once
 _log = logging.getLogger(__name__)
 _WORD = re.compile(r"\w+|[^\w\s]")
 _DIGIT = re.compile(r"\d")
@@ -235,7 +236,10 @@ def _sentence(config: FeaturesConfig) -> Encoder:
 
 def _model_folder(config: FeaturesConfig) -> Path:
     if config.path is None:
-        raise ConfigError(f"features: {config.encoder} needs `path`, the folder of a model.")
+        raise ConfigError(
+            f"features: {config.encoder} needs `path`, the folder of a model.",
+            "Set it in the file, or with --set features.path=FOLDER",
+        )
     return locate(config.path, Path(), "features.path")
 
 
@@ -309,14 +313,14 @@ class FeatureStore:
             try:
                 yield self._read_shard(file)
             except RunError as error:
-                _log.warning("%s Its texts are encoded again.", error)
+                _log.warning("%s", error)
                 with contextlib.suppress(OSError):  # it may be of others, or gone
                     file.unlink()
 
     def _read_shard(self, file: Path) -> tuple[Array, Array]:
         """Ids and vectors; RunError for what this version did not write for this encoder."""
-        if check_tensors(file, "").get("encoder") != self.encoder.fingerprint:
-            raise damaged(file, "it is of another encoder", "")
+        if check_tensors(file, ANEW).get("encoder") != self.encoder.fingerprint:
+            raise damaged(file, "it is of another encoder", ANEW)
         with safe_open(file, framework="pt") as shard:  # its tensors are maps of the file
             ids = shard.get_tensor("ids").numpy()
             return ids.view("V16").reshape(-1), shard.get_tensor("vectors").numpy()

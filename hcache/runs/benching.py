@@ -10,11 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hcache.errors import ConfigError
+from hcache.errors import ConfigError, RunError
 from hcache.experiment import Experiment
 from hcache.replay.loading import load_replay
 from hcache.replay.tree import Tree
+from hcache.runs.comparability import damage
 from hcache.runs.folder import Run
+from hcache.runs.manifest import again
 from hcache.runs.training import train, with_train
 from hcache.runs.workers import as_finished, submit_all, worker_pool
 from hcache.store import Store
@@ -76,11 +78,17 @@ def _reason(experiment: Experiment, tree: Tree, name: str) -> str:
     return trainer.unfit(tree if experiment.config.train.stop else tree.without_stop())
 
 
-def run_all(jobs: Sequence[Job], on_done: Callable[[Job, Run], None]) -> None:
+def run_all(
+    jobs: Sequence[Job],
+    on_done: Callable[[Job, Run], None],
+    on_failed: Callable[[Job, RunError], None],
+) -> None:
     """Train all jobs, as many at a time as there are cores; chains after what they start from.
 
+    A job whose run is damaged is given to `on_failed`, and the others go on.
+
     Raises:
-        HcacheError: the first that a job ended with; the others are stopped.
+        HcacheError: the first other one that a job ended with; the others are stopped.
         KeyboardInterrupt: likewise; a run that is stopped goes on from its checkpoint.
     """
     with worker_pool(len(jobs)) as pool:
@@ -88,8 +96,14 @@ def run_all(jobs: Sequence[Job], on_done: Callable[[Job, Run], None]) -> None:
             stage = [job for job in jobs if ("+" in job.experiment.config.train.algo) == chained]
             futures = submit_all(pool, _train, stage)
             for future in as_finished(futures):
-                on_done(futures[future], Run(future.result()))
+                try:
+                    on_done(futures[future], Run(future.result()))
+                except RunError as error:
+                    on_failed(futures[future], error)
 
 
 def _train(job: Job) -> Path:
-    return train(job.experiment, wait=True).folder  # another bench may be at it
+    run = train(job.experiment, wait=True)  # another bench may be at it
+    if reason := damage(run):
+        raise RunError(f"{run.folder}: {reason}", again(run.folder))
+    return run.folder

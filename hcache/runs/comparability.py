@@ -17,6 +17,7 @@ from hcache.data.hub import is_hub_name
 from hcache.engines import build_pool
 from hcache.errors import HcacheError, RunError, StoreError
 from hcache.experiment import Experiment, build_workflow
+from hcache.files import find
 from hcache.keys import canonical
 from hcache.policies import AnyAlpha
 from hcache.replay.loading import load_replay
@@ -161,7 +162,7 @@ def check_pair(one: Run, two: Run) -> None:
     """
     for run in (one, two):
         if reason := damage(run):
-            raise RunError(f"{run.name}: {reason}", "Train it again.")
+            raise RunError(f"{run.name}: {reason.rstrip('.')}.", "Train it again.")
     first, second = one.config, two.config
     if first.train.alpha != second.train.alpha:
         raise RunError(
@@ -253,5 +254,4 @@ def _changed_splits(experiment: Experiment) -> list[str]:
 
 
 def _is_here(experiment: Experiment, path: str) -> bool:
-    given = Path(path).expanduser()
-    return (experiment.folder / given).exists() or given.exists()
+    return find(path, experiment.folder, Path()) is not None

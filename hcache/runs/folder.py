@@ -107,7 +107,9 @@ class Run:
         try:
             return ExperimentConfig.model_validate(self.manifest["config"])
         except ValidationError as error:
-            raise damaged(self.folder / MANIFEST, "its config", again(self.folder)) from error
+            raise damaged(
+                self.folder / MANIFEST, "its config does not hold", again(self.folder)
+            ) from error
 
     def experiment(self, db: Path | None = None) -> Experiment:
         """The experiment it was trained on; `db` in place of its database."""
@@ -184,7 +186,10 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             file = lock.open("a+")
         except OSError as error:
-            raise RunError(f"{lock} cannot be held ({error}).", again(self.folder)) from error
+            raise RunError(
+                f"{lock} cannot be held ({error}).",
+                "Check its permissions, or train into another folder: --set runs=FOLDER",
+            ) from error
 
         def still_held() -> None:
             if not _is_file_of(file, lock):
@@ -267,8 +272,15 @@ def find_run(name: str | Path, folder: Path = Path("runs")) -> Run:
 
 
 def all_runs(folder: Path) -> list[Run]:
-    """All runs below a folder, oldest first."""
-    runs = [Run(file.parent) for file in folder.rglob(MANIFEST)]
+    """All runs below a folder, oldest first.
+
+    Raises:
+        RunError: the folder cannot be read.
+    """
+    try:
+        runs = [Run(file.parent) for file in folder.rglob(MANIFEST)]
+    except OSError as error:
+        raise RunError(f"{folder} cannot be read ({error}).", "Name another folder.") from error
     return sorted(runs, key=lambda run: (_created(run), run.name))
 
 

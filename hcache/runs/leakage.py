@@ -29,6 +29,8 @@ from hcache.store.queries import QUESTIONS_OF
 REFUSED = {"train": (), "valid": ("train",), "test": ("train", "valid")}
 """Seen as what a question must not be evaluated as, by split: a split may be asked for by name."""
 
+AGAIN = "Train it again on the splits as they are."
+
 Asked = Mapping[str, str]
 """Questions by the key of their wording."""
 
@@ -96,16 +98,6 @@ def seen_of(run: Run) -> Seen | None:
     return Seen(frozenset(stored["train"]), frozenset(stored["valid"]), stored["whole"])
 
 
-def overlap(run: Run, asked: Asked, split: str) -> str | None:
-    """Why a run must not be evaluated on questions as a split; None where nothing is against it.
-
-    Raises:
-        RunError: the run's list is missing or damaged.
-    """
-    seen = seen_of(run)
-    return None if seen is None else _overlap(seen, asked, split)
-
-
 def without_leakage(
     runs: Sequence[Run], db: Path, queries: Iterable[str], split: str
 ) -> tuple[list[Run], list[str]]:
@@ -115,21 +107,22 @@ def without_leakage(
         RunError: there is but one run, and it must not.
     """
     asked = asked_of(db, queries) if runs else {}
-    kept, notes, unknown, in_sample = [], [], [], False
+    kept, refusals, unknown, in_sample = [], [], [], False
     for run in runs:
         try:
             seen = seen_of(run)
-            reason = None if seen is None else _overlap(seen, asked, split)
+            refusal = _refusal(run, seen, asked, split)
         except RunError as error:
-            reason = str(error)
-        if reason is not None:
-            notes.append(f"Left out: {run.name}: {reason}")
+            refusal = RunError(f"{run.name}: {error.message}", error.hint)
+        if refusal is not None:
+            refusals.append(refusal)
             continue
         kept.append(run)
         unknown += [] if seen is not None and seen.whole else [run.name]
         in_sample |= seen is not None and not seen.of(split).isdisjoint(asked)
-    if len(notes) == len(runs) == 1:
-        raise RunError(notes[0])
+    if len(refusals) == len(runs) == 1:
+        raise refusals[0]
+    notes = [f"Left out: {refusal}" for refusal in refusals]
     if unknown and split != "train":
         notes.append(
             f"Whether they know questions of {split} cannot be checked, as they are of an older "
@@ -149,11 +142,14 @@ def refuse_leakage(runs: Iterable[Run], db: Path, queries: Iterable[str], split:
     """
     asked = asked_of(db, queries)
     for run in runs:
-        if reason := overlap(run, asked, split):
-            raise RunError(f"{run.name}: {reason}")
+        if refusal := _refusal(run, seen_of(run), asked, split):
+            raise refusal
 
 
-def _overlap(seen: Seen, asked: Asked, split: str) -> str | None:
+def _refusal(run: Run, seen: Seen | None, asked: Asked, split: str) -> RunError | None:
+    """The error of a run that must not be evaluated on questions as a split, if it must not."""
+    if seen is None:
+        return None
     shared = {s: sorted(seen.of(s) & asked.keys()) for s in REFUSED[split]}
     known = {key for keys in shared.values() for key in keys}
     if not known:
@@ -162,9 +158,10 @@ def _overlap(seen: Seen, asked: Asked, split: str) -> str | None:
         {"train": "trained", "valid": "selected"}[s] for s, keys in shared.items() if keys
     )
     example = asked[min(known)][-80:]
-    return (
-        f"it was {how} on {len(known)} of the {len(asked)} questions of {split}, "
-        f"{example!r} among them. Train it again on the splits as they are."
+    return RunError(
+        f"{run.name}: it was {how} on {len(known)} of the {len(asked)} questions of {split}, "
+        f"{example!r} among them.",
+        AGAIN,
     )
 
 

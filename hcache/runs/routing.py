@@ -10,8 +10,9 @@ from pathlib import Path
 from hcache.config.schema import LowRankConfig, Server
 from hcache.data.queries import Query
 from hcache.engines import EngineFactory, Engines, make_engine
-from hcache.errors import RunError
+from hcache.errors import DataError, RunError
 from hcache.experiment import Experiment
+from hcache.keys import well_formed
 from hcache.live import Episode, Live
 from hcache.policies import ChangesReplies, Policy
 from hcache.replay.features import make_encoder
@@ -54,8 +55,11 @@ class Router:
         """Route one question, greedily; `passages` are what a tool may search.
 
         Raises:
+            DataError: the question is not UTF-8.
             EngineError: a model failed.
         """
+        if well_formed(question) != question:
+            raise DataError("the question is not UTF-8.", "Type it in UTF-8.")
         query = Query(question, (), passages=tuple(passages))
         (episode,) = self.live.play(self.policy, [query])
         names = [option.name for option in self.live.options]

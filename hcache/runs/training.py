@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from hcache.artefacts import damaged
 from hcache.config.file import parse_settings
 from hcache.config.schema import ExperimentConfig, Settings, TrainConfig
 from hcache.errors import ConfigError, RunError
@@ -21,6 +22,7 @@ from hcache.replay.loading import Replay, load_replay
 from hcache.replay.tree import Tree
 from hcache.runs.folder import MetricsLog, Run, find_run, first_difference, now, provenance
 from hcache.runs.leakage import Seen, seen_in, seen_of, write_seen
+from hcache.runs.manifest import MANIFEST, again
 from hcache.runs.methods import stages
 from hcache.store import Store
 from hcache.trainers import TRAINERS, OnMetrics, Trainer, fit
@@ -55,10 +57,10 @@ def train(
     name = f"{config.train.algo}-s{config.train.seed}-{digest(identity)[:8]}"
     run = Run((folder or Path(config.runs)) / name)
     if run.finished:
-        return run
+        return _own(run, identity)
     with run.lock(wait) as still_held:
         if Run(run.folder).finished:  # by the process that was waited for
-            return run
+            return _own(run, identity)
         manifest = _manifest(experiment, run, given, settings, identity, data)
         manifest["chain"] = [] if start is None else stages(start)
         manifest["queries"] = write_seen(run, _seen(experiment, data, start))
@@ -124,6 +126,17 @@ def _identity(
     }
 
 
+def _own(run: Run, identity: dict[str, Any]) -> Run:
+    """A finished run, which is the one of this identity.
+
+    Raises:
+        RunError: files of another run are in its place.
+    """
+    if digest(run.manifest["identity"]) != digest(identity):
+        raise damaged(run.folder / MANIFEST, "it is that of another run", again(run.folder))
+    return run
+
+
 def _manifest(
     experiment: Experiment,
     run: Run,
@@ -170,7 +183,10 @@ def _trainer(
     train = config.train
     kind = TRAINERS[train.trainer]
     if reason := kind.unfit(tree):
-        raise ConfigError(f"train.algo: {train.algo} cannot be trained here: {reason}")
+        raise ConfigError(
+            f"train.algo: {train.algo} cannot be trained here: {reason.rstrip('.')}.",
+            "Choose another: hcache train EXPERIMENT.yaml --algo NAME",
+        )
     init = None if start is None else start.policy
     return kind(tree, settings, alpha=train.alpha, seed=train.seed, init=init)
 
@@ -203,6 +219,7 @@ def _fit(
             on_resume=log.write,
             checkpoint=run.checkpoint,
             resume=True,
+            run=digest(run.manifest["identity"]),
         )
     finally:
         log.close()
@@ -233,7 +250,14 @@ def _relevant(config: ExperimentConfig) -> dict[str, Any]:
 def repeat(
     run: Run, db: Path | None = None, on_metrics: OnMetrics = lambda metrics: None
 ) -> str | None:
-    """Train a run again from its manifest; None if all is identical, else the first difference."""
+    """Train a run again from its manifest; None if all is identical, else the first difference.
+
+    Raises:
+        RunError: it is not finished, perhaps since another process trains it.
+    """
+    if not run.finished:
+        with run.lock():
+            raise RunError(f"{run.folder} is not finished.", "Train it to its end first.")
     with tempfile.TemporaryDirectory() as folder:
         again = train(
             run.experiment(db),

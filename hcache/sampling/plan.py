@@ -16,7 +16,7 @@ from hcache.errors import ArmError, ConfigError
 from hcache.experiment import Experiment
 from hcache.keys import digest_text
 from hcache.sampling.enumerator import Enumerator, Reply
-from hcache.store import Store
+from hcache.store import Store, exists
 from hcache.store.queries import RATE
 
 MOST_TRAJECTORIES = 100_000
@@ -153,7 +153,7 @@ def _walk(
 
 
 def _stored(experiment: Experiment) -> dict[str, Reply]:
-    if not experiment.db.exists():
+    if not exists(experiment.db):
         return {}
     with Store(experiment.db) as store:
         frame = store.match("generations", _fingerprints(experiment))
@@ -167,7 +167,7 @@ def _fingerprints(experiment: Experiment) -> pl.DataFrame:
 
 def _rates(experiment: Experiment) -> dict[str, float]:
     """Seconds per generation of each arm, as its last thousand took on the wall clock."""
-    if not experiment.db.exists():
+    if not exists(experiment.db):
         return {}
     rates = {}
     with Store(experiment.db) as store:

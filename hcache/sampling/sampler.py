@@ -20,6 +20,7 @@ from hcache.data.queries import SPLITS, Query, known_split
 from hcache.engines import Engine, EngineFactory, Engines, Generation, Request, make_engine
 from hcache.errors import ArmError, ConfigError, EngineError, StoreBusyError, together
 from hcache.experiment import Experiment
+from hcache.files import Identity, identity
 from hcache.models.arms import Arm
 from hcache.models.replies import ReplyCount
 from hcache.sampling.enumerator import Enumerator, Reply
@@ -27,13 +28,16 @@ from hcache.sampling.plan import check_size, tree_size
 from hcache.sampling.records import record_of, tables_of
 from hcache.sampling.schedules import Resident, Sweep
 from hcache.sampling.scoring import Scored, rescore, score
-from hcache.store import Spool, Store, wait_and_write, write
+from hcache.store import Spool, Store, check_kind, wait_and_write, write
 from hcache.store.queries import COMPLETE, GENERATIONS, GENERATIONS_BY_ARM, TRAJECTORIES
+from hcache.store.spool import taken_away
 
 BATCH = 256  # queries begun together, so that the store is asked once for all
 IN_FLIGHT = 256  # requests given to an engine at once
 BACKLOG = 1024  # requests queued before further queries are begun
-COMMIT_SECONDS = 2.0
+COMMIT_SECONDS = 2.0  # between two commits, at least
+COMMIT_SHARE = 0.1  # of the time, at most: each commit reads keys of all that is stored
+MOST_UNCOMMITTED = 50_000  # generations in memory, after which commits may take a larger share
 PATIENCE_SECONDS = 10.0  # for a database held open by others, at the start and the end
 
 
@@ -107,6 +111,7 @@ class Sampler:
         self.known_trajectories: set[str] = set()
         self.fresh: dict[str, Reply] = {}  # generations of this run that are not there yet
         self.uncommitted: list[dict[str, Any]] = []
+        self.file: Identity | None = None  # of the database, once all is recorded in it
         self.errors: list[EngineError] = []
         self.given_up: set[str] = set()  # arms that their engine cannot serve
 
@@ -119,6 +124,7 @@ class Sampler:
             KeyboardInterrupt: after everything finished was made safe.
         """
         started = time.monotonic()
+        check_kind(self.db)
         self.spool = Spool(self.db)
         try:
             self._begin()
@@ -145,6 +151,7 @@ class Sampler:
             wait_and_write(self.db, rows, PATIENCE_SECONDS)
             self.spool.clear()
         self.tally.moved = self.experiment.record(PATIENCE_SECONDS)
+        self.file = identity(self.db)
         with Store(self.db) as store:
             self._leave_out_complete(store)
             if self.order:
@@ -182,7 +189,7 @@ class Sampler:
         self.known_trajectories = set(ids.to_series())
 
     def _loop(self, started: float) -> None:
-        committed = time.monotonic()
+        ended, took = time.monotonic(), 0.0
         schedule = self._schedule()
         while True:
             self._admit(started)
@@ -190,9 +197,10 @@ class Sampler:
             if key is None:
                 return
             self._pump(key)
-            if time.monotonic() - committed > COMMIT_SECONDS:
+            if (began := time.monotonic()) - ended > self._pause(took):
                 self._commit()
-                committed = time.monotonic()
+                ended = time.monotonic()
+                took = ended - began
             self.tally.seconds = time.monotonic() - started
             self.on_progress(self.tally)
 
@@ -357,6 +365,11 @@ class Sampler:
 
     # The store
 
+    def _pause(self, took: float) -> float:
+        """Seconds to the next commit after one that took so many."""
+        full = len(self.uncommitted) >= MOST_UNCOMMITTED
+        return COMMIT_SECONDS if full else max(COMMIT_SECONDS, took / COMMIT_SHARE)
+
     def _commit(self, patience: float = 0.0) -> None:
         """Move what is finished into the database, if it is free."""
         rows = self.enumerator.rows
@@ -370,13 +383,20 @@ class Sampler:
             "scores": score(new, self.by_id, self.experiment.config.data),
         }
         self.tally.waiting = True
+        self._check_file()
         try:
             wait_and_write(self.db, tables, patience) if patience else write(self.db, tables)
         except StoreBusyError:
             return
+        self._check_file()
         self.tally.waiting = False
         self.enumerator.take_rows()
         self.known_trajectories |= {row["trajectory_id"] for row in new}
         self.uncommitted.clear()
         self.fresh.clear()
         self.spool.clear()
+
+    def _check_file(self) -> None:
+        """Refuse to commit into another file than before, which would hold but a part."""
+        if identity(self.db) != self.file:
+            raise taken_away(self.db)

@@ -6,6 +6,7 @@ database, unless somebody says otherwise.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -15,8 +16,12 @@ import duckdb
 import polars as pl
 
 from hcache.errors import StoreBusyError, StoreError
+from hcache.store.holders import UNKNOWN, process_named
 from hcache.store.spool import disk_full
 
+# The second where it reads rows from Python.
+CTRL_C = re.compile(r"Query interrupted|registered as '\w+'.* failed: KeyboardInterrupt")
+_PID = re.compile(r"\(PID (\d+)\)")
 LONGEST = 500  # characters of an error in DuckDB's words; it repeats names of any length
 
 
@@ -51,17 +56,15 @@ def connect(
         StoreBusyError: another process or connection has it open.
         StoreError: it is no database.
     """
-    _check_kind(path)
+    check_kind(path)
     settings: dict[str, str | bool | int | float | list[str]] = {
         **(_OPEN if reach is Reach.EVERYTHING else _CLOSED)
     }
-    try:  # an absolute path: `md:x` and `:memory:` would be no files
+    with translating(path):  # an absolute path: `md:x` and `:memory:` would be no files
         connection = duckdb.connect(str(path.absolute()), read_only=read_only, config=settings)
         connection.execute(_NO_BARS)
         if reach is Reach.NOTHING:
             connection.execute(_NO_FILES)
-    except duckdb.Error as error:
-        raise translated(error, path) from error
     return connection
 
 
@@ -79,7 +82,7 @@ def exists(path: Path) -> bool:
         ) from error
 
 
-def _check_kind(path: Path) -> None:
+def check_kind(path: Path) -> None:
     """Refuse a file that says it is something else, and what is no file, such as a pipe."""
     if exists(path) and not path.is_file():
         raise _not_a_database(path)
@@ -116,33 +119,62 @@ def asking() -> Iterator[None]:
             "SQL reaches the database alone and changes no setting, unless it is asked with: "
             "hcache sql --allow-external-access"
             if closed
-            else "",
+            else "Tables, views and columns are described in docs/database.md.",
         ) from error
 
 
 def _in_one_line(error: BaseException) -> str:
     """The words of an error, without the excerpt of the SQL that DuckDB draws below them."""
     text = " ".join(str(error).split("\n\nLINE ")[0].split()) or type(error).__name__
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
+    if len(text) > LONGEST:
+        return f"{text[:LONGEST]} …"
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
-def translated(error: duckdb.Error, path: Path) -> StoreError:
+@contextmanager
+def translating(path: Path) -> Iterator[None]:
+    """Turn what DuckDB raises about a file, while SQL of ours is run, into an error of ours.
+
+    Raises:
+        StoreBusyError: another process or connection has it open.
+        StoreError: any other of DuckDB's errors.
+        KeyboardInterrupt: Ctrl-C ended the SQL.
+    """
+    try:
+        yield
+    except duckdb.Error as error:
+        raise _translated(error, path) from error
+    except RuntimeError as error:
+        raise_if_interrupted(error)
+        raise
+
+
+def _translated(error: duckdb.Error, path: Path) -> StoreError:
     """DuckDB's error about a file as ours."""
     raise_if_interrupted(error)
     text = str(error)
     if "Could not set lock" in text or isinstance(error, duckdb.ConnectionException):
         return StoreBusyError(
-            f"{path} is held open by another process or connection.",
+            f"{path} is held open by {_holder(text)}.",
             "Try again in a moment, or close what has it open.",
         )
     if "not a valid DuckDB" in text or "Is a directory" in text:
         return _not_a_database(path)
     if "No space left" in text or "File too large" in text:
         return disk_full(path)
-    return StoreError(f"{path}: {text.splitlines()[0]}")
+    return StoreError(
+        f"{path}: {text.splitlines()[0]}",
+        "Check the file and its permissions; in place of a damaged one, name another with --db.",
+    )
+
+
+def _holder(text: str) -> str:
+    """Who has a file open, by DuckDB's error about its lock; that of a connection names nobody."""
+    pid = _PID.search(text)
+    return process_named(int(pid[1])) if pid else f"{UNKNOWN} or connection"
 
 
 def raise_if_interrupted(error: BaseException) -> None:
     """Ctrl-C during a query, which DuckDB reports as a RuntimeError or as an error of its own."""
-    if isinstance(error, duckdb.InterruptException) or "Query interrupted" in str(error):
+    if isinstance(error, duckdb.InterruptException) or CTRL_C.search(str(error)):
         raise KeyboardInterrupt from error

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hcache.errors import StoreBusyError, StoreError
+from hcache.store.holders import UNKNOWN, holder_of
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 SYNC_SECONDS = 1.0
@@ -45,12 +46,13 @@ class Spool:
             ) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.path.samestat(os.fstat(self._file.fileno()), self.path.stat()):
+            if not self._in_place():
                 raise FileNotFoundError  # whoever held the lock has removed the file
         except OSError as error:
+            holder = UNKNOWN if isinstance(error, FileNotFoundError) else holder_of(self._file)
             self._file.close()
             raise StoreBusyError(
-                f"another process is sampling into {db}.",
+                f"{holder} is sampling into {db}.",
                 "Wait for it to end, or sample into another file with --db.",
             ) from error
 
@@ -71,11 +73,14 @@ class Spool:
         """Write records; they survive a kill at once, and a power cut within a second.
 
         Raises:
-            StoreError: the disk is full. What was written before stays readable.
+            StoreError: the disk is full, or the file was taken away. What was written before stays
+                readable.
         """
         data = b"".join(encode(record) for record in records)
         if not data:
             return
+        if not self._in_place():
+            raise taken_away(self.path)
         end = self._file.seek(0, os.SEEK_END)
         try:
             self._file.write(data)
@@ -87,7 +92,10 @@ class Spool:
             self._restore(end)
             if error.errno in FULL:
                 raise disk_full(self.path) from error
-            raise StoreError(f"cannot write {self.path} ({error.strerror}).") from error
+            raise StoreError(
+                f"cannot write {self.path} ({error.strerror}).",
+                "Check the disk and run the same command again: what was finished is kept.",
+            ) from error
 
     def clear(self) -> None:
         """Forget all records: they are in the database now."""
@@ -98,10 +106,17 @@ class Spool:
         if self._file.closed:
             return
         try:
-            if self._file.seek(0, os.SEEK_END) == 0:
+            if self._file.seek(0, os.SEEK_END) == 0 and self._in_place():
                 self.path.unlink(missing_ok=True)
         finally:
             self._file.close()
+
+    def _in_place(self) -> bool:
+        """Whether the file is the one at its path: another may be of another sampler."""
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
+        except FileNotFoundError:
+            return False
 
     def _restore(self, end: int) -> None:
         # Python keeps what it could not write and would try again on close: start afresh.
@@ -137,6 +152,14 @@ def parse_records(data: bytes, path: Path) -> tuple[list[dict[str, Any]], int]:
         records.append(json.loads(body))
         start = end + 1
     return records, start
+
+
+def taken_away(path: Path) -> StoreError:
+    """The error for a file of sampling that another has removed or replaced."""
+    return StoreError(
+        f"{path} was removed or replaced while sampling.",
+        "Run the same command again: it goes on with what is there.",
+    )
 
 
 def disk_full(path: Path) -> StoreError:

@@ -22,8 +22,7 @@ from hcache.store.connection import (
     asking,
     connect,
     exists,
-    raise_if_interrupted,
-    translated,
+    translating,
 )
 from hcache.store.queries import CALLS, EXPERIMENTS, METRICS, POOL, VIEW_COLUMNS
 from hcache.store.schema import (
@@ -284,19 +283,11 @@ def _patiently(action: Callable[[], T], seconds: float) -> T:
 def _writing(path: Path, metrics: Iterable[str] = ()) -> Iterator[duckdb.DuckDBPyConnection]:
     if not exists(path):
         _create(path, metrics)
-    connection = connect(path, read_only=False)
-    try:
+    with translating(path), connect(path, read_only=False) as connection:
         connection.begin()
         _migrate(connection, path)
         yield connection
         connection.commit()
-    except duckdb.Error as error:
-        raise translated(error, path) from error
-    except RuntimeError as error:
-        raise_if_interrupted(error)
-        raise
-    finally:
-        connection.close()
 
 
 def _create(path: Path, metrics: Iterable[str]) -> None:
@@ -306,19 +297,16 @@ def _create(path: Path, metrics: Iterable[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".new")
     _remove(draft)
-    connection = connect(draft, read_only=False)
     try:
-        connection.execute("create table meta (version integer not null)")
-        connection.execute("insert into meta values (?)", [VERSION])
-        connection.execute(TABLES)
-        _create_views(connection, metrics)
-        connection.execute("checkpoint")  # that of closing fails without a word, all being beside
-    except duckdb.Error as error:
-        connection.close()
+        with translating(path), connect(draft, read_only=False) as connection:
+            connection.execute("create table meta (version integer not null)")
+            connection.execute("insert into meta values (?)", [VERSION])
+            connection.execute(TABLES)
+            _create_views(connection, metrics)
+            connection.execute("checkpoint")  # that of closing fails without a word
+    except BaseException:
         _remove(draft)
-        raise translated(error, path) from error
-    finally:
-        connection.close()
+        raise
     draft.replace(path)
 
 
@@ -338,13 +326,14 @@ def _migrate(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
 
 
 def _check_version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
-    try:
-        rows = connection.execute("select version from meta").fetchall()
-    except (duckdb.CatalogException, duckdb.BinderException) as error:
-        raise StoreError(
-            f"{path} is a DuckDB file, but not one of hcache.", "Name another file with --db."
-        ) from error
-    version = int(rows[0][0]) if rows else 0
+    with translating(path):
+        try:
+            [(found,)] = connection.execute("select max(version::integer) from meta").fetchall()
+        except (duckdb.ProgrammingError, duckdb.DataError, duckdb.PermissionException) as error:
+            raise StoreError(
+                f"{path} is a DuckDB file, but not one of hcache.", "Name another file with --db."
+            ) from error
+    version = int(found or 0)
     if version > VERSION:
         raise StoreError(
             f"{path} was written by a newer hcache (schema {version}, this one knows {VERSION}).",

@@ -61,6 +61,7 @@ def fit(
     on_resume: OnMetrics = lambda metrics: None,
     checkpoint: Path | None = None,
     resume: bool = False,
+    run: str = "",
 ) -> Fitted:
     """Train until `iterations`, or until `patience` evaluations in a row brought nothing better.
 
@@ -68,8 +69,8 @@ def fit(
     after the last. `patience` 0 never stops early. `on_metrics` gets one dict per iteration. With
     `checkpoint`, each evaluation writes one, atomically. With `resume`, training goes on from it if
     it exists: `on_resume` gets the dicts up to it, `on_metrics` those since then, with equal
-    values. The trainer's policy is left with the best weights. A trainer in closed form is
-    evaluated, no more.
+    values; a checkpoint of another `run`, as on other data, is refused. The trainer's policy is
+    left with the best weights. A trainer in closed form is evaluated, no more.
 
     Raises:
         ConfigError: if a count is out of range.
@@ -77,7 +78,7 @@ def fit(
     """
     _check_counts(iterations=iterations, evaluate_every=evaluate_every, patience=patience)
     iterations = 0 if trainer.closed_form else iterations
-    identity = _identity(trainer, valid, evaluate_every, patience)
+    identity = {"run": run} | _identity(trainer, valid, evaluate_every, patience)
     if resume and checkpoint is not None and os.path.lexists(checkpoint):
         progress, best = _load_checkpoint(checkpoint, trainer, identity)
         for metrics in progress.metrics:

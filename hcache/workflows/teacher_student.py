@@ -77,7 +77,7 @@ class Prompts(BaseModel):
 @cache
 def default_prompts() -> Prompts:
     """The prompts that come with the package."""
-    return Prompts.model_validate(read_yaml(PROMPTS))
+    return Prompts.model_validate(read_yaml(PROMPTS, "Install hcache again."))
 
 
 @WORKFLOWS.register("teacher_student")
@@ -116,8 +116,8 @@ class TeacherStudent(Workflow):
         filled = dict(settings)
         if isinstance(prompts := filled.get("prompts"), str):
             place = "workflow.prompts"
-            hint = f"It has the entries of {PROMPTS}"
-            filled["prompts"] = read_yaml(locate(prompts, folder, place), place, hint)
+            hint = f"Give it the entries of {PROMPTS}."
+            filled["prompts"] = read_yaml(locate(prompts, folder, place), hint, place)
         if isinstance(search := filled.get("search"), dict):
             filled["search"] = with_content(search, folder, "workflow.search")
         return filled

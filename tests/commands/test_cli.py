@@ -160,6 +160,17 @@ def test_eval_prints_table_json_and_csv(trained: Shell) -> None:
     assert one["queries"] == 6 and "sft" in one["verdicts"]
 
 
+def test_a_csv_is_written_whole_or_not_at_all(trained: Shell) -> None:
+    before, rows = trained.folder / "before.csv", trained.folder / "rows.csv"
+    before.write_text("as before")
+    rows.hardlink_to(before)
+    trained("eval", "experiment.yaml", "--csv", "rows.csv")
+    assert before.read_text() == "as before" != rows.read_text()  # a file in place of the other
+    (trained.folder / "file").touch()
+    said = trained("eval", "experiment.yaml", "--csv", "file/rows.csv", code=1)
+    assert "\nerror: cannot write file/rows.csv" in said
+
+
 def test_train_finds_its_run_again_and_init_starts_from_another(trained: Shell) -> None:
     first = run_folder(trained)
     manifest = (trained.folder / first / "manifest.json").read_bytes()
@@ -225,6 +236,11 @@ def test_route_asks_the_models_live(trained: Shell) -> None:
     assert "answer" in trained("route", run_folder(trained), "test0")
 
 
+def test_a_question_that_is_not_utf8_is_refused(trained: Shell) -> None:
+    said = trained("route", run_folder(trained), "caf\udce9?", code=1)
+    assert said == "error: the question is not UTF-8. Type it in UTF-8.\n"
+
+
 def test_doctor_names_what_is_missing(shell: Shell) -> None:
     findings = {row["part"]: row for row in json.loads(shell("doctor", "--json"))}
     assert findings["duckdb"]["found"] and not findings["duckdb"]["advice"]
@@ -258,6 +274,29 @@ def test_errors_are_one_line_with_the_fix(shell: Shell, arguments: list[str], wo
 def test_train_before_sample_of_this_experiment(trained: Shell) -> None:
     message = trained("train", "experiment.yaml", "--set", "name=other", code=1)
     assert "no experiment 'other'" in message and "hcache sample" in message
+
+
+@pytest.mark.parametrize("alpha", ["nan", "inf", "-1"])
+def test_eval_takes_the_alphas_that_an_experiment_file_takes(trained: Shell, alpha: str) -> None:
+    message = trained("eval", "experiment.yaml", "--alpha", alpha, code=1)
+    assert message.startswith("error: --: alpha: ") and message.count("\n") == 1
+
+
+def test_a_run_that_is_not_finished_is_not_repeated(trained: Shell) -> None:
+    run = Run(trained.folder / run_folder(trained))
+    run.write_manifest(run.manifest | {"outcome": None})
+    message = trained("rerun", run_folder(trained), code=1)
+    assert message.startswith("error: ") and "is not finished. Run the same train" in message
+
+
+def test_a_missing_plugin_can_be_overridden_as_the_error_says(shell: Shell) -> None:
+    absent = ["--set", "plugins=[none.py]"]
+    message = shell("plan", "experiment.yaml", *absent, code=1)
+    (override,) = re.findall(r"--set (\S+)\.", message)
+    (shell.folder / "own.py").write_text("")
+    assert "24 queries" in shell(
+        "plan", "experiment.yaml", *absent, "--set", override.replace("PATH", "own.py")
+    )
 
 
 def test_wrong_usage_is_exit_code_2(shell: Shell) -> None:

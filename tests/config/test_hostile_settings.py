@@ -9,7 +9,11 @@ import pytest
 from helpers.experiments import Raw, load, settings
 
 from hcache.config.file import read_config
-from hcache.errors import ConfigError
+from hcache.errors import ConfigError, HcacheError, RunError
+from hcache.files import find
+from hcache.models.files import by_content, locate
+from hcache.runs.folder import all_runs
+from hcache.sampling import Sampler, make_plan
 
 
 @pytest.mark.parametrize(
@@ -104,3 +108,34 @@ def test_seed_is_one_that_numpy_takes(folder: Path, place: str, seed: str) -> No
     load(folder, settings("ab"))
     with pytest.raises(ConfigError, match=rf"{place}\.seed"):
         read_config(folder / "experiment.yaml", [f"{place}.seed={seed}"])
+
+
+NO_FILES = ["x" * 300, "x/" * 3_000, "a\0b", "~nobody-of-this-name/x", "\ud800"]
+
+
+@pytest.mark.parametrize("path", NO_FILES, ids=ascii)
+def test_path_that_no_file_can_have_is_not_there(tmp_path: Path, path: str) -> None:
+    assert find(path, tmp_path, Path()) is None
+    assert by_content(path, ()) == path
+    with pytest.raises(ConfigError, match=r"place: .* does not exist"):
+        locate(path, tmp_path, "place")
+
+
+@pytest.mark.parametrize("db", ["", ".", "..", "runs", "x" * 300])
+def test_database_that_can_be_no_file_is_refused_and_leaves_nothing(folder: Path, db: str) -> None:
+    (folder / "runs").mkdir()
+    before = sorted(folder.rglob("*"))
+    experiment = load(folder, settings("ab"))
+    experiment.db = Path(db) if db in ("", ".", "..") else folder / db
+    for use in (Sampler(experiment).run, lambda: make_plan(experiment)):
+        with pytest.raises(HcacheError) as caught:
+            use()
+        assert "\n" not in str(caught.value)
+    assert [file for file in sorted(folder.rglob("*")) if file.name != "experiment.yaml"] == before
+
+
+def test_names_of_files_that_cannot_be_are_errors_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read the file"):
+        read_config(tmp_path / "a\0.yaml")
+    with pytest.raises(RunError, match="cannot be read"):
+        all_runs(tmp_path / ("x" * 300))

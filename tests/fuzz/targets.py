@@ -11,12 +11,14 @@ import io
 import json
 import math
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from random import Random
 from types import MappingProxyType
 from typing import Any
 
 import duckdb
+import polars as pl
 
 from hcache.commands.export import export
 from hcache.commands.inspect import Format, sql
@@ -163,12 +165,14 @@ CSV = 'q,w,x,y,z,A\n"two\nlines",w,"x,",y,z,B\n'
 def readers(folder: Path) -> Make:
     """Every reader, on broken files of its own kind and of others'."""
     (folder / "folder").mkdir(exist_ok=True)
+    packed = {name: _parquet(row) for name, row in ROWS.items()}
 
     def make(random: Random) -> Case:
         name = random.choice(list(READERS))
         csv = name == "mmlu" and random.random() < 0.5
         said = garbled(CSV, random) if csv else _rows(name, random)
-        data = broken(said.encode("utf-8", "surrogatepass"), random)
+        data = said.encode("utf-8", "surrogatepass")
+        data = broken(packed[name] if random.random() < 0.1 else data, random)
         options = OPTIONS.get(name, {})
         options = damaged(options, random) if random.random() < 0.1 else options
         file = folder / ("data.csv" if csv else "data.jsonl")
@@ -185,6 +189,13 @@ def readers(folder: Path) -> Make:
         return f"{name} {path.name} {asked!r} {metrics} {data!r}", run
 
     return make
+
+
+def _parquet(row: dict[str, Any]) -> bytes:
+    """The row in a file that data sets often come as, and that no reader takes."""
+    data = BytesIO()
+    pl.DataFrame({key: [json.dumps(value)] for key, value in row.items()}).write_parquet(data)
+    return data.getvalue()
 
 
 def _rows(name: str, random: Random) -> str:

@@ -142,7 +142,7 @@ def failing(names: Iterable[str], after: int, error: BaseException | None = None
 
     def fault(answered: int) -> None:
         if answered >= after:
-            raise error or EngineError("the engine died.")
+            raise error or EngineError("the engine died.", "Start it again.")
 
     def factory(arm: Arm, logprobs: bool) -> ScriptedEngine:
         return FaultyEngine(arm, fault if arm.model in faulty else lambda answered: None)

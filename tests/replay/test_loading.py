@@ -319,7 +319,7 @@ def test_metric_that_was_not_scored(sampled: Experiment) -> None:
 
 def test_nothing_sampled_yet_is_said(folder: Path) -> None:
     def factory(arm: Any, logprobs: bool) -> Any:
-        raise EngineError("no engine here.")
+        raise EngineError("no engine here.", "Take another.")
 
     experiment = load(folder, settings("ab"))
     with pytest.raises(EngineError):

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from hcache.commands.app import app
 from hcache.errors import HcacheError, RunError
 from hcache.experiment import Experiment
-from hcache.runs.benching import algorithms, jobs, run_all
+from hcache.runs.benching import Job, algorithms, jobs, run_all
 from hcache.runs.evaluating import compare, evaluate_runs
 from hcache.runs.folder import Run
 from hcache.runs.training import train, with_train
@@ -40,6 +40,11 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, Experime
     Sampler(relay).run()
     assert Sampler(cascade).run().generated == {}
     return relay, cascade
+
+
+def fail(job: Job, error: RunError) -> None:
+    """No job is to fail."""
+    raise AssertionError(f"{job.name}: {error}")
 
 
 def test_every_trainer_stands_there_or_says_why_not(pair: tuple[Experiment, Experiment]) -> None:
@@ -70,7 +75,7 @@ def test_runs_are_those_of_the_train_command_and_are_not_made_twice(
 ) -> None:
     done: dict[str, Run] = {}
     wanted = jobs(pair[0], ["sft", "sft+ppo", "knn"], 1)
-    run_all(wanted, lambda job, run: done.__setitem__(job.key, run))
+    run_all(wanted, lambda job, run: done.__setitem__(job.key, run), fail)
     assert done.keys() == {job.key for job in wanted}
     for job in wanted:
         run = done[job.key]
@@ -84,7 +89,7 @@ def test_runs_are_those_of_the_train_command_and_are_not_made_twice(
 
 def test_the_error_of_a_run_is_told(pair: tuple[Experiment, Experiment]) -> None:
     with pytest.raises(HcacheError, match="unknown trainer 'pop'"):
-        run_all(jobs(pair[0], ["pop"], 1), lambda job, run: None)
+        run_all(jobs(pair[0], ["pop"], 1), lambda job, run: None, fail)
 
 
 def test_routers_of_two_workflows_are_judged_on_the_same_questions(

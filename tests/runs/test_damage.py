@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.damage import COUNT, WHOLE, damages, in_place_of
-from helpers.experiments import held, load, settings, write_scripts
+from helpers.experiments import held, load, settings, write_script, write_scripts
 from typer.testing import CliRunner
 
 from hcache.commands.app import app
@@ -42,12 +44,19 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 @pytest.fixture
 def run(experiment: Experiment, tmp_path: Path) -> Run:
-    return train(experiment, folder=tmp_path)
+    return seeded(experiment, 0, tmp_path)
 
 
 def seeded(experiment: Experiment, seed: int, folder: Path) -> Run:
+    """A run of that seed in that folder: a copy, since all of one seed are the same."""
+    whole = trained(experiment, seed)
+    return Run(shutil.copytree(whole.folder, folder / whole.name))
+
+
+@cache
+def trained(experiment: Experiment, seed: int) -> Run:
     config = experiment.config.train.model_copy(update={"seed": seed})
-    return train(with_train(experiment, config), folder=folder)
+    return train(with_train(experiment, config), folder=experiment.folder / "trained")
 
 
 def policy_of(run: Run) -> Any:
@@ -233,16 +242,21 @@ class Stopped(Exception):
     """Ends a training as a kill does."""
 
 
-def stopped(experiment: Experiment, folder: Path, after: int = 3) -> Run:
-    """A run that ended behind its first checkpoint."""
+def stopped(experiment: Experiment, folder: Path) -> Run:
+    """A run that ended behind its first checkpoint; a copy, as above."""
+    whole = stopped_once(experiment)
+    return Run(shutil.copytree(whole.folder, folder / whole.name))
 
+
+@cache
+def stopped_once(experiment: Experiment) -> Run:
     def stop(metrics: dict[str, float]) -> None:
-        if metrics["iteration"] == after:
+        if metrics["iteration"] == 3:
             raise Stopped
 
     with pytest.raises(Stopped):
-        train(experiment, folder=folder, on_metrics=stop)
-    (run,) = all_runs(folder)
+        train(experiment, folder=experiment.folder / "once", on_metrics=stop)
+    (run,) = all_runs(experiment.folder / "once")
     return run
 
 
@@ -259,11 +273,33 @@ def test_a_damaged_checkpoint_is_refused_and_the_way_out_is_one(
     assert repeat(train(experiment, folder=run.folder.parent), experiment.db) is None
 
 
+def test_a_checkpoint_on_other_data_is_refused(experiment: Experiment, tmp_path: Path) -> None:
+    """Of the same settings and seed, so that all but the data are the same."""
+    run = stopped(experiment, tmp_path / "stopped")
+    write_scripts(tmp_path, "ab")
+    write_script(tmp_path, "a", [["(?s)^(.*)$", r"another \1"]])
+    others = load(tmp_path, settings("ab", train=QUICK))
+    Sampler(others).run()
+    run.checkpoint.write_bytes(stopped(others, tmp_path / "others").checkpoint.read_bytes())
+    with pytest.raises(RunError, match="is of another run"):
+        train(experiment, folder=run.folder.parent)
+
+
+def test_a_finished_run_in_the_folder_of_another_is_not_taken_for_it(
+    experiment: Experiment, run: Run, tmp_path: Path
+) -> None:
+    other = seeded(experiment, 1, tmp_path / "other")
+    shutil.rmtree(run.folder)
+    shutil.copytree(other.folder, run.folder)
+    with pytest.raises(RunError, match="is damaged: it is that of another run"):
+        train(experiment, folder=tmp_path)
+
+
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xff", b'{"iteration": 0.0}\n' * 9])
 def test_a_run_that_goes_on_takes_its_metrics_from_its_checkpoint(
     experiment: Experiment, tmp_path: Path, content: bytes | None
 ) -> None:
-    whole = train(experiment, folder=tmp_path / "whole")
+    whole = trained(experiment, 0)
     run = stopped(experiment, tmp_path / "stopped")
     file = run.folder / "metrics.jsonl"
     if content is None:

@@ -39,7 +39,7 @@ from hcache.replay import loading
 from hcache.replay.loading import load_replay as replay
 from hcache.sampling import Sampler, make_plan, sampler, scoring
 from hcache.sampling.scoring import Scored, rescore
-from hcache.store import Store, spool_path, write
+from hcache.store import Rows, Store, spool_path, write
 from hcache.store.schema import UNIQUE
 
 QUERIES = 5
@@ -341,7 +341,7 @@ def test_failed_engine_leaves_its_outcomes_missing(
 def test_engine_that_cannot_be_loaded_leaves_its_outcomes_missing(folder: Path) -> None:
     def factory(arm: Arm, logprobs: bool) -> ScriptedEngine:
         if arm.model == "a":
-            raise EngineError("cannot load it.")
+            raise EngineError("cannot load it.", "Mend it.")
         return ScriptedEngine(read_script(arm.path))
 
     with pytest.raises(EngineError, match="cannot load it"):
@@ -358,7 +358,7 @@ def with_system(raw: dict[str, Any]) -> dict[str, Any]:
 
 def no_system(request: Request) -> None:
     if request.messages[0].role == "system":
-        raise ArmError(f"arms.{request.arm.name}: no system role.")
+        raise ArmError(f"arms.{request.arm.name}: no system role.", "Leave it out.")
 
 
 class NoSystemEngine(ScriptedEngine):
@@ -717,3 +717,25 @@ def test_first_questions_of_a_source_are_a_part_of_all(folder: Path) -> None:
     write_questions(folder, "train", 3)
     del raw["data"]["made"]["sources"]["train"]["limit"]
     assert sum(generated(folder, raw).values()) == 2 * 6
+
+
+def test_commits_take_a_small_share_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = []
+
+    def slow_write(db: Path, rows: Rows) -> None:
+        commits.append(len(rows["generations"]))
+        time.sleep(0.1)
+        write(db, rows)
+
+    monkeypatch.setattr(sampler, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(sampler, "write", slow_write)
+    write_scripts(tmp_path, "ab")
+    answers = failing("ab", 10**9)  # one reply a step
+    assert sample(tmp_path, settings("ab"), answers).generated.total() == 30
+    assert 0 < len(commits) < 10
+    monkeypatch.setattr(sampler, "MOST_UNCOMMITTED", 1)
+    assert sample(tmp_path, settings("ab", db="full.duckdb"), answers).generated.total() == 30
+    assert len(commits) > 10
+    assert facts(tmp_path / "small.duckdb") == facts(tmp_path / "full.duckdb")

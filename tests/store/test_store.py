@@ -10,7 +10,8 @@ import sys
 import threading
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NoReturn
 
 import duckdb
 import polars as pl
@@ -20,7 +21,7 @@ from helpers.experiments import sample, settings, table
 from hcache.data.metrics import METRICS
 from hcache.errors import StoreBusyError, StoreError
 from hcache.experiment import Experiment
-from hcache.store import Store, store, wait_and_write, write
+from hcache.store import Store, connection, store, wait_and_write, write
 from hcache.store.schema import TABLES, UNIQUE, VERSION
 
 TEXT = {"text_id": "1", "text": "one"}
@@ -64,7 +65,16 @@ def test_folder_is_refused(tmp_path: Path) -> None:
         Store(tmp_path)
 
 
-@pytest.mark.parametrize("sql", ["create table mine (x int)", "create table meta (x int)"])
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "create table mine (x int)",
+        "create table meta (x int)",
+        "create table meta as select 'x' as version",
+        "create view meta as select content as version from read_text('/etc/hostname')",
+        "create view meta as select error('no') as version",
+    ],
+)
 def test_database_of_others_is_refused_and_left_alone(tmp_path: Path, sql: str) -> None:
     path = foreign(tmp_path, sql)
     with pytest.raises(StoreError, match="not one of hcache"):
@@ -72,7 +82,7 @@ def test_database_of_others_is_refused_and_left_alone(tmp_path: Path, sql: str) 
     with pytest.raises(StoreError, match="not one of hcache"):
         write(path, {"texts": [TEXT]})
     with duckdb.connect(str(path)) as connection:
-        assert len(connection.sql("from duckdb_tables()").fetchall()) == 1
+        assert connection.sql("show tables").fetchall() in ([("mine",)], [("meta",)])
 
 
 def test_newer_file_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -191,7 +201,8 @@ def test_file_locked_by_another_process_says_what_to_do(tmp_path: Path) -> None:
     ) as other:
         assert other.stdin is not None and other.stdout is not None
         assert other.stdout.readline() == b"open\n"
-        with pytest.raises(StoreBusyError, match=r"held open by another .*Try again"):
+        who = rf"held open by process {other.pid} \(.*Try again"
+        with pytest.raises(StoreBusyError, match=who):
             Store(path, patience=0)
         with pytest.raises(StoreBusyError):
             write(path, {"texts": [TEXT]})
@@ -295,6 +306,45 @@ def test_ctrl_c_while_writing_is_an_interrupt_and_writes_nothing(
         with pytest.raises(KeyboardInterrupt):
             write(path, {"texts": [TEXT | {"text_id": "2"}]})
     assert table(path, "texts").rows() == [("1", "one")]
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(store, "TABLES"), (connection, "_NO_BARS")], ids=["making", "opening"]
+)
+def test_ctrl_c_while_a_database_is_made_or_opened_is_an_interrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str
+) -> None:
+    monkeypatch.setattr(module, name, LONG)
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "some.duckdb", {})
+    assert not any(tmp_path.iterdir())
+
+
+def test_ctrl_c_while_rows_are_read_is_an_interrupt_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = new(tmp_path, texts=[TEXT])
+
+    def interrupted(frame: pl.DataFrame, *how: object, **more: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pl.DataFrame, "to_arrow", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write(path, {"texts": [TEXT | {"text_id": "2"}]})
+    assert table(path, "texts").rows() == [("1", "one")]
+
+
+@pytest.mark.parametrize(
+    "step", ["reading the object {} as Arrow data", "exporting a stream from the object {}"]
+)
+def test_ctrl_c_is_known_by_the_words_of_duckdb_wherever_it_reads_rows(step: str) -> None:
+    said = step.format("registered as 'batch'")
+    with pytest.raises(KeyboardInterrupt):
+        connection.raise_if_interrupted(
+            duckdb.InvalidInputException(f"Invalid Input Error: {said} failed: KeyboardInterrupt:")
+        )
 
 
 # Views, against plain Python
