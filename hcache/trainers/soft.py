@@ -48,7 +48,7 @@ class SoftSettings(NetworkSettings):
         0.02, ge=0, description="weight of a state, added to its probability of being reached"
     )
     lr: float = Field(2e-3, gt=0, description="learning rate of Adam")
-    batch_size: int = Field(128, ge=1, description="trees of a minibatch")
+    batch_size: int = Field(32, ge=1, description="trees of a minibatch")
 
 
 @TRAINERS.register("soft")

@@ -27,7 +27,7 @@ from hcache.replay.exact import (
     sequences,
     static_leaves,
 )
-from hcache.replay.tree import NONE, greedy, tree_of_state
+from hcache.replay.tree import NONE, greedy, tree_of_leaf, tree_of_state
 
 forests = st.builds(
     random_forest,
@@ -255,5 +255,5 @@ def test_some_trees_are_a_forest_like_the_whole(forest: Forest, alpha: float, co
         assert torch.equal(getattr(some, name), getattr(tree, name)[index_B])
     for owner in (tree_of_state, tree_of_leaf):
         sizes = owner(tree).bincount(minlength=len(tree))
-        assert torch.equal(owner(some).bincount(minlength=count), sizes[index_B])
+        assert torch.equal(owner(some).bincount(minlength=len(index_B)), sizes[index_B])
     assert torch.equal(some.features_ND[some.root_T], tree.features_ND[tree.root_T[index_B]])

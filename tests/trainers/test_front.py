@@ -211,7 +211,7 @@ def test_one_training_serves_quality_and_cost_and_what_is_between() -> None:
     """Few queries, told apart by their text: at each α the policy comes near that α's oracle."""
     alpha = 0.5
     tree = synthetic_forest(32, seed=0, features=32, noise=0.2, hops=2)
-    trainer = Front(tree, alpha=alpha, seed=0)
+    trainer = Front(tree, SoftSettings(batch_size=4), alpha=alpha, seed=0)
     rewards = [trainer.validate(tree)["reward"]]
     for _ in range(80):
         trainer.step()
@@ -239,7 +239,7 @@ def test_one_training_serves_quality_and_cost_and_what_is_between() -> None:
 
 def test_more_weight_on_cost_never_costs_much_more() -> None:
     tree = synthetic_forest(16, seed=1, features=32, noise=0.2, hops=2)
-    trainer = Front(tree, alpha=0.5, seed=0)
+    trainer = Front(tree, SoftSettings(batch_size=4), alpha=0.5, seed=0)
     for _ in range(60):
         trainer.step()
     costs = []
