@@ -38,7 +38,11 @@ def identity(path: Path) -> Identity | None:
 
 
 def replace_file(path: Path, *parts: bytes | memoryview) -> None:
-    """Write `parts` to `path` so that a crash leaves the old file or the new one, never a part."""
+    """Write `parts` to `path` so that a crash leaves the old file or the new one, never a part.
+
+    Raises:
+        OSError: which names `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -47,6 +51,9 @@ def replace_file(path: Path, *parts: bytes | memoryview) -> None:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # a full disk names none
+        raise
     finally:
         draft.unlink(missing_ok=True)
 

@@ -62,8 +62,9 @@ class Registry(Mapping[str, T]):
         """A decorator that adds an entry under `name`.
 
         Raises:
-            ConfigError: the name is taken.
+            ConfigError: the name is taken, or is no name.
         """
+        self._check(name)
 
         def add(entry: C) -> C:
             if name in self.entries and self.entries[name] is not entry:
@@ -96,8 +97,16 @@ class Registry(Mapping[str, T]):
         """
         return source_of(self.find(name))
 
+    def _check(self, name: str) -> None:
+        """Refuse a name that could not stand in the name of a file, as that of a trainer does."""
+        try:
+            plain_name(name)
+        except ValueError as error:
+            raise ConfigError(f"{self.kind}: {error}.", "Rename it in the plug-in.") from error
+
     def __getitem__(self, name: str) -> T:
         if name not in self.entries and name in (points := _entry_points(self.group)):
+            self._check(name)
             self.entries.setdefault(name, _load(points[name]))
         return self.entries[name]
 
@@ -169,6 +178,19 @@ def source_of(entry: object) -> Source | None:
     if top == PACKAGE:
         return None
     return _files.get(module) or _source_of_package(top)
+
+
+def plain_name(name: str) -> str:
+    """A name as it is, if it can stand in a table, in a file's name and on one line.
+
+    Raises:
+        ValueError: it is blank, long, a path, or has characters that are not shown.
+    """
+    if not name.strip() or len(name) > 100 or not name.isprintable():
+        raise ValueError(f"{name[:100]!r} is no name; use letters, digits, _ and -")
+    if ".." in name or "/" in name or "\\" in name or name == ".":
+        raise ValueError(f"{name!r} is a path, no name; use letters, digits, _ and -")
+    return name
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from safetensors.torch import load_file, save
 
 from hcache.artefacts import check_tensors, digest_of, read_object, write_object, write_tensors
 from hcache.errors import RunError
+from hcache.files import replace_file
 from hcache.keys import digest
 from hcache.models.files import digests_of
 from hcache.replay.features import FeatureStore, HashingEncoder
@@ -173,3 +176,17 @@ def test_remembered_digests_of_models_are_made_again_where_they_are_damaged(
     for content in damages(file.read_bytes()):
         file.write_bytes(content)
         assert dict(digests_of(tmp_path / "model")) == wanted
+
+
+def test_a_full_disk_leaves_the_old_file_and_is_said_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    file = tmp_path / "manifest.json"
+    file.write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/manifest\.json'"):
+        replace_file(file, b"new")
+    assert [*tmp_path.iterdir()] == [file] and file.read_bytes() == b"old"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from io import TextIOWrapper
 from typing import NoReturn
 
@@ -22,7 +23,7 @@ from hcache.commands import (
     sampling,
 )
 from hcache.commands.console import notes, say
-from hcache.data.visible import visible
+from hcache.data.visible import tell_of_warnings, visible
 from hcache.errors import HcacheError
 from hcache.runs.signals import ENDING, EndRequest, end_now, ending_signals
 
@@ -71,6 +72,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # what an encoding lacks is written out
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    tell_of_warnings(partial(say, to=notes))
     with ending_signals() as request:
         try:
             app()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
-from hcache.commands.console import console, notes, progress, say
+from hcache.commands.console import notes, progress, say
 from hcache.commands.options import (
     AsJson,
     Database,
@@ -16,12 +16,11 @@ from hcache.commands.options import (
     Plugins,
     With,
 )
-from hcache.commands.routers import EvaluationProgress, print_remarks
+from hcache.commands.routers import EvaluationProgress, print_report
 from hcache.errors import RunError
 from hcache.experiment import Experiment
 
 if TYPE_CHECKING:
-    from hcache.evaluation.report import Report
     from hcache.runs.benching import Job
     from hcache.runs.folder import Run
 
@@ -66,24 +65,12 @@ def bench(
             list(zip(others, trained[1:], strict=True)),
             on_router,
         )
-    _print(report, as_json)
+    print_report(report, as_json, report.verdicts.values())
     if missing := len(wanted) - len(runs):
         raise RunError(
             f"{missing} of {len(wanted)} runs are left out.",
             "Do what is said of each above, and run the same command again.",
         )
-
-
-def _print(report: Report, as_json: bool) -> None:
-    from hcache.evaluation.leaderboard import table
-
-    if as_json:
-        typer.echo(report.to_json(), nl=False)
-        return
-    console.print(table(report))
-    for sentence in report.verdicts.values():
-        say(sentence)
-    print_remarks(report)
 
 
 def _all_that_fit(known: dict[str, str]) -> list[str]:

@@ -63,11 +63,11 @@ def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     """Rows as CSV, the one place where it is made: nested values as JSON, nothing for none.
 
     A text that a spreadsheet would take for a formula gets an apostrophe in front, unless it is a
-    number.
+    number. A row of one nothing is quoted, since readers skip empty lines.
     """
     lines: list[list[str]] = [[_unlike_a_formula(name) for name in columns]]
     lines += ([_csv_cell(row.get(name)) for name in columns] for row in rows)
-    return "".join(",".join(cells) + "\n" for cells in lines)
+    return "".join((",".join(cells) or '""' * len(cells)) + "\n" for cells in lines)
 
 
 def _csv_cell(value: object) -> str:

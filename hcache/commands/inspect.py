@@ -15,6 +15,7 @@ from hcache.commands.console import console, csv_text, field, print_json, say, t
 from hcache.commands.options import AsJson
 from hcache.errors import RunError, StoreError
 from hcache.runs.folder import Run, all_runs, find_run
+from hcache.runs.signals import ended_at_once
 from hcache.store import answer, open_for_people
 from hcache.store.queries import CALLS, FIND
 
@@ -50,7 +51,7 @@ def sql(
 
     Example: `hcache sql "select * from sequences order by f1 desc limit 5" --db FILE`
     """
-    with open_for_people(db, allow_external_access) as store:
+    with ended_at_once(), open_for_people(db, allow_external_access) as store:
         columns, rows = answer(store, query)
     if format is Format.csv:
         typer.echo(csv_text(columns, rows), nl=False)
@@ -74,7 +75,7 @@ def show(
 
     Example: `hcache show 3f2a91 --db runs/demo/hcache.duckdb`
     """
-    with open_for_people(db) as store:
+    with ended_at_once(), open_for_people(db) as store:
         found = answer(store, FIND, [trajectory]).rows
         if not found:
             raise StoreError(

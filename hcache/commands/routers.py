@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
@@ -169,7 +169,6 @@ def evaluate(
 
     Example: `hcache eval data/demo/experiment.yaml --split test`
     """
-    from hcache.evaluation.leaderboard import table
     from hcache.runs.evaluating import evaluate_runs
     from hcache.runs.training import with_train
 
@@ -184,10 +183,19 @@ def evaluate(
         rows = report.to_dict()["rows"]
         columns = list(dict.fromkeys(name for row in rows for name in row))
         write_out(csv, csv_text(columns, rows).encode())
+    print_report(report, as_json)
+
+
+def print_report(report: Report, as_json: bool, sentences: Iterable[str] = ()) -> None:
+    """Print a report as JSON, or as a table with some sentences and what must be known below."""
+    from hcache.evaluation.leaderboard import table
+
     if as_json:
         typer.echo(report.to_json(), nl=False)
         return
     console.print(table(report))
+    for sentence in sentences:
+        say(sentence)
     print_remarks(report)
 
 
@@ -253,9 +261,10 @@ def rerun(
 
     Example: `hcache rerun runs/demo/ppo-s0-1a2b3c4d`
     """
+    from hcache.runs.folder import find_run
     from hcache.runs.training import repeat
 
-    found = _finished(run)
+    found = find_run(run)
     with TrainingProgress(found.config) as on_metrics:
         difference = repeat(found, db, on_metrics)
     if difference is not None:
@@ -271,26 +280,18 @@ def target_of(
 ) -> tuple[Experiment, list[Run]]:
     """An experiment file with its finished runs, or a run with its experiment."""
     from hcache.runs.comparability import damage
-    from hcache.runs.folder import all_runs
+    from hcache.runs.folder import all_runs, find_run
 
     if target.endswith((".yaml", ".yml")):
         loaded = Experiment.load(target, overrides, db, plugins=plugins)
         runs = [run for run in all_runs(Path(loaded.config.runs)) if _may_be_of(run, loaded.name)]
         return loaded, runs
-    run = _finished(target)
+    run = find_run(target)
+    if not run.finished:
+        raise RunError(f"{run.folder} is not finished.", "Run the same train command to go on.")
     if reason := damage(run):
         raise RunError(f"{run.name}: {reason.rstrip('.')}.", "Train it again.")
     return run.experiment(db), [run]
-
-
-def _finished(name: str) -> Run:
-    """A run that is finished, by its folder or its name."""
-    from hcache.runs.folder import find_run
-
-    run = find_run(name)
-    if not run.finished:
-        raise RunError(f"{run.folder} is not finished.", "Run the same train command to go on.")
-    return run
 
 
 def _may_be_of(run: Run, experiment: str) -> bool:

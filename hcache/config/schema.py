@@ -16,7 +16,7 @@ from pydantic import (
 
 from hcache.data.queries import SPLITS
 from hcache.data.thoughts import KNOWN_TAGS, Tags
-from hcache.plugins import did_you_mean
+from hcache.plugins import did_you_mean, plain_name
 
 
 class Section(BaseModel):
@@ -33,19 +33,6 @@ class Settings(Section):
 
 Seed = Annotated[int, Field(ge=0, lt=1 << 32)]  # as NumPy takes them
 MOST_REPLICAS = 1 << 16  # keys of generations have room for as many
-
-
-def plain_name(name: str) -> str:
-    """A name as it is, if it can stand in a table, in a file's name and on one line.
-
-    Raises:
-        ValueError: it is blank, long, a path, or has characters that are not shown.
-    """
-    if not name.strip() or len(name) > 100 or not name.isprintable():
-        raise ValueError(f"{name[:100]!r} is no name; use letters, digits, _ and -")
-    if ".." in name or "/" in name or "\\" in name or name == ".":
-        raise ValueError(f"{name!r} is a path, no name; use letters, digits, _ and -")
-    return name
 
 
 Name = Annotated[str, AfterValidator(plain_name)]
@@ -272,7 +259,9 @@ class TrainConfig(Section):
 class EvaluateConfig(Section):
     """Statistics of the figures that are reported."""
 
-    resamples: int = Field(10_000, ge=100, description="of the queries, for the interval of AIQ")
+    resamples: int = Field(
+        10_000, ge=100, le=1_000_000, description="of the queries, for the interval of AIQ"
+    )
     seed: Seed = Field(0, description="of these resamples")
 
 

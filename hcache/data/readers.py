@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -67,9 +68,10 @@ def read(
     _check_options(reader, function, options)
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}.", "Give the number of rows to read, at least 1.")
+    most = None if limit is None else min(limit, sys.maxsize)  # more than islice can count is all
     queries: list[Query] = []
     for source in map(Source, _files(path)):
-        for query in islice(function(source, **options), limit):
+        for query in islice(function(source, **options), most):
             _check_unicode(source, query)
             queries.append(replace(query, dataset=dataset, place=source.place))
     if not queries:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import warnings
+from collections.abc import Callable
+from typing import TextIO
 
 # What moves the cursor, changes colours or the order of letters, is not seen, or cannot be written.
 # What joins letters or emoji (U+200C, U+200D), chooses a glyph (variation selectors) or is seen
@@ -31,3 +35,39 @@ def _written_out(match: re.Match[str]) -> str:
     if code < 0x100:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def tell_of_warnings(tell: Callable[[str], object]) -> None:
+    """Hand what is logged without a handler, and Python's warnings, to `tell`, safe to show.
+
+    Both would reach standard error as they are, through progress bars that are drawn there.
+    """
+
+    def told(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        tell(visible(warnings.formatwarning(message, category, filename, lineno, "").rstrip()))
+
+    logging.lastResort = _Told(tell)
+    warnings.showwarning = told
+
+
+class _Told(logging.Handler):
+    """The handler of last resort, which writes nothing itself."""
+
+    def __init__(self, tell: Callable[[str], object]) -> None:
+        super().__init__()
+        self.setLevel(logging.WARNING)
+        self.tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `Handler`."""
+        try:
+            self.tell(visible(self.format(record)))
+        except Exception:  # a message that does not take its arguments
+            self.handleError(record)

@@ -49,9 +49,9 @@ def write_report(
     """
     made_from = [(experiment, tuple(runs)), *((other, tuple(own)) for other, own in others)]
     recipe = Recipe(split, tuple(command), now(), str(experiment.db), tuple(made_from))
-    evaluation = evaluated(recipe, on_router)
+    evaluation = _evaluated(recipe, on_router)
     evaluation.keep(split)
-    files = files_of(recipe, evaluation)
+    files = _files_of(recipe, evaluation)
     for name, content in files.items():
         replace_file(out / name, content)
     recipe.write(out, files)
@@ -72,13 +72,13 @@ def verify_report(
         StoreError: a database is gone or damaged.
     """
     kept, then = read_recipe(folder, db), read_figures(folder)
-    evaluation = evaluated(kept.recipe, on_router)
+    evaluation = _evaluated(kept.recipe, on_router)
     as_then = replace(evaluation.report, made_from=sources_of(then))
-    files = files_of(kept.recipe, replace(evaluation, report=as_then))
+    files = _files_of(kept.recipe, replace(evaluation, report=as_then))
     return compared(folder, kept, then, evaluation.report, files)
 
 
-def evaluated(recipe: Recipe, on_router: OnRouter) -> Evaluation:
+def _evaluated(recipe: Recipe, on_router: OnRouter) -> Evaluation:
     """The evaluation that a recipe asks for; its report names the databases too."""
     (experiment, runs), *others = recipe.made_from
     evaluation = evaluation_of(experiment, runs, recipe.split, others, on_router)
@@ -86,7 +86,7 @@ def evaluated(recipe: Recipe, on_router: OnRouter) -> Evaluation:
     return replace(evaluation, report=replace(evaluation.report, made_from=made_from))
 
 
-def files_of(recipe: Recipe, evaluation: Evaluation) -> dict[str, bytes]:
+def _files_of(recipe: Recipe, evaluation: Evaluation) -> dict[str, bytes]:
     """The files of a report by name."""
     experiment, _ = recipe.made_from[0]
     drawn = pictures(evaluation.report, evaluation.methods)

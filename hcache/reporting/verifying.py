@@ -47,7 +47,7 @@ class Verified:
 
 
 def read_figures(folder: Path) -> dict[str, Any]:
-    """What report.json says.
+    """The figures of a report, as report.json has them.
 
     Raises:
         RunError: it cannot be read.
@@ -62,7 +62,7 @@ def read_figures(folder: Path) -> dict[str, Any]:
 
 
 def sources_of(figures: Mapping[str, Any]) -> tuple[Source, ...]:
-    """What a report says that it was made from."""
+    """Sources that a report says it was made from."""
     return tuple(Source(**source) for source in figures["made_from"])
 
 

@@ -136,9 +136,13 @@ class Run:
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Write the manifest with its digest, whole or not at all."""
+        self._forget()
+        write_manifest(self.folder, manifest)
+
+    def _forget(self) -> None:
+        """Forget what was read of the run, since there is something else now, or may be."""
         for known in ("manifest", "config", "policy"):
             self.__dict__.pop(known, None)
-        write_manifest(self.folder, manifest)
 
     def files(self) -> dict[str, str]:
         """Digests of the files that the manifest of a finished run answers for, by name."""
@@ -200,6 +204,7 @@ class Run:
 
         with file:
             self._take(file, wait)
+            self._forget()  # another process may have held it until now
             still_held()
             file.truncate(0)
             file.write(f"{os.getpid()} on {platform.node()} since {now()}")

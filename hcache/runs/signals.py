@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -21,6 +21,7 @@ from typing import NoReturn
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ECHO_SECONDS = 0.5  # one request may come twice: `timeout` signals its command and then the group
+Handler = Callable[[int, FrameType | None], object]
 SHOW_CURSOR = b"\x1b[?25h"  # which progress bars hide
 
 
@@ -64,15 +65,39 @@ def ending_signals() -> Iterator[EndRequest]:
     under it a wait for a lock never wakes.
     """
     request = EndRequest()
-    before = {number: signal.getsignal(number) for number in ENDING}
-    taken = [number for number, handler in before.items() if handler != signal.SIG_IGN]
-    for number in taken:
-        signal.signal(number, request.receive)
-    try:
+    with _taken(request.receive):
         yield request
+
+
+@contextmanager
+def ended_at_once() -> Iterator[None]:
+    """Have the signals end the process on the spot, while it does what leaves nothing to make safe.
+
+    DuckDB asks for signals while it works, but where one raises it waits for its threads, and a
+    scan that finds nothing never looks up.
+    """
+    with _taken(_end):
+        yield
+
+
+@contextmanager
+def _taken(handler: Handler) -> Iterator[None]:
+    """Have the signals handled, but for those that the process was begun to ignore."""
+    before = {number: signal.getsignal(number) for number in ENDING}
+    taken = [number for number, known in before.items() if known != signal.SIG_IGN]
+    for number in taken:
+        signal.signal(number, handler)
+    try:
+        yield
     finally:
         for number in taken:
             signal.signal(number, before[number])
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    with suppress(OSError):
+        os.write(2, f"stopped by {signal.Signals(number).name}.\n".encode())
+    os._exit(128 + number)
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def train(
     if run.finished:
         return _own(run, identity)
     with run.lock(wait) as still_held:
-        if Run(run.folder).finished:  # by the process that was waited for
+        if run.finished:  # by the process that was waited for
             return _own(run, identity)
         manifest = _manifest(experiment, run, given, settings, identity, data)
         manifest["chain"] = [] if start is None else stages(start)
@@ -257,7 +257,7 @@ def repeat(
     """
     if not run.finished:
         with run.lock():
-            raise RunError(f"{run.folder} is not finished.", "Train it to its end first.")
+            raise RunError(f"{run.folder} is not finished.", "Run the same train command to go on.")
     with tempfile.TemporaryDirectory() as folder:
         again = train(
             run.experiment(db),

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from threading import Thread
 from typing import TypeVar
 
@@ -94,6 +95,9 @@ def _begin(threads: int) -> None:
     import torch
     from threadpoolctl import threadpool_limits
 
+    from hcache.data.visible import tell_of_warnings
+
+    tell_of_warnings(partial(print, file=sys.stderr))
     torch.set_num_threads(threads)
     threadpool_limits(threads)  # of libraries that the main module had loaded before
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
@@ -22,12 +21,12 @@ from hcache.errors import ArmError, ConfigError, EngineError, StoreBusyError, to
 from hcache.experiment import Experiment
 from hcache.files import Identity, identity
 from hcache.models.arms import Arm
-from hcache.models.replies import ReplyCount
 from hcache.sampling.enumerator import Enumerator, Reply
 from hcache.sampling.plan import check_size, tree_size
 from hcache.sampling.records import record_of, tables_of
 from hcache.sampling.schedules import Resident, Sweep
-from hcache.sampling.scoring import Scored, rescore, score
+from hcache.sampling.scoring import rescore, score
+from hcache.sampling.tally import Tally
 from hcache.store import Spool, Store, check_kind, wait_and_write, write
 from hcache.store.queries import COMPLETE, GENERATIONS, GENERATIONS_BY_ARM, TRAJECTORIES
 from hcache.store.spool import taken_away
@@ -39,26 +38,6 @@ COMMIT_SECONDS = 2.0  # between two commits, at least
 COMMIT_SHARE = 0.1  # of the time, at most: each commit reads keys of all that is stored
 MOST_UNCOMMITTED = 50_000  # generations in memory, after which commits may take a larger share
 PATIENCE_SECONDS = 10.0  # for a database held open by others, at the start and the end
-
-
-@dataclass
-class Tally:
-    """What a run has done so far."""
-
-    queries: int = 0
-    complete: int = 0
-    expected: Counter[str] = field(default_factory=Counter)  # generations by arm, at most
-    cached: Counter[str] = field(default_factory=Counter)
-    generated: Counter[str] = field(default_factory=Counter)
-    output_tokens: int = 0
-    loads: int = 0
-    moved: int = 0  # queries in another split than when they were recorded before
-    missing: int = 0  # outcomes lost to a failed engine, or an arm that it cannot serve
-    left: int = 0  # queries not begun, for want of budget
-    waiting: bool = False  # whether finished generations wait in the spool
-    seconds: float = 0.0
-    scored: Scored = field(default_factory=Scored)  # at the end, of what was there before
-    replies: tuple[ReplyCount, ...] = ()  # of the splits sampled, at the end
 
 
 class Sampler:

@@ -6,8 +6,11 @@ import ast
 import csv
 import io
 import json
+import logging
 import sys
 import unicodedata
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,9 +21,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.progress import BarColumn
 
+from hcache.commands import main
 from hcache.commands.console import PlainConsole, notes, progress, table_of
-from hcache.data.visible import visible
+from hcache.data.visible import tell_of_warnings, visible
 from hcache.files import json_text
+from hcache.runs.workers import worker_pool
 
 HOSTILE = r"s[a:b:c] + t[0:100:2] and \[x = 5\] [/bold] [red]no[/red] :smile: \\[1] end"
 BIDI = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
@@ -101,6 +106,13 @@ def test_nested_columns_are_json_in_csv(shell: Shell) -> None:
     assert all(json.loads(each["asks"]) for each in csv.DictReader(asks.splitlines()))
 
 
+def test_a_row_of_one_nothing_is_a_row_of_csv(shell: Shell) -> None:
+    shell("sample", "experiment.yaml")
+    query = "select null as a from range(3)"
+    text = shell("sql", query, "--db", "small.duckdb", "--format", "csv")
+    assert [*csv.reader(text.splitlines())] == [["a"], [""], [""], [""]]
+
+
 def test_json_has_no_nan(shell: Shell) -> None:
     shell("sample", "experiment.yaml")
     query = "select 'nan'::double as a, ['inf'::double, 1] as b, date '2026-01-02' as c"
@@ -170,6 +182,56 @@ def test_json_text_of_what_json_lacks() -> None:
         "a": None,
         "b": [1, "x"],
     }
+
+
+WARNED = "the message " + ACTING + " [bold]x[/bold] [/] :smile:"
+SHOWN = r"the message a\x1b[2Jb\x07c\x9bd\u202ee\u2066f\x7fg\x0dh [bold]x[/bold] [/] :smile:"
+
+
+def logged() -> None:
+    logging.getLogger("hcache.replay").warning("%s", WARNED)
+
+
+def warned() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn(WARNED, stacklevel=2)
+
+
+@pytest.mark.parametrize("speak", [logged, warned])
+def test_warnings_are_shown_as_any_other_text(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, speak: Callable[[], None]
+) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [])  # those of pytest
+    monkeypatch.setattr(logging, "lastResort", logging.lastResort)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setattr("hcache.commands.inspect.say", lambda _: speak())
+    shell.patch.chdir(shell.folder)
+    shell.patch.setattr(sys, "argv", ["hcache", "runs"])
+    with pytest.raises(SystemExit):
+        main()
+    told = shell.capture.readouterr().err
+    assert SHOWN in told
+    assert told.count("the message") == told.count("\n") == 1
+
+
+def test_warnings_of_workers_are_shown_as_any_other_text(capfd: pytest.CaptureFixture[str]) -> None:
+    with worker_pool(2) as pool:
+        for speak in (logged, warned):
+            pool.submit(speak).result()
+    told = capfd.readouterr().err
+    assert told.count(SHOWN) == told.count("the message") == 2
+
+
+def test_a_message_that_does_not_take_its_arguments_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging, "lastResort", logging.lastResort)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setattr(logging.root, "handlers", [])
+    tell_of_warnings(print)
+    logging.getLogger("hcache.replay").warning("%d parts", "three")
+    assert "'%d parts'" in capsys.readouterr().err
 
 
 def test_only_one_place_makes_consoles() -> None:

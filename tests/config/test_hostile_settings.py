@@ -9,6 +9,7 @@ import pytest
 from helpers.experiments import Raw, load, settings
 
 from hcache.config.file import read_config
+from hcache.data.readers import read
 from hcache.errors import ConfigError, HcacheError, RunError
 from hcache.files import find
 from hcache.models.files import by_content, locate
@@ -139,3 +140,16 @@ def test_names_of_files_that_cannot_be_are_errors_of_ours(tmp_path: Path) -> Non
         read_config(tmp_path / "a\0.yaml")
     with pytest.raises(RunError, match="cannot be read"):
         all_runs(tmp_path / ("x" * 300))
+
+
+@pytest.mark.parametrize("limit", [10**6, 2**63 - 1, 2**63, 10**30])
+def test_limit_beyond_all_rows_is_all_rows(folder: Path, limit: int) -> None:
+    file = folder / "train.jsonl"
+    every = read("jsonl", file, dataset="made")
+    assert len(read("jsonl", file, dataset="made", limit=1)) == 1 < len(every)
+    assert read("jsonl", file, dataset="made", limit=limit) == every
+
+
+def test_resamples_beyond_memory_are_refused(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="resamples"):
+        load(folder, settings("ab", evaluate={"resamples": 10**12}))

@@ -124,10 +124,11 @@ def test_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_full_disk_keeps_what_was_written_before(tmp_path: Path) -> None:
     code = """
-import resource, signal, sys
+import os, resource, signal, sys
 from pathlib import Path
 from hcache.errors import StoreError
 from hcache.store import Spool
+print(os.getpid())
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 spool = Spool(Path(sys.argv[1]))
@@ -150,7 +151,7 @@ spool.close()
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    first, second = done.stdout.splitlines()
+    pid, first, second = done.stdout.splitlines()
     assert "no room left on the disk" in first and "Free some space" in first
-    assert "process " in second  # the lock is still held
+    assert f"process {pid} (" in second  # the lock is still held
     assert recovered(tmp_path) == [{"before": 1}, {"after": 2}]
