@@ -31,7 +31,7 @@ from pydantic import Field
 from torch import Tensor
 
 from hcache.policies.mlp import MLPPolicy
-from hcache.replay.exact import backward, reach, returns
+from hcache.replay.exact import backward, reach, state_values
 from hcache.replay.tree import Tree
 from hcache.trainers.base import TRAINERS
 from hcache.trainers.network import NetworkSettings, NetworkTrainer
@@ -74,21 +74,23 @@ class Soft(NetworkTrainer):
         policy, reward_M = self.task(tree)
         logits_NA = policy.logits(tree.states)
         probs_NA = logits_NA.detach().double().softmax(dim=1)
-        weight_N = self.weights(tree, probs_NA)
-        target_NA = self.targets(tree, reward_M, probs_NA)
-        loss_N = -(target_NA.float() * logits_NA.log_softmax(dim=1)).sum(dim=1)
-        loss = (weight_N.float() * loss_N).mean()
+        q_NA = backward(tree, reward_M, probs_NA)
+        target_NA = self.targets(tree, reward_M, q_NA).float()
+        weight_N = self.weights(tree, probs_NA).float()
+        loss_N = -(target_NA * logits_NA.log_softmax(dim=1)).sum(dim=1)
+        loss = (weight_N * loss_N).mean()
         self.descend(loss)
-        return torch.stack([returns(tree, reward_M, probs_NA).mean(), loss.detach().double()])
+        value_T = state_values(q_NA, probs_NA)[tree.root_T]
+        return torch.stack([value_T.mean(), loss.detach().double()])
 
     def task(self, tree: Tree) -> tuple[MLPPolicy, Tensor]:
         """The policy that learns on these trees, and their rewards [M]."""
         return self.policy, tree.reward_M(self.alpha)
 
-    def targets(self, tree: Tree, reward_M: Tensor, probs_NA: Tensor) -> Tensor:
-        """softmax(Q/τ) of every state, float64 [N, A]; exactly 0 where an action is not valid."""
-        learned = probs_NA if self.settings.target == "soft" else None
-        return (backward(tree, reward_M, learned) / self.settings.temperature).softmax(dim=1)
+    def targets(self, tree: Tree, reward_M: Tensor, q_NA: Tensor) -> Tensor:
+        """softmax(Q/τ) of every state, float64 [N, A], where Q^π is known."""
+        learned_NA = q_NA if self.settings.target == "soft" else backward(tree, reward_M)
+        return (learned_NA / self.settings.temperature).softmax(dim=1)
 
     def weights(self, tree: Tree, probs_NA: Tensor) -> Tensor:
         """Chance that the policy passes each state, plus the floor, float64 [N]; mean 1."""

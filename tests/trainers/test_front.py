@@ -74,13 +74,13 @@ def test_a_view_shares_the_weights_and_keeps_its_alpha() -> None:
 def test_alpha_is_seen_as_its_share() -> None:
     """u = α / (α + α₀), at the end of the inputs, from −2 to 2."""
     forest, policy = fresh(alpha=0.5)
-    plain = policy.at(0.0).inputs(forest.tree.states)
+    plain = policy.at(0.0).inputs(forest.tree.states).rest_NR
     for alpha in ALPHAS:
-        inputs = policy.at(alpha).inputs(forest.tree.states)
+        inputs = policy.at(alpha).inputs(forest.tree.states).rest_NR
         assert torch.equal(inputs[:, :-1], plain[:, :-1])
         wanted = 4 * (alpha / (alpha + 0.5)) - 2
         assert inputs[:, -1].tolist() == pytest.approx([wanted] * len(inputs), abs=1e-6)
-    assert policy.inputs(forest.tree.states)[0, -1] == 0  # u = ½ at α₀
+    assert policy.inputs(forest.tree.states).rest_NR[0, -1] == 0  # u = ½ at α₀
 
 
 def test_an_alpha_for_each_state_equals_separate_calls() -> None:
@@ -171,7 +171,7 @@ def test_trees_learn_each_at_an_alpha_of_its_own(seed: int) -> None:
         def task(self, tree: Tree) -> tuple[ConditionedPolicy, torch.Tensor]:
             policy, reward_M = super().task(tree)
             trees = zip(tree.query_T.tolist(), tree.replica_T.tolist(), strict=True)
-            u_T = (policy.inputs(tree.states)[tree.root_T, -1] / SPAN + 0.5).double()
+            u_T = (policy.inputs(tree.states).rest_NR[tree.root_T, -1] / SPAN + 0.5).double()
             taken.update(zip(trees, (0.25 * u_T / (1 - u_T)).tolist(), strict=True))
             return policy, reward_M
 

@@ -17,7 +17,7 @@ from hcache.config.file import parse_settings
 from hcache.errors import ConfigError
 from hcache.evaluation.evaluator import evaluate
 from hcache.policies.rollout import greedy_leaves
-from hcache.replay.exact import oracle_leaves
+from hcache.replay.exact import backward, oracle_leaves
 from hcache.replay.tree import Tree
 from hcache.trainers import fit
 from hcache.trainers.soft import Soft, SoftSettings
@@ -59,6 +59,12 @@ def reached(node: Node, probs: Table, weight: float = 1.0) -> Iterator[tuple[Nod
             yield from reached(child, probs, weight * probs[node.index][action])
 
 
+def targets(trainer: Soft, probs_NA: Tensor) -> Tensor:
+    """What the trainer wants of every state where the policy is as given."""
+    tree, reward_M = trainer.tree, trainer.reward_M
+    return trainer.targets(tree, reward_M, backward(tree, reward_M, probs_NA))
+
+
 class Watched(Soft):
     """Remembers the trees that it learned at, minibatch by minibatch."""
 
@@ -90,7 +96,7 @@ def test_targets_weights_and_loss_equal_the_plain_loop(
     with torch.no_grad():  # far from uniform
         list(trainer.policy.actor.parameters())[-2].mul_(100)
     probs_NA = trainer.policy.probs(tree.states)
-    target_NA = trainer.targets(tree, tree.reward_M(ALPHA), probs_NA)
+    target_NA = targets(trainer, probs_NA)
     weight_N = trainer.weights(tree, probs_NA)
     logprobs = trainer.policy.logits(tree.states).log_softmax(dim=1).tolist()
     probs = probs_NA.tolist()
@@ -167,7 +173,7 @@ def test_a_later_mistake_is_reckoned_with() -> None:
     for target, first in (("soft", 1), ("optimal", 0)):
         chosen = parse_settings(SoftSettings, {"target": target}, "here")
         trainer = Soft(tree, chosen, alpha=ALPHA, seed=0)
-        assert int(trainer.targets(tree, tree.reward_M(ALPHA), probs_NA)[root].argmax()) == first
+        assert int(targets(trainer, probs_NA)[root].argmax()) == first
 
 
 @pytest.mark.parametrize(("target", "share"), [("soft", 0.95), ("optimal", 0.9)])
