@@ -120,9 +120,12 @@ class MLPPolicy(nn.Module):
         rest_NR = torch.cat([stage, cost_N[:, None]], dim=1)
         return Inputs(states.features_ND.to(device).float(), rest_NR)
 
-    def logits(self, states: States) -> Tensor:
-        """Scores of the actions, float32 [n, A]; MASKED where an action is not valid."""
-        return self._logits(self.inputs(states), states)
+    def logits(self, states: States, gain_D: Tensor | None = None) -> Tensor:
+        """Scores of the actions, float32 [n, A]; MASKED where an action is not valid.
+
+        `gain_D` multiplies the text features, as dropout does.
+        """
+        return self._logits(self.inputs(states), states, gain_D)
 
     def values(self, states: States) -> Tensor:
         """V(s), the critic's estimate of the return, float32 [n]."""
@@ -158,17 +161,18 @@ class MLPPolicy(nn.Module):
         policy.load_state_dict(tensors)
         return policy
 
-    def _logits(self, inputs: Inputs, states: States) -> Tensor:
-        scores = self._run(self.actor, inputs)
+    def _logits(self, inputs: Inputs, states: States, gain_D: Tensor | None = None) -> Tensor:
+        scores = self._run(self.actor, inputs, gain_D)
         return scores.masked_fill(~states.valid_NA.to(scores.device), MASKED)
 
     def _values(self, inputs: Inputs) -> Tensor:
         return self._run(self.critic, inputs)[:, 0]
 
-    def _run(self, network: nn.Sequential, inputs: Inputs) -> Tensor:
-        """The outputs of a network, whose first layer takes the text as W(x − μ)/s = (W/s)(x − μ)."""
+    def _run(self, network: nn.Sequential, inputs: Inputs, gain_D: Tensor | None = None) -> Tensor:
+        """The outputs of a network, whose first layer takes text features x as (W/s)(x − μ)."""
         first = network[0]
         text_HD = first.weight[:, : self.features] / self.text_scale
+        text_HD = text_HD if gain_D is None else text_HD * gain_D
         bias_H = first.bias - text_HD @ self.mean_D
         hidden_NH = nn.functional.linear(inputs.text_ND, text_HD, bias_H)
         hidden_NH += nn.functional.linear(inputs.rest_NR, first.weight[:, self.features :])

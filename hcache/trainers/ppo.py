@@ -44,7 +44,9 @@ class PPOSettings(NetworkSettings):
     vf_coef: float = Field(0.5, ge=0, description="weight of the value loss")
     max_grad_norm: float = Field(0.5, gt=0, description="gradients are clipped to this norm")
     norm_adv: bool = Field(False, description="normalise the advantages of each minibatch")
-    anneal_lr: bool = Field(True, description="lower lr to 0 in a straight line over the iterations")
+    anneal_lr: bool = Field(
+        True, description="lower lr to 0 in a straight line over the iterations"
+    )
 
 
 @dataclass(frozen=True)

@@ -34,12 +34,12 @@ from hcache.policies.mlp import MLPPolicy
 from hcache.replay.exact import backward, reach, state_values
 from hcache.replay.tree import Tree
 from hcache.trainers.base import TRAINERS
-from hcache.trainers.network import NetworkSettings, NetworkTrainer
+from hcache.trainers.network import DropoutSettings, DropoutTrainer
 
 Target = Literal["soft", "optimal"]
 
 
-class SoftSettings(NetworkSettings):
+class SoftSettings(DropoutSettings):
     """Settings of soft policy iteration; an iteration is a pass over all trees."""
 
     target: Target = Field("soft", description="Q-values to learn: the policy's or the oracle's")
@@ -52,7 +52,7 @@ class SoftSettings(NetworkSettings):
 
 
 @TRAINERS.register("soft")
-class Soft(NetworkTrainer):
+class Soft(DropoutTrainer):
     """Cross-entropy of the actor to softmax(Q/τ) at every state, Q exact on the training trees."""
 
     Settings = SoftSettings
@@ -72,7 +72,7 @@ class Soft(NetworkTrainer):
         The mean return before, and the weighted mean cross-entropy, float64 [2].
         """
         policy, reward_M = self.task(tree)
-        logits_NA = policy.logits(tree.states)
+        logits_NA = policy.logits(tree.states, self.gain_D())
         probs_NA = logits_NA.detach().double().softmax(dim=1)
         q_NA = backward(tree, reward_M, probs_NA)
         target_NA = self.targets(tree, reward_M, q_NA).float()
