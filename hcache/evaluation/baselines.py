@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from hcache.errors import DataError
-from hcache.evaluation.static import Path, best_static, common_paths, single_paths, static_mean
 from hcache.evaluation.statistics import Array
 from hcache.policies import AnyAlpha, Policy, at_alpha
 from hcache.policies.rollout import greedy_leaves
@@ -30,6 +29,7 @@ from hcache.replay.exact import (
     sequences,
     static_leaves,
 )
+from hcache.replay.static import Path, best_static, common_paths, single_paths, static_mean
 from hcache.replay.tree import NONE, Tree, path_name
 
 BEST_STATIC = "best static sequence"

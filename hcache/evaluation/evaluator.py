@@ -40,9 +40,9 @@ from hcache.evaluation.baselines import (
 from hcache.evaluation.fronts import TwoModels, aiq, apgr_cpt, area, no_gap, pareto
 from hcache.evaluation.groups import group_of, groups_left_out, masks
 from hcache.evaluation.report import Group, Plane, Point, Report, Row
-from hcache.evaluation.static import Path, best_single, best_static, common_paths, single_paths
 from hcache.evaluation.statistics import LEVEL, VANISHES, Array, in_words, interval_of_mean
 from hcache.policies import Policy
+from hcache.replay.static import Path, best_single, best_static, common_paths, single_paths
 from hcache.replay.tree import Tree, path_name
 
 Policies = Mapping[str, Policy | Sequence[Policy]]

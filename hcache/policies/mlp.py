@@ -2,10 +2,12 @@
 
 What goes in: features of the text c_t, a learned embedding of the hop (the paper's stage), and
 the cost so far C_t. Text features and cost are brought to a common scale by constants taken once
-from the training tree and saved with the weights. Orthogonal initialisation and tanh as in
-CleanRL (github.com/vwxyzjn/cleanrl) and Huang et al., "The 37 Implementation Details of PPO".
+from the training tree and saved with the weights; text features through the weights of the first
+layer, so that no scaled copy of them is made, nor a gradient with respect to them. Orthogonal
+initialisation and tanh as in CleanRL (github.com/vwxyzjn/cleanrl) and Huang et al., "The 37
+Implementation Details of PPO".
 
-Axes in names: n states asked about, D text features, I inputs of the network, A actions.
+Axes in names: n states asked about, D text features, R other inputs, H hidden units, A actions.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from pydantic import Field
@@ -29,6 +31,13 @@ from hcache.replay.tree import States, Tree
 
 SPAN = 4.0  # range of the input that stands for u, of the order of the other inputs
 MASKED = -1e9  # logit of an action that is not valid: its probability is exactly 0 in float32
+
+
+class Inputs(NamedTuple):
+    """What the networks see of n states."""
+
+    text_ND: Tensor  # text features as they come, float32
+    rest_NR: Tensor  # embedding of the hop, scaled cost, and what a kind of policy adds, float32
 
 
 class MLPSettings(Settings):
@@ -97,23 +106,26 @@ class MLPPolicy(nn.Module):
         check_states(train.states, init.features, init.hops)
         return copy.deepcopy(init)
 
-    def inputs(self, states: States) -> Tensor:
-        """What both networks see, float32 [n, I], on the device of the weights.
+    def inputs(self, states: States) -> Inputs:
+        """What both networks see, on the device of the weights.
 
         Raises:
             RunError: if the states have other features or more hops than the policy knows.
         """
         check_states(states, self.features, self.hops)
         device = self.embedding.device
-        text_ND = (states.features_ND.to(device).float() - self.mean_D) / self.text_scale
         # One-hot times matrix: unlike an index, its gradient is deterministic on a GPU.
         stage = nn.functional.one_hot(states.hop_N.to(device), self.hops).float() @ self.embedding
         cost_N = (states.cost_N.to(device) / self.cost_scale).float()
-        return torch.cat([text_ND, stage, cost_N[:, None]], dim=1)
+        rest_NR = torch.cat([stage, cost_N[:, None]], dim=1)
+        return Inputs(states.features_ND.to(device).float(), rest_NR)
 
-    def logits(self, states: States) -> Tensor:
-        """Scores of the actions, float32 [n, A]; MASKED where an action is not valid."""
-        return self._logits(self.inputs(states), states)
+    def logits(self, states: States, gain_D: Tensor | None = None) -> Tensor:
+        """Scores of the actions, float32 [n, A]; MASKED where an action is not valid.
+
+        `gain_D` multiplies the text features, as dropout does.
+        """
+        return self._logits(self.inputs(states), states, gain_D)
 
     def values(self, states: States) -> Tensor:
         """V(s), the critic's estimate of the return, float32 [n]."""
@@ -121,8 +133,8 @@ class MLPPolicy(nn.Module):
 
     def logits_and_values(self, states: States) -> tuple[Tensor, Tensor]:
         """Both at once; the inputs are made only once."""
-        inputs_NI = self.inputs(states)
-        return self._logits(inputs_NI, states), self._values(inputs_NI)
+        inputs = self.inputs(states)
+        return self._logits(inputs, states), self._values(inputs)
 
     @torch.no_grad()
     def probs(self, states: States) -> Tensor:
@@ -149,13 +161,23 @@ class MLPPolicy(nn.Module):
         policy.load_state_dict(tensors)
         return policy
 
-    def _logits(self, inputs_NI: Tensor, states: States) -> Tensor:
-        scores: Tensor = self.actor(inputs_NI)
+    def _logits(self, inputs: Inputs, states: States, gain_D: Tensor | None = None) -> Tensor:
+        scores = self._run(self.actor, inputs, gain_D)
         return scores.masked_fill(~states.valid_NA.to(scores.device), MASKED)
 
-    def _values(self, inputs_NI: Tensor) -> Tensor:
-        values: Tensor = self.critic(inputs_NI)
-        return values[:, 0]
+    def _values(self, inputs: Inputs) -> Tensor:
+        return self._run(self.critic, inputs)[:, 0]
+
+    def _run(self, network: nn.Sequential, inputs: Inputs, gain_D: Tensor | None = None) -> Tensor:
+        """The outputs of a network, whose first layer takes text features x as (W/s)(x − μ)."""
+        first = network[0]
+        text_HD = first.weight[:, : self.features] / self.text_scale
+        text_HD = text_HD if gain_D is None else text_HD * gain_D
+        bias_H = first.bias - text_HD @ self.mean_D
+        hidden_NH = nn.functional.linear(inputs.text_ND, text_HD, bias_H)
+        hidden_NH += nn.functional.linear(inputs.rest_NR, first.weight[:, self.features :])
+        output: Tensor = network[1:](hidden_NH)
+        return output
 
     def _initialise(self, generator: torch.Generator) -> None:
         nn.init.normal_(self.embedding, generator=generator)
@@ -214,9 +236,10 @@ class ConditionedPolicy(MLPPolicy):
         view._alpha = torch.as_tensor(alpha, dtype=torch.float64, device=self.alpha_0.device)
         return view
 
-    def inputs(self, states: States) -> Tensor:
-        """What both networks see, float32 [n, I]: as without α, and u."""
-        inputs_NI = super().inputs(states)
+    def inputs(self, states: States) -> Inputs:
+        """What both networks see: as without α, and u."""
+        inputs = super().inputs(states)
         alpha = self.alpha_0 if self._alpha is None else self._alpha
         u = (SPAN * (alpha / (alpha + self.alpha_0) - 0.5)).float()
-        return torch.cat([inputs_NI, u.expand(len(states))[:, None]], dim=1)
+        u_N1 = u.expand(len(states))[:, None]
+        return Inputs(inputs.text_ND, torch.cat([inputs.rest_NR, u_N1], dim=1))

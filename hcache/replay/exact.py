@@ -94,11 +94,12 @@ def backward(tree: Tree, reward_M: Tensor, probs_NA: Tensor | None = None) -> Te
         q = torch.where(child >= 0, value_N[child.clamp(min=0)], q)
         q = torch.where(leaf >= 0, reward_M[leaf.clamp(min=0)], q)
         q_NA[level] = q
-        value_N[level] = _value(q, None if probs_NA is None else probs_NA[level])
+        value_N[level] = state_values(q, None if probs_NA is None else probs_NA[level])
     return q_NA
 
 
-def _value(q_NA: Tensor, probs_NA: Tensor | None) -> Tensor:
+def state_values(q_NA: Tensor, probs_NA: Tensor | None = None) -> Tensor:
+    """Value of each state under a policy, or of its best action, float64 [N]."""
     if probs_NA is None:
         return q_NA.max(dim=1).values
     return (probs_NA.double() * q_NA.masked_fill(q_NA == -torch.inf, 0.0)).sum(dim=1)
@@ -107,7 +108,7 @@ def _value(q_NA: Tensor, probs_NA: Tensor | None) -> Tensor:
 def returns(tree: Tree, reward_M: Tensor, probs_NA: Tensor) -> Tensor:
     """Expected return of a stochastic policy in each tree, float64 [T], exactly."""
     q_NA = backward(tree, reward_M, probs_NA)
-    return _value(q_NA, probs_NA)[tree.root_T]
+    return state_values(q_NA, probs_NA)[tree.root_T]
 
 
 def reach(tree: Tree, probs_NA: Tensor) -> Tensor:

@@ -127,6 +127,19 @@ class Tree:
         return [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
 
     @cached_property
+    def _states_TW(self) -> Tensor:
+        """The states of each tree, filled up with NONE."""
+        tree_N = tree_of_state(self)
+        count_T = torch.bincount(tree_N, minlength=len(self))
+        first_T = count_T.cumsum(dim=0) - count_T
+        order_N = tree_N.argsort(stable=True)
+        owner_N = tree_N[order_N]
+        place_N = torch.arange(len(tree_N), device=tree_N.device) - first_T[owner_N]
+        table_TW = torch.full((len(self), int(count_T.max())), NONE, device=tree_N.device)
+        table_TW[owner_N, place_N] = order_N
+        return table_TW
+
+    @cached_property
     def states(self) -> States:
         """All states, as a policy sees them."""
         seen = self.features_ND, self.hop_N, self.cost_N, self.valid_NA
@@ -135,7 +148,7 @@ class Tree:
         numbers_N = torch.arange(len(self.hop_N), device=self.hop_N.device)
         return ReadableStates(*seen, numbers_N, self.texts)
 
-    def reward_M(self, alpha: float) -> Tensor:
+    def reward_M(self, alpha: float | Tensor) -> Tensor:
         """R = Q − α·C of each leaf (HierRouter, arXiv 2511.09873)."""
         return self.quality_M - alpha * self.cost_M
 
@@ -145,6 +158,29 @@ class Tree:
         leaf_NA[:, self.stop] = NONE
         return replace(self, leaf_NA=leaf_NA)
 
+    def some(self, index_B: Tensor) -> Tree:
+        """The forest of some trees alone, int64 [B], each at most once.
+
+        States and leaves keep their order and are numbered anew; texts are left out.
+        """
+        state_n = _filled(self._states_TW[index_B])
+        leaf_m = _filled(self.leaf_NA[state_n])
+        return replace(
+            self,
+            query_T=self.query_T[index_B],
+            replica_T=self.replica_T[index_B],
+            root_T=_places(self.root_T[index_B], state_n),
+            child_NA=_places(self.child_NA[state_n], state_n),
+            leaf_NA=_places(self.leaf_NA[state_n], leaf_m),
+            hop_N=self.hop_N[state_n],
+            cost_N=self.cost_N[state_n],
+            features_ND=self.features_ND[state_n],
+            quality_M=self.quality_M[leaf_m],
+            cost_M=self.cost_M[leaf_m],
+            path_ML=self.path_ML[leaf_m],
+            texts=None,
+        )
+
     def to(self, device: str | torch.device) -> Tree:
         """The same forest on another device."""
         moved: dict[str, Any] = {
@@ -153,6 +189,16 @@ class Tree:
             if isinstance(value, Tensor) and name in self.__dataclass_fields__
         }
         return replace(self, **moved)
+
+
+def _filled(numbers: Tensor) -> Tensor:
+    """Those that are not NONE, in order."""
+    return numbers[numbers != NONE].sort().values
+
+
+def _places(numbers: Tensor, kept_n: Tensor) -> Tensor:
+    """Where each number stands among those kept, which are in order; NONE for NONE."""
+    return torch.searchsorted(kept_n, numbers).masked_fill(numbers == NONE, NONE)
 
 
 def greedy(probs_NA: Tensor, valid_NA: Tensor) -> Tensor:

@@ -56,6 +56,7 @@ class Trainer(ABC):
     settings: AnySettings
     policy: TrainablePolicy  # as it stands
     halted: bool = False  # whether no further step would change anything
+    done: float = 0.0  # share of the iterations that are over, for schedules; `fit` keeps it
 
     def __init__(
         self,

@@ -78,7 +78,9 @@ def fit(
     """
     _check_counts(iterations=iterations, evaluate_every=evaluate_every, patience=patience)
     iterations = 0 if trainer.closed_form else iterations
-    identity = {"run": run} | _identity(trainer, valid, evaluate_every, patience)
+    identity = {"run": run} | _identity(
+        trainer, valid, iterations=iterations, evaluate_every=evaluate_every, patience=patience
+    )
     if resume and checkpoint is not None and os.path.lexists(checkpoint):
         progress, best = _load_checkpoint(checkpoint, trainer, identity)
         for metrics in progress.metrics:
@@ -88,6 +90,7 @@ def fit(
         best, metrics = _evaluate(trainer, valid, progress, {})
         _tell({"iteration": 0.0, **metrics}, progress, on_metrics)
     while progress.iteration < iterations and not _ended(trainer, progress, patience):
+        trainer.done = progress.iteration / iterations
         metrics = trainer.step()
         progress.iteration += 1
         _check_finite(metrics, progress.iteration)
@@ -150,15 +153,14 @@ def _evaluate(
     return best, {f"valid_{name}": value for name, value in metrics.items()}
 
 
-def _identity(trainer: Trainer, valid: Tree, evaluate_every: int, patience: int) -> dict[str, Any]:
+def _identity(trainer: Trainer, valid: Tree, **counts: int) -> dict[str, Any]:
     """What has to be equal for a checkpoint to be continued."""
     return {
         "trainer": type(trainer).__name__,
         "settings": trainer.settings.model_dump(),
         "seed": trainer.seed,
         "alpha": trainer.alpha,
-        "evaluate_every": evaluate_every,
-        "patience": patience,
+        **counts,
         "valid_queries": len(valid.queries),
         "arms": list(valid.arms),
     }

@@ -29,6 +29,14 @@ class NetworkSettings(MLPSettings, OptimiserSettings):
     """Settings that trainers of an MLP policy share."""
 
 
+class DropoutSettings(NetworkSettings):
+    """Settings of trainers that drop text features."""
+
+    feature_dropout: float = Field(
+        0.5, ge=0, lt=1, description="share of the text features that each minibatch does without"
+    )
+
+
 class TorchPolicy(TrainablePolicy, Protocol):
     """A policy that is a torch module."""
 
@@ -109,6 +117,26 @@ class NetworkTrainer(GradientTrainer):
     def make_policy(self, train: Tree, init: Policy | None) -> MLPPolicy:
         """See `Trainer`."""
         return MLPPolicy.for_training(train, self.settings, seed=self.seed, init=init)
+
+
+class DropoutTrainer(NetworkTrainer):
+    """A trainer that drops text features, so that few of them are not learned by heart.
+
+    A minibatch does without the same features in all its states, which needs D random numbers and
+    no more; the others count so much the more (Srivastava et al., JMLR 15, 2014, with one mask for
+    a minibatch in place of one for each state).
+    """
+
+    settings: DropoutSettings
+
+    def gain_D(self) -> Tensor | None:
+        """Factors of the text features in the next minibatch; None where nothing is dropped."""
+        share = self.settings.feature_dropout
+        if not share:
+            return None
+        features = self.tree.features_ND.shape[1]
+        chance_D = torch.rand(features, generator=self.generator, device=self.device)
+        return (chance_D >= share).float() / (1 - share)
 
 
 def part(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from hcache.replay.exact import backward
+from hcache.replay.exact import backward, state_values
 from hcache.replay.tree import Tree
 from hcache.trainers.base import TRAINERS
 from hcache.trainers.network import NetworkSettings, NetworkTrainer
@@ -43,7 +43,10 @@ class PPOSettings(NetworkSettings):
     ent_coef: float = Field(0.05, ge=0, description="weight of the entropy bonus")
     vf_coef: float = Field(0.5, ge=0, description="weight of the value loss")
     max_grad_norm: float = Field(0.5, gt=0, description="gradients are clipped to this norm")
-    norm_adv: bool = Field(True, description="normalise the advantages of each minibatch")
+    norm_adv: bool = Field(False, description="normalise the advantages of each minibatch")
+    anneal_lr: bool = Field(
+        True, description="lower lr to 0 in a straight line over the iterations"
+    )
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,8 @@ class PPO(NetworkTrainer):
 
     def step(self) -> dict[str, float]:
         """Play `episodes`, then `update_epochs` passes over them."""
+        if self.settings.anneal_lr:
+            self.optimizer.param_groups[0]["lr"] = self.settings.lr * (1 - self.done)
         rollout = self.rollout()
         losses = self._update(rollout, *self.estimate(rollout))
         asked_LE = rollout.live_LE & (rollout.action_LE != self.tree.stop)
@@ -227,5 +232,5 @@ def explained_variance(value_B: Tensor, return_B: Tensor) -> Tensor:
 def exact_advantages(tree: Tree, reward_M: Tensor, probs_NA: Tensor) -> tuple[Tensor, Tensor]:
     """A^π = Q^π − V^π, float64 [N, A], −inf where an action is not valid, and V^π, float64 [N]."""
     q_NA = backward(tree, reward_M, probs_NA)
-    value_N = (probs_NA * q_NA.masked_fill(~tree.valid_NA, 0.0)).sum(dim=1)
+    value_N = state_values(q_NA, probs_NA)
     return q_NA - value_N[:, None], value_N

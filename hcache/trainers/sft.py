@@ -35,7 +35,7 @@ from hcache.errors import ConfigError
 from hcache.replay.exact import only_best, oracle, oracle_leaves, reach
 from hcache.replay.tree import NONE, Tree, tree_of_leaf, tree_of_state
 from hcache.trainers.base import TRAINERS
-from hcache.trainers.network import NetworkSettings, NetworkTrainer
+from hcache.trainers.network import DropoutSettings, DropoutTrainer
 
 Ties = Literal["all", "random_one", "deterministic_one"]
 Balance = Literal["none", "undersample", "oversample", "smart"]
@@ -53,7 +53,7 @@ class TargetSettings(Settings):
     )
 
 
-class SFTSettings(NetworkSettings, TargetSettings):
+class SFTSettings(DropoutSettings, TargetSettings):
     """Settings of SFT; an iteration is one pass over the states with weight."""
 
     lr: float = Field(1e-3, gt=0, description="learning rate of Adam")
@@ -61,7 +61,7 @@ class SFTSettings(NetworkSettings, TargetSettings):
 
 
 @TRAINERS.register("sft")
-class SFT(NetworkTrainer):
+class SFT(DropoutTrainer):
     """Cross-entropy of the actor to the best actions of the training trees."""
 
     Settings = SFTSettings
@@ -78,7 +78,7 @@ class SFT(NetworkTrainer):
         order = self.permutation(len(targets))
         total, right = torch.zeros(2, dtype=torch.float64, device=self.device)
         for part in order.split(self.settings.batch_size):
-            logits = self.policy.logits(self.tree.states[targets.kept_K[part]])
+            logits = self.policy.logits(self.tree.states[targets.kept_K[part]], self.gain_D())
             loss, hits = targets.score(part, logits)
             loss = loss / len(part)
             self.descend(loss)

@@ -13,12 +13,13 @@ R = Q − α·C that is reported, and greedy as τ → 0.
     soft      Q = Q^π of the current policy: what an action brings with the mistakes made after it
     optimal   Q = Q* of the oracle: SFT on soft targets, which stay the same from start to end
 
-States are drawn as often as the current policy reaches them, and by `floor` more: most states of a
-tree are far from any good path, and a pass over all would mostly learn what never happens. Without
-a floor, what is hardly reached is hardly learned: its Q^π stays low, and it is never reached. The
-critic is left as it is.
+A minibatch is whole trees. Their Q^π is that of the weights of this very step, and every state of
+the forward pass is learned at, with the chance that the policy reaches it as its weight, and
+`floor` more: most states of a tree are far from any good path, and would outweigh the others.
+Without a floor, what is hardly reached is hardly learned: its Q^π stays low, and it is never
+reached. The critic is left as it is.
 
-Axes in names: T trees, N states, A actions, M leaves, K drawn states, B of a minibatch.
+Axes in names: T trees, N states, A actions, M leaves, B trees of a minibatch.
 """
 
 from __future__ import annotations
@@ -30,72 +31,68 @@ from pydantic import Field
 from torch import Tensor
 
 from hcache.policies.mlp import MLPPolicy
-from hcache.replay.exact import backward, reach, returns
+from hcache.replay.exact import backward, reach, state_values
+from hcache.replay.tree import Tree
 from hcache.trainers.base import TRAINERS
-from hcache.trainers.network import NetworkSettings, NetworkTrainer
+from hcache.trainers.network import DropoutSettings, DropoutTrainer
 
 Target = Literal["soft", "optimal"]
 
 
-class SoftSettings(NetworkSettings):
-    """Settings of soft policy iteration; an iteration evaluates, then draws T·L states."""
+class SoftSettings(DropoutSettings):
+    """Settings of soft policy iteration; an iteration is a pass over all trees."""
 
     target: Target = Field("soft", description="Q-values to learn: the policy's or the oracle's")
-    temperature: float = Field(0.05, gt=0, description="τ of softmax(Q/τ), in units of the reward")
+    temperature: float = Field(0.02, gt=0, description="τ of softmax(Q/τ), in units of the reward")
     floor: float = Field(
-        0.05, ge=0, description="weight of a state, added to its probability of being reached"
+        0.02, ge=0, description="weight of a state, added to its probability of being reached"
     )
-    lr: float = Field(1e-2, gt=0, description="learning rate of Adam")
-    batch_size: int = Field(64, ge=1, description="states of a minibatch")
+    lr: float = Field(2e-3, gt=0, description="learning rate of Adam")
+    batch_size: int = Field(32, ge=1, description="trees of a minibatch")
 
 
 @TRAINERS.register("soft")
-class Soft(NetworkTrainer):
+class Soft(DropoutTrainer):
     """Cross-entropy of the actor to softmax(Q/τ) at every state, Q exact on the training trees."""
 
     Settings = SoftSettings
     settings: SoftSettings
 
     def step(self) -> dict[str, float]:
-        """Evaluate the policy exactly, then learn at states that it reaches."""
-        probs_NA = self.policy.probs(self.tree.states)
-        reward_T = returns(self.tree, self.reward_M, probs_NA)
-        loss = self.improve(self.targets(probs_NA, self.reward_M), self.weights(probs_NA))
-        return {"train_reward": float(reward_T.mean()), "loss": loss}
+        """A pass over all trees, in minibatches; means of the return and the loss on the way."""
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        for index_B in self.permutation(len(self.tree)).split(self.settings.batch_size):
+            sums += self.improve(self.tree.some(index_B)) * len(index_B)
+        reward, loss = (sums / len(self.tree)).tolist()
+        return {"train_reward": reward, "loss": loss}
 
-    def targets(self, probs_NA: Tensor, reward_M: Tensor) -> Tensor:
-        """softmax(Q/τ) of every state, float64 [N, A]; exactly 0 where an action is not valid."""
-        learned = probs_NA if self.settings.target == "soft" else None
-        q_NA = backward(self.tree, reward_M, learned)
-        return (q_NA / self.settings.temperature).softmax(dim=1)
+    def improve(self, tree: Tree) -> Tensor:
+        """Evaluate the policy on these trees exactly and learn at their states.
 
-    def weights(self, probs_NA: Tensor) -> Tensor:
+        The mean return before, and the weighted mean cross-entropy, float64 [2].
+        """
+        policy, reward_M = self.task(tree)
+        logits_NA = policy.logits(tree.states, self.gain_D())
+        probs_NA = logits_NA.detach().double().softmax(dim=1)
+        q_NA = backward(tree, reward_M, probs_NA)
+        target_NA = self.targets(tree, reward_M, q_NA).float()
+        weight_N = self.weights(tree, probs_NA).float()
+        loss_N = -(target_NA * logits_NA.log_softmax(dim=1)).sum(dim=1)
+        loss = (weight_N * loss_N).mean()
+        self.descend(loss)
+        value_T = state_values(q_NA, probs_NA)[tree.root_T]
+        return torch.stack([value_T.mean(), loss.detach().double()])
+
+    def task(self, tree: Tree) -> tuple[MLPPolicy, Tensor]:
+        """The policy that learns on these trees, and their rewards [M]."""
+        return self.policy, tree.reward_M(self.alpha)
+
+    def targets(self, tree: Tree, reward_M: Tensor, q_NA: Tensor) -> Tensor:
+        """softmax(Q/τ) of every state, float64 [N, A], where Q^π is known."""
+        learned_NA = q_NA if self.settings.target == "soft" else backward(tree, reward_M)
+        return (learned_NA / self.settings.temperature).softmax(dim=1)
+
+    def weights(self, tree: Tree, probs_NA: Tensor) -> Tensor:
         """Chance that the policy passes each state, plus the floor, float64 [N]; mean 1."""
-        weight_N = reach(self.tree, probs_NA) + self.settings.floor
+        weight_N = reach(tree, probs_NA) + self.settings.floor
         return weight_N / weight_N.mean()
-
-    def improve(self, target_NA: Tensor, weight_N: Tensor) -> float:
-        """One pass over states drawn by weight, T·L of them; the mean cross-entropy on the way."""
-        target_NA = target_NA.float()
-        draws = len(self.tree) * self.tree.hops
-        drawn_K = self._drawn(weight_N, draws)
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for state_B in drawn_K.split(self.settings.batch_size):
-            logits_BA = self.policy_for(state_B).logits(self.tree.states[state_B])
-            loss = -(target_NA[state_B] * logits_BA.log_softmax(dim=1)).sum(dim=1).mean()
-            self.descend(loss)
-            total += loss.detach() * len(state_B)
-        return float(total) / draws
-
-    def _drawn(self, weight_N: Tensor, draws: int) -> Tensor:
-        """States with chances as their weights; torch.multinomial takes 2²⁴ of them at most."""
-        chance_K = torch.rand(
-            draws, generator=self.generator, dtype=torch.float64, device=self.device
-        )
-        ends_N = weight_N.cumsum(dim=0)
-        drawn_K = torch.searchsorted(ends_N, chance_K * ends_N[-1], right=True)
-        return drawn_K.clamp(max=len(weight_N) - 1)
-
-    def policy_for(self, state_B: Tensor) -> MLPPolicy:
-        """The policy that learns at these states."""
-        return self.policy

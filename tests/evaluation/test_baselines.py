@@ -31,7 +31,6 @@ from hcache.evaluation.baselines import (
 from hcache.evaluation.evaluator import evaluate
 from hcache.evaluation.fronts import aiq
 from hcache.evaluation.report import Report, Row
-from hcache.evaluation.static import common_paths, single_paths
 from hcache.evaluation.statistics import (
     VANISHES,
     interval_of_draws,
@@ -39,6 +38,7 @@ from hcache.evaluation.statistics import (
     smallest_effect,
 )
 from hcache.policies import AnyAlpha, Policy
+from hcache.replay.static import common_paths, single_paths
 from hcache.replay.tree import States, Tree
 
 quick = settings(max_examples=25, deadline=None)

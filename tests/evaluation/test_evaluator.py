@@ -25,11 +25,11 @@ from hcache.evaluation.baselines import BEST_ON_TEST, BEST_STATIC
 from hcache.evaluation.evaluator import evaluate
 from hcache.evaluation.leaderboard import table
 from hcache.evaluation.report import Report, Row
-from hcache.evaluation.static import best_static
 from hcache.evaluation.statistics import VANISHES
 from hcache.policies import Policy
 from hcache.policies.mlp import MLPPolicy
 from hcache.replay.exact import returns
+from hcache.replay.static import best_static
 from hcache.replay.tree import Tree
 
 quick = settings(max_examples=30, deadline=None)

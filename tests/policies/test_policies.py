@@ -102,12 +102,16 @@ def test_mlp_logits_and_values() -> None:
 
 
 def test_mlp_scales_come_from_the_training_tree() -> None:
+    """Both networks equal the plain ones over features that were standardised row by row."""
     tree = FOREST.tree
     policy = MLPPolicy.for_tree(tree, seed=0)
-    text = policy.inputs(tree.states)[:, : policy.features]
-    assert text.mean(dim=0).abs().max().item() < 1e-5
-    assert text.norm(dim=1).square().mean().sqrt().item() == pytest.approx(4.0, rel=1e-4)
+    text_ND = (tree.features_ND - tree.features_ND.mean(dim=0)) / policy.text_scale
+    assert text_ND.norm(dim=1).square().mean().sqrt().item() == pytest.approx(4.0, rel=1e-4)
     assert policy.cost_scale.item() == pytest.approx(tree.cost_M.mean().item())
+    seen_NI = torch.cat([text_ND, policy.inputs(tree.states).rest_NR], dim=1)
+    plain_NA = policy.actor(seen_NI).masked_fill(~tree.valid_NA, MASKED)
+    assert torch.allclose(policy.logits(tree.states), plain_NA, rtol=0, atol=1e-6)
+    assert torch.allclose(policy.values(tree.states), policy.critic(seen_NI)[:, 0], atol=1e-6)
 
 
 def test_mlp_refuses_other_features_and_more_hops() -> None:

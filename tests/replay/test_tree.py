@@ -27,7 +27,7 @@ from hcache.replay.exact import (
     sequences,
     static_leaves,
 )
-from hcache.replay.tree import NONE, greedy, tree_of_state
+from hcache.replay.tree import NONE, greedy, tree_of_leaf, tree_of_state
 
 forests = st.builds(
     random_forest,
@@ -237,3 +237,23 @@ def test_a_query_without_a_tree_is_refused() -> None:
     tree.query_T[:] = 0
     with pytest.raises(DataError, match="q1 has no tree"):
         mean_by_query(tree, torch.zeros(len(tree)))
+
+
+@given(forests, alphas, st.integers(1, 4))
+def test_some_trees_are_a_forest_like_the_whole(forest: Forest, alpha: float, count: int) -> None:
+    """Whatever follows from a forest follows from some of its trees in the same way."""
+    tree = forest.tree
+    index_B = torch.randperm(len(tree), generator=torch.Generator().manual_seed(count))[:count]
+    some = tree.some(index_B)
+    reward_M, mine_M = tree.reward_M(alpha), some.reward_M(alpha)
+    whole, part = (each.valid_NA / each.valid_NA.sum(dim=1, keepdim=True) for each in (tree, some))
+    assert torch.equal(returns(some, mine_M, part), returns(tree, reward_M, whole)[index_B])
+    best, mine = oracle_leaves(tree, reward_M)[index_B], oracle_leaves(some, mine_M)
+    for name in ("quality_M", "cost_M", "path_ML"):
+        assert torch.equal(getattr(some, name)[mine], getattr(tree, name)[best])
+    for name in ("query_T", "replica_T"):
+        assert torch.equal(getattr(some, name), getattr(tree, name)[index_B])
+    for owner in (tree_of_state, tree_of_leaf):
+        sizes = owner(tree).bincount(minlength=len(tree))
+        assert torch.equal(owner(some).bincount(minlength=len(index_B)), sizes[index_B])
+    assert torch.equal(some.features_ND[some.root_T], tree.features_ND[tree.root_T[index_B]])

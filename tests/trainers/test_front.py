@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hcache.policies import AnyAlpha, at_alpha, load_policy
-from hcache.policies.mlp import ConditionedPolicy
+from hcache.policies.mlp import SPAN, ConditionedPolicy
 from hcache.policies.rollout import greedy_leaves
 from hcache.replay.exact import oracle_leaves
 from hcache.replay.tree import Tree
-from hcache.trainers.front import GRID, MOST, Front, FrontSettings
+from hcache.trainers.front import GRID, MOST, Front
+from hcache.trainers.soft import SoftSettings
 
 ALPHA = 0.1
 ALPHAS = (0.0, 0.01, 0.1, 1.0, 50.0)
@@ -73,13 +74,13 @@ def test_a_view_shares_the_weights_and_keeps_its_alpha() -> None:
 def test_alpha_is_seen_as_its_share() -> None:
     """u = α / (α + α₀), at the end of the inputs, from −2 to 2."""
     forest, policy = fresh(alpha=0.5)
-    plain = policy.at(0.0).inputs(forest.tree.states)
+    plain = policy.at(0.0).inputs(forest.tree.states).rest_NR
     for alpha in ALPHAS:
-        inputs = policy.at(alpha).inputs(forest.tree.states)
+        inputs = policy.at(alpha).inputs(forest.tree.states).rest_NR
         assert torch.equal(inputs[:, :-1], plain[:, :-1])
         wanted = 4 * (alpha / (alpha + 0.5)) - 2
         assert inputs[:, -1].tolist() == pytest.approx([wanted] * len(inputs), abs=1e-6)
-    assert policy.inputs(forest.tree.states)[0, -1] == 0  # u = ½ at α₀
+    assert policy.inputs(forest.tree.states).rest_NR[0, -1] == 0  # u = ½ at α₀
 
 
 def test_an_alpha_for_each_state_equals_separate_calls() -> None:
@@ -160,70 +161,57 @@ def expected(node: Node | Leaf, table: list[list[float]], alpha: float) -> float
     )
 
 
-@pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("seed", range(3))
-def test_an_iteration_takes_so_many_alphas(count: int, seed: int) -> None:
+def test_trees_learn_each_at_an_alpha_of_its_own(seed: int) -> None:
+    """Mean return and loss of an iteration against the plain loop, at the α of each tree."""
     forest, start = fresh(seed, 0.25)
-    trainer = Front(forest.tree, FrontSettings(alphas=count), alpha=0.25, seed=seed, init=start)
-    metrics = trainer.step()
-    alphas = sorted(set(trainer.alpha_N.tolist()))
-    assert len(trainer.alpha_N) == len(forest.tree.hop_N)
-    assert len(alphas) == count  # every one of them at some state
-    rewards = []
-    for alpha in alphas:
-        u = alpha / (alpha + 0.25)
-        assert 0 <= u <= MOST
-        table = probs(start.at(alpha), forest.tree).tolist()  # `start` stays as it was
-        each = [expected(root, table, alpha) for root in forest.roots]
-        rewards.append((1 - u) * sum(each) / len(each))
-    assert metrics["train_reward"] == pytest.approx(sum(rewards) / count, abs=1e-9)
-    again = Front(forest.tree, FrontSettings(alphas=count), alpha=0.25, seed=seed, init=start)
-    assert again.step() == metrics
-    assert torch.equal(again.alpha_N, trainer.alpha_N)
-
-
-def test_states_learn_at_their_own_alpha() -> None:
-    """The loss of a first minibatch of all draws is that of targets at the α of each state."""
-    forest, start = fresh(1, 0.25)
-    chosen = FrontSettings(alphas=3, batch_size=10**6, temperature=0.05)
-    states: list[int] = []
+    taken: dict[tuple[int, int], float] = {}
 
     class Watched(Front):
-        def policy_for(self, state_B: torch.Tensor) -> ConditionedPolicy:
-            states.extend(state_B.tolist())
-            return super().policy_for(state_B)
+        def task(self, tree: Tree) -> tuple[ConditionedPolicy, torch.Tensor]:
+            policy, reward_M = super().task(tree)
+            trees = zip(tree.query_T.tolist(), tree.replica_T.tolist(), strict=True)
+            u_T = (policy.inputs(tree.states).rest_NR[tree.root_T, -1] / SPAN + 0.5).double()
+            taken.update(zip(trees, (0.25 * u_T / (1 - u_T)).tolist(), strict=True))
+            return policy, reward_M
 
-    trainer = Watched(forest.tree, chosen, alpha=0.25, seed=0, init=start)
-    metrics = trainer.step()
-    alpha_N = trainer.alpha_N.tolist()
-    table = {alpha: probs(start.at(alpha), forest.tree).tolist() for alpha in set(alpha_N)}
-    nodes = {node.index: node for root in forest.roots for node in all_nodes(root)}
-    losses = []
-    for state in states:
-        alpha, node = alpha_N[state], nodes[state]
-        share = 0.25 / (alpha + 0.25)  # 1 − u
-        q = {a: share * expected(c, table[alpha], alpha) for a, c in node.actions.items()}
-        powers = {a: math.exp((v - max(q.values())) / 0.05) for a, v in q.items()}
-        losses.append(
-            -sum(
-                power / sum(powers.values()) * math.log(table[alpha][state][a])
-                for a, power in powers.items()
+    chosen = SoftSettings(batch_size=10**6, temperature=0.05, floor=0.1)
+    metrics = Watched(forest.tree, chosen, alpha=0.25, seed=seed, init=start).step()
+    trees = zip(forest.tree.query_T.tolist(), forest.tree.replica_T.tolist(), strict=True)
+    alphas = [taken[pair] for pair in trees]
+    assert len(set(alphas)) == len(forest.roots)
+    rewards, losses, weights = [], [], []
+    for root, alpha in zip(forest.roots, alphas, strict=True):
+        u, table = alpha / (alpha + 0.25), probs(start.at(alpha), forest.tree).tolist()
+        assert 0 <= u <= MOST
+        rewards.append((1 - u) * expected(root, table, alpha))
+        for node, chance in passed(root, table):
+            q = {a: (1 - u) * expected(c, table, alpha) for a, c in node.actions.items()}
+            powers = {a: math.exp((v - max(q.values())) / 0.05) for a, v in q.items()}
+            total = sum(powers.values())
+            losses.append(
+                -sum(p / total * math.log(table[node.index][a]) for a, p in powers.items())
             )
-        )
-    assert len(states) == len(forest.roots) * forest.tree.hops
-    assert metrics["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+            weights.append(chance + 0.1)
+    assert metrics["train_reward"] == pytest.approx(sum(rewards) / len(rewards), abs=1e-4)
+    loss = sum(w * x for w, x in zip(weights, losses, strict=True)) / sum(weights)
+    assert metrics["loss"] == pytest.approx(loss, rel=1e-3)
 
 
-def all_nodes(root: Node) -> list[Node]:
-    below = [child for child in root.actions.values() if isinstance(child, Node)]
-    return [root, *(node for child in below for node in all_nodes(child))]
+def passed(node: Node, table: list[list[float]], chance: float = 1.0) -> list[tuple[Node, float]]:
+    """All nodes below, with the chance that the policy passes them."""
+    found = [(node, chance)]
+    for action, child in node.actions.items():
+        if isinstance(child, Node):
+            found += passed(child, table, chance * table[node.index][action])
+    return found
 
 
 def test_one_training_serves_quality_and_cost_and_what_is_between() -> None:
     """Few queries, told apart by their text: at each α the policy comes near that α's oracle."""
     alpha = 0.5
     tree = synthetic_forest(32, seed=0, features=32, noise=0.2, hops=2)
-    trainer = Front(tree, alpha=alpha, seed=0)
+    trainer = Front(tree, SoftSettings(batch_size=4), alpha=alpha, seed=0)
     rewards = [trainer.validate(tree)["reward"]]
     for _ in range(80):
         trainer.step()
@@ -251,7 +239,7 @@ def test_one_training_serves_quality_and_cost_and_what_is_between() -> None:
 
 def test_more_weight_on_cost_never_costs_much_more() -> None:
     tree = synthetic_forest(16, seed=1, features=32, noise=0.2, hops=2)
-    trainer = Front(tree, alpha=0.5, seed=0)
+    trainer = Front(tree, SoftSettings(batch_size=4), alpha=0.5, seed=0)
     for _ in range(60):
         trainer.step()
     costs = []

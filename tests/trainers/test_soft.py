@@ -16,9 +16,9 @@ from torch import Tensor
 from hcache.config.file import parse_settings
 from hcache.errors import ConfigError
 from hcache.evaluation.evaluator import evaluate
-from hcache.policies.mlp import MLPPolicy
 from hcache.policies.rollout import greedy_leaves
-from hcache.replay.exact import oracle_leaves
+from hcache.replay.exact import backward, oracle_leaves
+from hcache.replay.tree import Tree
 from hcache.trainers import fit
 from hcache.trainers.soft import Soft, SoftSettings
 
@@ -59,17 +59,22 @@ def reached(node: Node, probs: Table, weight: float = 1.0) -> Iterator[tuple[Nod
             yield from reached(child, probs, weight * probs[node.index][action])
 
 
+def targets(trainer: Soft, probs_NA: Tensor) -> Tensor:
+    """What the trainer wants of every state where the policy is as given."""
+    tree, reward_M = trainer.tree, trainer.reward_M
+    return trainer.targets(tree, reward_M, backward(tree, reward_M, probs_NA))
+
+
 class Watched(Soft):
-    """Remembers which states it learned at, minibatch by minibatch."""
+    """Remembers the trees that it learned at, minibatch by minibatch."""
 
-    batches: list[list[int]]
+    batches: list[list[str]]
 
-    def policy_for(self, state_B: Tensor) -> MLPPolicy:
-        self.batches = [*getattr(self, "batches", []), state_B.tolist()]
-        return super().policy_for(state_B)
-
-    def drawn(self) -> list[int]:
-        return [state for batch in self.batches for state in batch]
+    def improve(self, tree: Tree) -> Tensor:
+        pairs = zip(tree.query_T.tolist(), tree.replica_T.tolist(), strict=True)
+        names = [f"{query} {replica}" for query, replica in pairs]
+        self.batches = [*getattr(self, "batches", []), names]
+        return super().improve(tree)
 
 
 @settings(max_examples=60, deadline=None)
@@ -87,72 +92,52 @@ def test_targets_weights_and_loss_equal_the_plain_loop(
     forest = random_forest(seed, queries=3, arms=3, hops=3, replicas=replicas, stop=stop)
     tree = forest.tree
     chosen = SoftSettings(target=target, temperature=temperature, floor=floor, batch_size=10**6)
-    trainer = Watched(tree, chosen, alpha=ALPHA, seed=0)
+    trainer = Soft(tree, chosen, alpha=ALPHA, seed=0)
     with torch.no_grad():  # far from uniform
         list(trainer.policy.actor.parameters())[-2].mul_(100)
     probs_NA = trainer.policy.probs(tree.states)
-    target_NA, weight_N = trainer.targets(probs_NA, trainer.reward_M), trainer.weights(probs_NA)
+    target_NA = targets(trainer, probs_NA)
+    weight_N = trainer.weights(tree, probs_NA)
     logprobs = trainer.policy.logits(tree.states).log_softmax(dim=1).tolist()
     probs = probs_NA.tolist()
     reaches = [pair for root in forest.roots for pair in reached(root, probs)]
     total = sum(chance + floor for _, chance in reaches)
-    loss_N = [0.0] * len(weight_N)
+    loss = 0.0
     for node, chance in reaches:
         wanted = boltzmann(q_values(node, probs, target), temperature)
         row = [wanted.get(action, 0.0) for action in range(tree.actions)]
         assert target_NA[node.index].tolist() == pytest.approx(row, abs=1e-9)
         weight = (chance + floor) / total
         assert float(weight_N[node.index]) == pytest.approx(weight * len(weight_N), abs=1e-9)
-        loss_N[node.index] = -sum(p * logprobs[node.index][a] for a, p in wanted.items())
+        loss -= weight * sum(p * logprobs[node.index][a] for a, p in wanted.items())
     metrics = trainer.step()
-    drawn = trainer.drawn()
-    assert len(drawn) == len(forest.roots) * tree.hops
-    loss = sum(loss_N[state] for state in drawn) / len(drawn)
     assert metrics["loss"] == pytest.approx(loss, rel=1e-4, abs=1e-7)
     returns = [value(root, probs, "soft") for root in forest.roots]
     assert metrics["train_reward"] == pytest.approx(sum(returns) / len(returns), abs=1e-9)
 
 
-def watched(seed: int, weights: Sequence[float], batch_size: int = 7) -> tuple[Watched, float]:
-    """A trainer that has improved once under these weights of the states, and its loss."""
-    tree = random_forest(3, queries=5, arms=2, hops=3, ragged=False, replicas=2).tree
+def watched(seed: int, batch_size: int = 4) -> Watched:
+    """A trainer after one iteration."""
+    tree = random_forest(3, queries=5, arms=2, hops=3, replicas=2).tree
     trainer = Watched(tree, SoftSettings(batch_size=batch_size), alpha=ALPHA, seed=seed)
-    weight_N = torch.tensor(weights, dtype=torch.float64).repeat(len(tree.hop_N))
-    target_NA = trainer.targets(trainer.policy.probs(tree.states), trainer.reward_M)
-    return trainer, trainer.improve(target_NA, weight_N[: len(tree.hop_N)])
+    trainer.step()
+    return trainer
 
 
-def test_states_without_weight_are_never_learned_at() -> None:
+def test_an_iteration_passes_each_tree_once() -> None:
     for seed in range(20):
-        trainer, _ = watched(seed, [0.0, 1.0, 0.0])
-        drawn = trainer.drawn()
-        assert len(drawn) == 10 * 3  # trees × hops
-        assert [len(batch) for batch in trainer.batches] == [7, 7, 7, 7, 2]
-        assert all(state % 3 == 1 for state in drawn)
-        assert len(set(drawn)) > 10  # of 23; with replacement
+        trainer = watched(seed)
+        assert [len(batch) for batch in trainer.batches] == [4, 4, 2]
+        assert len({name for batch in trainer.batches for name in batch}) == 10
 
 
-def test_states_are_drawn_in_proportion_to_their_weight() -> None:
-    counts = [0, 0]
-    for seed in range(100):
-        trainer, _ = watched(seed, [3.0, 1.0])
-        for state in trainer.drawn():
-            counts[state % 2] += 1
-    share = counts[0] / sum(counts)
-    assert sum(counts) == 3000
-    assert share == pytest.approx(0.75, abs=0.04)  # 70 states, half of them of each weight
-
-
-def test_draws_follow_the_seed() -> None:
-    (one, loss), (two, again), (other, _) = (watched(seed, [1.0, 2.0]) for seed in (1, 1, 2))
-    assert one.batches == two.batches
-    assert loss == again
+def test_the_order_follows_the_seed() -> None:
+    one, two, other = (watched(seed) for seed in (1, 1, 2))
+    assert one.batches == two.batches != other.batches
     for name, value in one.policy.state_dict().items():
         assert torch.equal(value, two.policy.state_dict()[name])
-    assert one.drawn() != other.drawn()
-    before = one.drawn()
     one.step()
-    assert one.drawn()[len(before) :] != before  # every iteration draws anew
+    assert one.batches[3:] != two.batches  # every iteration has an order of its own
 
 
 @pytest.mark.parametrize("target", ["soft", "optimal"])
@@ -188,7 +173,7 @@ def test_a_later_mistake_is_reckoned_with() -> None:
     for target, first in (("soft", 1), ("optimal", 0)):
         chosen = parse_settings(SoftSettings, {"target": target}, "here")
         trainer = Soft(tree, chosen, alpha=ALPHA, seed=0)
-        assert int(trainer.targets(probs_NA, trainer.reward_M)[root].argmax()) == first
+        assert int(targets(trainer, probs_NA)[root].argmax()) == first
 
 
 @pytest.mark.parametrize(("target", "share"), [("soft", 0.95), ("optimal", 0.9)])
