@@ -1,6 +1,6 @@
 """Gymnasium environments on a tree: one episode at a time, or many at once.
 
-Both are registered as `hcache/Routing-v0`, take what `RoutingMDP` takes, and share its steps.
+Both are registered as `hcache/Routing-v0`, take what `RoutingMDP` takes, and gather in its tables.
 
     action       Discrete(A): an arm, or last STOP
     observation  see `hcache.envs.mdp`; the bounds are the same for every tree of that width, so
@@ -16,17 +16,14 @@ A reset draws a tree uniformly, or takes those of `options={"tree": index}`.
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
 import numpy.typing as npt
-import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from torch import Tensor
 
 from hcache.envs.mdp import INVALID_REWARD, RoutingMDP
 from hcache.errors import ConfigError
@@ -72,7 +69,7 @@ class RoutingEnv(gymnasium.Env[Array, np.int64]):
 
     def action_masks(self) -> Array:
         """Mask of valid actions, bool [A], as sb3-contrib asks for it."""
-        mask: Array = self._episode.masks()[0].astype(bool)
+        mask: Array = self._episode.masks()[0]
         return mask
 
 
@@ -117,11 +114,11 @@ class RoutingVectorEnv(VectorEnv[Array, Array, Array]):
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, Info]:
         """Play an action in each; where an episode ends, start another."""
         episodes = self._episodes
-        rewards, over, ends = episodes.play(actions)
+        rewards, over, ends = episodes.play(np.asarray(actions))
         infos: Info = {}
         if over.any():
             finals = np.full(self.num_envs, None, dtype=object)
-            finals[over] = np.fromiter(episodes.observations()[over], dtype=object)
+            finals[over] = np.fromiter(episodes.observations(over), dtype=object)
             infos = {"final_obs": finals, "final_info": _batched(episodes.told(over) | ends)}
             infos |= {"_final_obs": over.copy(), "_final_info": over.copy()}
             episodes.start(self.np_random, over)
@@ -130,17 +127,29 @@ class RoutingVectorEnv(VectorEnv[Array, Array, Array]):
 
     def action_masks(self) -> Array:
         """Masks of valid actions, bool [E, A]."""
-        return self._episodes.masks().astype(bool)
+        return self._episodes.masks()
 
 
 class _Episodes:
-    """E episodes in play: the tree and the state of each."""
+    """E episodes in play: the tree and the state of each. All is NumPy's, in main memory."""
 
     def __init__(self, mdp: RoutingMDP, count: int) -> None:
-        self.mdp = mdp
         self.all = np.ones(count, dtype=bool)
-        self.tree_E = torch.zeros(count, dtype=torch.int64, device=mdp.tree.root_T.device)
-        self.state_E = torch.full_like(self.tree_E, mdp.end)
+        self.tree_E = np.zeros(count, dtype=np.int64)
+        self.state_E = np.full(count, mdp.end)
+        self.end, self.actions = mdp.end, mdp.tree.actions
+        self.root_T = mdp.tree.root_T.numpy(force=True)
+        self.observation_NW = mdp.observation_NW.numpy(force=True)
+        self.valid_NA = mdp.valid_NA.numpy(force=True)
+        self.next_NA = mdp.next_NA.numpy(force=True)
+        self.leaf_NA = mdp.leaf_NA.numpy(force=True)
+        self.reward_NA = mdp.reward_NA.numpy(force=True)
+        self.quality_M = mdp.tree.quality_M.numpy(force=True)
+        self.cost_M = mdp.tree.cost_M.numpy(force=True)
+        self.query_T = mdp.tree.query_T.numpy(force=True)
+        self.queries = np.fromiter(mdp.tree.queries, dtype=object)
+        index_M, paths = mdp.paths
+        self.index_M, self.paths = index_M.numpy(force=True), np.fromiter(paths, dtype=object)
 
     def start(
         self,
@@ -150,69 +159,55 @@ class _Episodes:
     ) -> None:
         """Begin at the roots of trees, random ones or those of the options, everywhere or there."""
         where = self.all if where is None else where
-        count, trees = int(where.sum()), len(self.mdp.tree)
+        count, trees = int(where.sum()), len(self.root_T)
         options = options or {}
         if "tree" in options:
             chosen = _checked(options["tree"], count, trees)
         else:
             chosen = generator.integers(trees, size=count)
-        at, tree = self._tensor(where), self._tensor(chosen)
-        self.tree_E[at] = tree
-        self.state_E[at] = self.mdp.tree.root_T[tree]
+        self.tree_E[where] = chosen
+        self.state_E[where] = self.root_T[chosen]
 
     def play(self, actions: Array) -> tuple[Array, Array, Told]:
-        """Rewards, which episodes are over, and what is to be told of those.
+        """Rewards, which episodes are over, and what is to be told of those; as `RoutingMDP.step`.
 
         Raises:
             ConfigError: an action is not of the action space, whatever the mask.
         """
-        if not ((actions >= 0) & (actions < self.mdp.tree.actions)).all():
+        if actions.min() < 0 or actions.max() >= self.actions:
             raise ConfigError(
                 f"there are no actions {np.unique(actions).tolist()}.",
-                f"Give numbers from 0 to {self.mdp.tree.stop}, the last one for STOP.",
+                f"Give numbers from 0 to {self.actions - 1}, the last one for STOP.",
             )
-        action_E = self._tensor(np.asarray(actions, dtype=np.int64))
-        leaf_E = self.mdp.leaf_NA[self.state_E, action_E]
-        self.state_E, reward_E, over_E = self.mdp.step(self.state_E, action_E)
-        over = over_E.cpu().numpy()
-        ends = self._ends(leaf_E, over) if over.any() else {}
-        return reward_E.cpu().numpy(), over, ends
+        at = self.state_E, actions
+        leaf_E, reward_E, self.state_E = self.leaf_NA[at], self.reward_NA[at], self.next_NA[at]
+        over = self.state_E == self.end
+        return reward_E, over, self._ends(leaf_E, over) if over.any() else {}
 
-    def _ends(self, leaf_E: Tensor, over: Array) -> Told:
-        tree, at_E = self.mdp.tree, leaf_E.clamp(min=0)
-        reached = (leaf_E != NONE).cpu().numpy()
-        index_M, _ = self.mdp.paths
+    def _ends(self, leaf_E: Array, over: Array) -> Told:
+        reached = leaf_E != NONE
         return {
-            "query": (self._queries[tree.query_T[self.tree_E].cpu().numpy()], over),
+            "query": (self.queries[self.query_T[self.tree_E]], over),
             "invalid_action": (over & ~reached, over),
-            "quality": (tree.quality_M[at_E].cpu().numpy(), reached),
-            "cost": (tree.cost_M[at_E].cpu().numpy(), reached),
-            "path": (self._paths[index_M[at_E].cpu().numpy()], reached),
+            "quality": (self.quality_M[leaf_E], reached),
+            "cost": (self.cost_M[leaf_E], reached),
+            "path": (self.paths[self.index_M[leaf_E]], reached),
         }
 
-    @cached_property
-    def _queries(self) -> Array:
-        return np.fromiter(self.mdp.tree.queries, dtype=object)
-
-    @cached_property
-    def _paths(self) -> Array:
-        return np.fromiter(self.mdp.paths[1], dtype=object)
-
-    def observations(self) -> Array:
-        """float32 [E, W]."""
-        return self.mdp.observation_NW[self.state_E].cpu().numpy()
+    def observations(self, where: Array | None = None) -> Array:
+        """Observations everywhere or there, float32 [E or fewer, W]."""
+        seen: Array = self.observation_NW[self.state_E if where is None else self.state_E[where]]
+        return seen
 
     def masks(self) -> Array:
-        """int8 [E, A]."""
-        return self.mdp.valid_NA[self.state_E].to(torch.int8).cpu().numpy()
+        """Masks of valid actions, bool [E, A]."""
+        mask_EA: Array = self.valid_NA[self.state_E]
+        return mask_EA
 
     def told(self, where: Array | None = None) -> Told:
         """What is told of every step, everywhere or there."""
         where = self.all if where is None else where
-        return {"action_mask": (self.masks(), where), "tree": (self.tree_E.cpu().numpy(), where)}
-
-    def _tensor(self, array: Array) -> Tensor:
-        return torch.as_tensor(array, device=self.tree_E.device)
+        return {"action_mask": (self.masks().astype(np.int8), where), "tree": (self.tree_E, where)}
 
 
 def spaces_of(mdp: RoutingMDP) -> tuple[spaces.Box, spaces.Discrete]:
