@@ -7,23 +7,17 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-import torch
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
-from helpers.fitting import ALPHA
-from helpers.forest import Leaf, Node, random_forest, synthetic_forest
+from helpers.forest import Leaf, Node, random_forest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sb3_contrib import MaskablePPO
 from stable_baselines3.common.env_checker import check_env as check_env_of_sb3
-from stable_baselines3.common.env_util import make_vec_env
 
 import hcache.envs
 from hcache.envs.gym import RoutingEnv, RoutingVectorEnv
 from hcache.envs.mdp import RoutingMDP
 from hcache.errors import ConfigError, DataError
-from hcache.evaluation.static import best_static, static_mean
-from hcache.replay.exact import follow, oracle_leaves
 from hcache.replay.tree import Tree
 
 ID = "hcache/Routing-v0"
@@ -222,26 +216,6 @@ def test_observations_of_another_split_are_like_those_of_training() -> None:
 def test_a_tree_that_cannot_be_like_another_is_refused(other: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="Load both with the same experiment"):
         RoutingMDP(random_forest(1, ragged=False).tree, 0.1, like=random_forest(2, **other).tree)
-
-
-@pytest.mark.slow
-def test_maskable_ppo_learns_through_it() -> None:
-    """It closes most of the gap between the best static sequence and the oracle."""
-    tree = synthetic_forest(64, seed=1, features=32, noise=0.3, hops=2)
-    envs = make_vec_env(lambda: gymnasium.make(ID, tree=tree, alpha=ALPHA), 32, seed=0)
-    agent = MaskablePPO(
-        "MlpPolicy", envs, n_steps=32, batch_size=256, learning_rate=2e-3, gamma=1.0, seed=0
-    )
-    agent.learn(10_000)
-    mdp = RoutingMDP(tree, ALPHA)
-    action_N, _ = agent.predict(
-        mdp.observation_NW.numpy(), action_masks=mdp.valid_NA.numpy(), deterministic=True
-    )
-    reward_M = tree.reward_M(ALPHA)
-    reached = float(reward_M[follow(tree, torch.as_tensor(action_N))].mean())
-    static = static_mean([reward_M], [tree], best_static([tree], ALPHA))
-    oracle = float(reward_M[oracle_leaves(tree, reward_M)].mean())
-    assert reached > static + 0.5 * (oracle - static)
 
 
 def test_importing_it_registers_it() -> None:
