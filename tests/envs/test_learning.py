@@ -114,9 +114,9 @@ def torchrl_ppo(task: Task) -> Tensor:
     )
     critic = ValueOperator(network(width, 1))
     gae = GAE(gamma=1.0, lmbda=0.95, value_network=critic)
-    loss = ClipPPOLoss(actor, critic, entropy_coeff=0.01, normalize_advantage=True)
-    optimizer = torch.optim.Adam(loss.parameters(), lr=3e-3)
-    for _ in range(80):
+    loss = ClipPPOLoss(actor, critic, entropy_coeff=0.003, normalize_advantage=True)
+    optimizer = torch.optim.Adam(loss.parameters(), lr=5e-3)
+    for _ in range(60):
         with torch.no_grad():
             played = env.rollout(4, actor, break_when_any_done=False)
             gae(played)
@@ -132,7 +132,7 @@ def network(inputs: int, outputs: int) -> nn.Module:
 
 
 def descend(loss: Any, optimizer: torch.optim.Optimizer, steps: Any) -> None:
-    for part in torch.randperm(len(steps)).split(256):
+    for part in torch.randperm(len(steps)).split(512):
         losses = loss(steps[part])
         optimizer.zero_grad()
         (losses["loss_objective"] + losses["loss_critic"] + losses["loss_entropy"]).backward()
