@@ -18,7 +18,7 @@ from hcache.errors import ConfigError
         ("gymnasium", "hcache.envs", r'pip install "hcache\[envs\]"'),
         ("minari", "hcache.envs.minari", r'pip install "hcache\[envs\]"'),
         ("h5py", "hcache.envs.minari", r'pip install "hcache\[envs\]"'),
-        ("torchrl", "hcache.envs.torchrl", r'pip install "hcache\[torchrl\]"'),
+        ("torchrl.data", "hcache.envs.torchrl", r'pip install "hcache\[torchrl\]"'),
     ],
 )
 def test_a_missing_package_has_a_way_out(
