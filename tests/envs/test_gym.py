@@ -141,7 +141,7 @@ def test_infos_of_many_have_the_form_of_gymnasiums_own() -> None:
     assert (ours.observation_space, ours.action_space) == (
         theirs.observation_space, theirs.action_space,
     )  # fmt: skip
-    pairs = [(ours.reset(seed=0), theirs.reset(seed=0))]
+    pairs: list[Any] = [(ours.reset(seed=0), theirs.reset(seed=0))]
     for _ in range(6):
         actions = ours.action_masks().argmax(axis=1)
         pairs.append((ours.step(actions), theirs.step(actions)))
