@@ -61,8 +61,10 @@ def test_wheel_metadata(wheel: zipfile.ZipFile, metadata: Message) -> None:
         "vllm",
         "cpu",
         "encoders",
+        "envs",
         "language",
         "hub",
+        "torchrl",
         "dev",
     }
     readme = metadata.get_payload()
