@@ -13,10 +13,9 @@ from typing import Any, Protocol
 
 import torch
 
-from hcache.evaluation.baselines import sequences
 from hcache.policies import Policy
 from hcache.policies.rollout import greedy_leaves
-from hcache.replay.exact import oracle_leaves, static_leaves
+from hcache.replay.exact import oracle_leaves, sequences, static_leaves
 from hcache.replay.tree import Tree
 from hcache.trainers import TRAINERS
 

@@ -10,6 +10,7 @@ environment.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,8 @@ class PlainPPO:
 
     def starts(self, count: int) -> Tensor:
         """Roots of random trees."""
-        return self.tree.root_T[torch.randint(len(self.tree), (count,))]
+        root_E: Tensor = self.tree.root_T[torch.randint(len(self.tree), (count,))]
+        return root_E
 
     def choice(self, state: Tensor) -> Categorical:
         """The masked policy."""
@@ -73,7 +75,12 @@ class PlainPPO:
     def probs(self, states: States) -> Tensor:
         """As hcache's evaluation asks a policy."""
         logits = self.actor(self.observations(states)).masked_fill(~states.valid_NA, -1e8)
-        return logits.double().softmax(dim=1)
+        probs_NA: Tensor = logits.double().softmax(dim=1)
+        return probs_NA
+
+    def save(self, folder: Path) -> None:
+        """It is never saved."""
+        raise NotImplementedError
 
     def step(self) -> None:
         """Play `STEPS` steps in each environment, then four passes over them."""

@@ -29,7 +29,8 @@ class EnsemblePolicy(nn.Module):
 
     def __init__(self, members: Sequence[MLPPolicy]) -> None:
         super().__init__()
-        self.members = nn.ModuleList(members)
+        self.members = nn.ModuleList(members)  # by which their tensors are saved
+        self.networks = tuple(members)
         first = members[0]
         self.arms, self.hops = first.arms, first.hops
         self.trusted: Tensor
@@ -51,7 +52,7 @@ class EnsemblePolicy(nn.Module):
         actions that it has.
         """
         if bool(self.trusted):
-            return torch.stack([member.probs(states) for member in self.members]).mean(dim=0)
+            return torch.stack([member.probs(states) for member in self.networks]).mean(dim=0)
         path_L = self.path_L.to(states.hop_N.device)
         action_N = path_L[states.hop_N]
         stop_N = torch.full_like(action_N, len(self.arms))
@@ -62,9 +63,9 @@ class EnsemblePolicy(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write weights, scales, settings, and the sequence."""
-        first = self.members[0]
+        first = self.networks[0]
         settings = {
-            "members": len(self.members),
+            "members": len(self.networks),
             "arms": self.arms,
             "features": first.features,
             "hops": self.hops,

@@ -171,6 +171,7 @@ class MLPPolicy(nn.Module):
     def _run(self, network: nn.Sequential, inputs: Inputs, gain_D: Tensor | None = None) -> Tensor:
         """The outputs of a network, whose first layer takes text features x as (W/s)(x − μ)."""
         first = network[0]
+        assert isinstance(first, nn.Linear)
         text_HD = first.weight[:, : self.features] / self.text_scale
         text_HD = text_HD if gain_D is None else text_HD * gain_D
         bias_H = first.bias - text_HD @ self.mean_D

@@ -51,7 +51,7 @@ class Ensemble(Trainer):
     def make_policy(self, train: Tree, init: Policy | None) -> EnsemblePolicy:
         """See `Trainer`; each member starts from the one in its place."""
         count = self.settings.members
-        starts: list[MLPPolicy | None] = [None] * count if init is None else members(init, count)
+        starts = [None] * count if init is None else members(init, count)
         values = self.settings.model_dump(include=set(SoftSettings.model_fields))
         self.runs = [
             Soft(train, SoftSettings(**values), alpha=self.alpha, seed=seed, init=start)
@@ -106,15 +106,15 @@ class Ensemble(Trainer):
         self.policy.path_L.copy_(state["path_L"])
 
 
-def members(init: Policy, count: int) -> list[MLPPolicy | None]:
+def members(init: Policy, count: int) -> list[MLPPolicy]:
     """The networks that an ensemble of so many members starts from.
 
     Raises:
         RunError: if it is no ensemble of as many.
     """
-    if not isinstance(init, EnsemblePolicy) or len(init.members) != count:
+    if not isinstance(init, EnsemblePolicy) or len(init.networks) != count:
         raise RunError(
             f"an ensemble of {count} cannot start from a {type(init).__name__} like this.",
             f"Start from a run of ensemble with `members: {count}`, or leave --init out.",
         )
-    return [member for member in init.members if isinstance(member, MLPPolicy)]
+    return list(init.networks)

@@ -28,9 +28,9 @@ import hcache.envs  # noqa: F401  # registers the environment
 from hcache.config.file import read_config
 from hcache.envs.mdp import RoutingMDP
 from hcache.envs.torchrl import TorchRLRoutingEnv
-from hcache.evaluation.static import best_static, static_mean
 from hcache.replay.exact import follow, oracle_leaves
 from hcache.replay.loading import load_replay
+from hcache.replay.static import best_static, static_mean
 from hcache.replay.tree import Tree, greedy
 from hcache.store import Store
 
