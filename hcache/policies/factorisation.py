@@ -14,6 +14,8 @@ from hcache.policies.inputs import text_scale
 from hcache.policies.planning import Paths, PlanningPolicy, paths_from_json
 from hcache.replay.tree import Tree
 
+TEXT_NORM = 4.0  # typical length of the text features as the factors see them
+
 
 @POLICIES.register("factorisation")
 class FactorisationPolicy(PlanningPolicy, nn.Module):
@@ -39,7 +41,7 @@ class FactorisationPolicy(PlanningPolicy, nn.Module):
         nn.init.zeros_(policy.text.bias)
         for plans_SE in policy.plans:
             nn.init.normal_(plans_SE, std=1 / math.sqrt(factors), generator=generator)
-        mean_D, scale = text_scale(train.features_ND)
+        mean_D, scale = text_scale(train.features_ND, TEXT_NORM)
         policy.mean_D.copy_(mean_D)
         policy.scale.fill_(scale)
         return policy

@@ -7,8 +7,6 @@ from torch import Tensor
 from hcache.errors import RunError
 from hcache.replay.tree import States
 
-TEXT_NORM = 4.0  # typical length of the scaled text features; longer ones are learned by heart
-
 
 def check_states(states: States, features: int, hops: int) -> None:
     """Refuse states that a policy was not made for.
@@ -29,8 +27,11 @@ def check_states(states: States, features: int, hops: int) -> None:
         )
 
 
-def text_scale(features_ND: Tensor) -> tuple[Tensor, float]:
-    """Mean [D] of text features, and what to divide the rest by for a typical length TEXT_NORM."""
+def text_scale(features_ND: Tensor, norm: float) -> tuple[Tensor, float]:
+    """Mean [D] of text features, and what to divide the rest by for this typical length.
+
+    The longer they are, the faster a network learns from them, and the sooner by heart.
+    """
     mean_D = features_ND.float().mean(dim=0)
-    norm = float((features_ND.float() - mean_D).norm(dim=1).square().mean().sqrt())
-    return mean_D, norm / TEXT_NORM if norm > 0 else 1.0
+    found = float((features_ND.float() - mean_D).norm(dim=1).square().mean().sqrt())
+    return mean_D, found / norm if found > 0 else 1.0

@@ -29,6 +29,7 @@ from hcache.policies.base import POLICIES, Policy, write_policy
 from hcache.policies.inputs import check_states, text_scale
 from hcache.replay.tree import States, Tree
 
+TEXT_NORM = 8.0  # typical length of the text features as the networks see them
 SPAN = 4.0  # range of the input that stands for u, of the order of the other inputs
 MASKED = -1e9  # logit of an action that is not valid: its probability is exactly 0 in float32
 
@@ -190,7 +191,7 @@ class MLPPolicy(nn.Module):
                 nn.init.zeros_(linear.bias)
 
     def _fit_scale(self, train: Tree) -> None:
-        mean_D, scale = text_scale(train.features_ND)
+        mean_D, scale = text_scale(train.features_ND, TEXT_NORM)
         self.mean_D.copy_(mean_D)
         self.text_scale.fill_(scale)
         cost = float(train.cost_M.mean())

@@ -33,7 +33,7 @@ class DropoutSettings(NetworkSettings):
     """Settings of trainers that drop text features."""
 
     feature_dropout: float = Field(
-        0.5, ge=0, lt=1, description="share of the text features that each minibatch does without"
+        0.1, ge=0, lt=1, description="share of the text features that each minibatch does without"
     )
 
 

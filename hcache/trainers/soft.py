@@ -47,8 +47,8 @@ class SoftSettings(DropoutSettings):
     floor: float = Field(
         0.02, ge=0, description="weight of a state, added to its probability of being reached"
     )
-    lr: float = Field(2e-3, gt=0, description="learning rate of Adam")
-    batch_size: int = Field(32, ge=1, description="trees of a minibatch")
+    lr: float = Field(4e-3, gt=0, description="learning rate of Adam")
+    batch_size: int = Field(64, ge=1, description="trees of a minibatch")
 
 
 @TRAINERS.register("soft")

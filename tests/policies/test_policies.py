@@ -106,7 +106,7 @@ def test_mlp_scales_come_from_the_training_tree() -> None:
     tree = FOREST.tree
     policy = MLPPolicy.for_tree(tree, seed=0)
     text_ND = (tree.features_ND - tree.features_ND.mean(dim=0)) / policy.text_scale
-    assert text_ND.norm(dim=1).square().mean().sqrt().item() == pytest.approx(4.0, rel=1e-4)
+    assert text_ND.norm(dim=1).square().mean().sqrt().item() == pytest.approx(8.0, rel=1e-4)
     assert policy.cost_scale.item() == pytest.approx(tree.cost_M.mean().item())
     seen_NI = torch.cat([text_ND, policy.inputs(tree.states).rest_NR], dim=1)
     plain_NA = policy.actor(seen_NI).masked_fill(~tree.valid_NA, MASKED)
