@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,17 @@ _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, Recursi
 def damaged(path: Path, why: object, hint: str) -> RunError:
     """The error for an artefact that is not as it was written; `hint` says the way out."""
     return RunError(f"{path} is damaged: {str(why).rstrip('.')}.", hint)
+
+
+def unreadable(path: Path, error: Exception, hint: str) -> RunError:
+    """The error for an artefact that could not be read: without the right to, it may be sound."""
+    if isinstance(error, PermissionError):
+        return RunError(
+            f"{path} cannot be read: this user may not.",
+            f"Take the right to: chmod u+rwX {shlex.quote(str(path.parent))} "
+            f"{shlex.quote(str(path))}, or be the user who made it.",
+        )
+    return damaged(path, f"it cannot be read ({error})", hint)
 
 
 def refuse_endless(path: Path) -> None:
@@ -48,7 +60,7 @@ def check_file(path: Path, hint: str, known: object) -> None:
         refuse_endless(path)
         found = digest_file(path)
     except OSError as error:
-        raise damaged(path, f"it cannot be read ({error})", hint) from error
+        raise unreadable(path, error, hint) from error
     _compare(path, known, found, hint)
 
 
@@ -78,7 +90,7 @@ def read_object(path: Path, hint: str, before: Collection[str] = ()) -> dict[str
         if not isinstance(value, dict):
             raise TypeError("it is no object")
     except _UNREADABLE as error:
-        raise damaged(path, f"it cannot be read ({error})", hint) from error
+        raise unreadable(path, error, hint) from error
     if before and value.keys() <= {*before}:
         return value
     _compare(path, value.pop(KEY, None), digest_of(value), hint)
@@ -115,7 +127,7 @@ def check_tensors(path: Path, hint: str) -> dict[str, str]:
             known = header.setdefault(METADATA, {}).pop(KEY, None)
             found = hashlib.file_digest(file, _hash_of(header)).hexdigest()
     except _UNREADABLE as error:
-        raise damaged(path, f"it cannot be read ({error})", hint) from error
+        raise unreadable(path, error, hint) from error
     _compare(path, known, found, hint)
     return dict(header[METADATA])
 

@@ -109,7 +109,10 @@ def load_policy(folder: Path) -> Policy:
         )
     tensors = _read_tensors(folder, description["tensors"])
     try:
-        return POLICIES[name].restore(description["settings"], tensors)
+        policy = POLICIES[name].restore(description["settings"], tensors)
+        if not all(isinstance(arm, str) for arm in policy.arms):
+            raise TypeError("an arm is no name")
+        return policy
     except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, ConfigError) as exc:
         raise RunError(
             f"the policy in {folder} does not fit the class {name!r}: {' '.join(str(exc).split())}",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hcache.artefacts import damaged, refuse_endless
+from hcache.artefacts import refuse_endless, unreadable
 from hcache.evaluation.report import Report, Source
 from hcache.keys import digest_bytes, digest_file
 from hcache.packages import installed_version
@@ -58,7 +58,7 @@ def read_figures(folder: Path) -> dict[str, Any]:
         figures = json.loads(file.read_bytes().decode())
         sources_of(figures)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise damaged(file, f"it cannot be read ({error})", AGAIN) from error
+        raise unreadable(file, error, AGAIN) from error
     return dict(figures)
 
 

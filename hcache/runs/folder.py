@@ -35,7 +35,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from hcache.artefacts import check_file, damaged, digest_of, refuse_endless
+from hcache.artefacts import check_file, damaged, digest_of, refuse_endless, unreadable
 from hcache.config.schema import ExperimentConfig
 from hcache.errors import RunError
 from hcache.experiment import Experiment
@@ -165,7 +165,7 @@ class Run:
                 raise ValueError("a line has other things than numbers")
             return lines
         except (OSError, ValueError, RecursionError) as error:
-            raise damaged(file, f"it cannot be read ({error})", again(self.folder)) from error
+            raise unreadable(file, error, again(self.folder)) from error
 
     def _check(self, name: str) -> None:
         """Hold a file of a finished run against the manifest; old runs know nothing of theirs.
@@ -286,13 +286,13 @@ def all_runs(folder: Path) -> list[Run]:
         RunError: the folder cannot be read.
     """
 
-    def unreadable(error: OSError) -> None:
+    def left_out(error: OSError) -> None:
         if error.filename == os.fspath(folder):
             raise error
         _log.warning("%s cannot be read (%s): runs in it are left out.", error.filename, error)
 
     try:
-        places = os.walk(folder, onerror=unreadable)
+        places = os.walk(folder, onerror=left_out)
         runs = [Run(Path(place)) for place, *names in places if MANIFEST in itertools.chain(*names)]
     except FileNotFoundError:
         return []

@@ -146,9 +146,10 @@ def test_loading_says_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="does not fit"):
         load_policy(folder)
     settings = json.loads((saved(folder) / "policy.json").read_text())["settings"]
-    edit(folder, settings={**settings, "hidden": 3})
-    with pytest.raises(RunError, match="does not fit"):
-        load_policy(folder)
+    for changed in ({"hidden": 3}, {"arms": [*settings["arms"][:-1], 1.5]}):
+        edit(folder, settings={**settings, **changed})
+        with pytest.raises(RunError, match="does not fit"):
+            load_policy(folder)
 
 
 def test_damaged_files_are_noticed(tmp_path: Path) -> None:
