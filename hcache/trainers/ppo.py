@@ -34,13 +34,13 @@ Advantage = Literal["gae", "exact"]
 class PPOSettings(NetworkSettings):
     """Settings of PPO."""
 
-    episodes: int = Field(512, ge=1, description="episodes of an iteration, spread over the trees")
+    episodes: int = Field(1024, ge=1, description="episodes of an iteration, spread over the trees")
     update_epochs: int = Field(4, ge=1, description="passes over the episodes of an iteration")
-    minibatches: int = Field(4, ge=1, description="minibatches of a pass")
+    minibatches: int = Field(8, ge=1, description="minibatches of a pass")
     clip_coef: float = Field(0.2, gt=0, description="ε of the clipped surrogate")
     advantage: Advantage = Field("gae", description="estimated, or exact Q^π − V^π by the tree")
     gae_lambda: float = Field(0.95, ge=0, le=1, description="λ of generalised advantage estimation")
-    ent_coef: float = Field(0.05, ge=0, description="weight of the entropy bonus")
+    ent_coef: float = Field(0.02, ge=0, description="weight of the entropy bonus")
     vf_coef: float = Field(0.5, ge=0, description="weight of the value loss")
     max_grad_norm: float = Field(0.5, gt=0, description="gradients are clipped to this norm")
     norm_adv: bool = Field(False, description="normalise the advantages of each minibatch")
