@@ -29,9 +29,10 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _ctrl_c() -> None:
-    """Ctrl-C interrupts, even where the tests run in the background and would ignore it."""
+def _signals() -> None:
+    """Ctrl-C and SIGHUP act, even in the background or under nohup, where they would be ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ HOSTILE = (
     '<script>document.title="taken"</script><img src="http://192.0.2.1/x" onerror=alert(1)>'
     "]]>--></div></svg></details> $x_1^2$ _b_ ``` | &amp; \x07"
 )
-ARMS = {"_a $x_1$ <svg onload=alert(1) ": "a", "b": "b"}
+ARMS = {"_a $x_1$ <svg onload=alert(1)": "a", "b": "b"}
 COMMAND = ("hcache", "report", "<b>it</b>")
 COUNTS = {"train": 9, "valid": 6, "test": 12}
 
