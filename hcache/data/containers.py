@@ -30,7 +30,7 @@ _KEY = re.compile(
       |(?:final|correct|selected|chosen|best)[ _-]?option)\1\s*:\s*""",
     re.IGNORECASE | re.VERBOSE,
 )
-_STRING = re.compile(r""""((?:[^"\\]|\\.)*+)"|'((?:[^'\\\n]|\\.)*+)'""", re.DOTALL)
+_STRING = re.compile(r""""((?>(?:[^"\\]|\\.)*))"|'((?>(?:[^'\\\n]|\\.)*))'""", re.DOTALL)
 # Backslashes that no JSON string holds, or that begin a command of LaTeX rather than an escape.
 _LATEX = re.compile(
     r"""\\(?: (?=frac|bf|boxed|text|times|tfrac|theta|right|rho|neq|nu\b)

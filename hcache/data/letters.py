@@ -101,7 +101,7 @@ _DENIES = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _CLAUSE = re.compile(r"[.,:;!?\n。，；：！？]")
-_FOREIGN = re.compile(rf"(?:{_NOUN})((?:(?!{_NOUN})[^.:;!?\n])*+)\Z", re.IGNORECASE)
+_FOREIGN = re.compile(rf"(?:{_NOUN})((?>(?:(?!{_NOUN})[^.:;!?\n])*))\Z", re.IGNORECASE)
 _LONGEST = 120  # characters before a letter in which a clause is looked for
 _NOT = re.compile(
     rf"{_SKIPPED} not \s+ (?i:{_NAMED}) [(\[]?([A-J])\b[)\]]? (?:,?\s+(but|rather)\b)?", re.VERBOSE

@@ -37,7 +37,7 @@ _SCALES = {
 }  # fmt: skip
 _SCALED = re.compile(
     r"""
-    (?<![\w.,/^]) (\d{1,15}+(?:\.\d{1,15}+)?+)
+    (?<![\w.,/^]) (\d{1,15}+(?>(?:\.\d{1,15}+)?))
     (?: (k)\b | [ ]?(hundred|thousand|million|billion|trillion|dozen)s?\b
       | [ ]?([百千万萬亿億])(?![克米瓦]) )
     """,

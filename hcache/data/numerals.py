@@ -50,15 +50,17 @@ _BARE_NUMERATOR = re.compile(r"\\frac\s*(\d)")
 _BARE_DENOMINATOR = re.compile(r"\\frac(\{[^{}]*\})\s*(\d)")
 _BRACED_COMMA = re.compile(r"\{([,\s])\}(\d{3}(?!\d))?")
 
-# Possessive wherever digits repeat: that keeps time linear.
+# Possessive wherever digits repeat, and groups atomic: that keeps time linear. No group is possessive:
+# before Python 3.11.5 one that fails half-way loses what it had matched (github.com/python/cpython,
+# issue 106052).
 _GROUPED = re.compile(
     r"""
     (?<![\d.,]) (?:
-        \d{1,3} (?P<mark>[,'_ ]) \d{3} (?!\d) (?: (?P=mark) \d{3} (?!\d) )*+
+        \d{1,3} (?P<mark>[,'_ ]) \d{3} (?!\d) (?> (?: (?P=mark) \d{3} (?!\d) )* )
             (?: (?<=\d) (?P<comma>,) (?=\d) (?<![,]\d\d\d,) (?! \d{3} (?!\d) ) )?
-      | \d{1,2} (?: ,\d\d (?!\d) )++ ,\d{3} (?!\d)
-      | \d{1,3} (?: \.\d{3} (?!\d) ){2,}+ (?! \.?\d )
-      | (?P<points> \d{1,3} (?: \.\d{3} (?!\d) )++ ) (?P<decimals> ,\d++ )
+      | \d{1,2} (?> (?: ,\d\d (?!\d) )+ ) ,\d{3} (?!\d)
+      | \d{1,3} (?> (?: \.\d{3} (?!\d) ){2,} ) (?! \.?\d )
+      | (?P<points> \d{1,3} (?> (?: \.\d{3} (?!\d) )+ ) ) (?P<decimals> ,\d++ )
     )
     """,
     re.VERBOSE,
@@ -78,7 +80,7 @@ _NUMERAL = r"""
     (?P<sign> (?<![A-Za-z0-9_)\]}%°]) - (?=[$€£¥₹]?[\d.\\]) | (?<=[=({]) [ ]? -[ ] (?=[\d.\\]) )?
     [$€£¥₹]? [ ]? (?<![A-Za-z_\d])
     (?:
-        (?: (?P<whole>\d++) [ ]? )?+ \\frac
+        (?> (?: (?P<whole>\d++) [ ]? )? ) \\frac
         \{ \s*+ (?P<top> -?(?:\d++(?:\.\d++)?|\.\d++) ) \s*+ \} \s*+
         \{ \s*+ (?P<bottom> -?(?:\d++(?:\.\d++)?|\.\d++) ) \s*+ \}
       | (?: (?P<mixed>\d++) [ ]++ )? (?<![\d.,/])
@@ -93,7 +95,7 @@ _NUMERAL = r"""
 """
 _TOKEN = re.compile(
     rf"""
-    (?P<other> \d++ (?: :\d++ )++ | \d++ (?: \.\d++ ){{2,}}+ | \d++ /\d++ (?: /\d++ )++
+    (?P<other> \d++ (?> (?: :\d++ )+ ) | \d++ (?> (?: \.\d++ ){{2,}} ) | \d++ /\d++ (?> (?: /\d++ )+ )
       | \d{{4}}-\d\d?-\d\d? (?!\d) )
   | (?P<number> {_NUMERAL} )
   | (?P<symbol> \\(?: frac|binom|sqrt|root|pi|ln|log|exp|sin|cos|tan|cot|sec|csc|arc[a-z]+|sum|int
@@ -109,7 +111,7 @@ _TOKEN = re.compile(
           | (?<=[\d{{]) [A-Za-z] (?=\}})
         )
     )
-  | (?P<word> [A-Za-z_][A-Za-z0-9_]*+ (?: \^-?\d++ | (?<=\d) (?: \.\d++ )++ )? | \\[A-Za-z]++ )
+  | (?P<word> [A-Za-z_][A-Za-z0-9_]*+ (?: \^-?\d++ | (?<=\d) (?> (?: \.\d++ )+ ) )? | \\[A-Za-z]++ )
   | (?P<operator> [-+*/] )
   | (?P<raise> \^ )
   | (?P<open> \( )
