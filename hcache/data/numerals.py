@@ -50,9 +50,9 @@ _BARE_NUMERATOR = re.compile(r"\\frac\s*(\d)")
 _BARE_DENOMINATOR = re.compile(r"\\frac(\{[^{}]*\})\s*(\d)")
 _BRACED_COMMA = re.compile(r"\{([,\s])\}(\d{3}(?!\d))?")
 
-# Possessive wherever digits repeat, and groups atomic: that keeps time linear. No group is possessive:
-# before Python 3.11.5 one that fails half-way loses what it had matched (github.com/python/cpython,
-# issue 106052).
+# Possessive wherever digits repeat, and groups atomic: that keeps time linear. No group is
+# possessive: before Python 3.11.5 one that fails half-way loses what it had matched (gh-106052 of
+# github.com/python/cpython).
 _GROUPED = re.compile(
     r"""
     (?<![\d.,]) (?:
@@ -95,7 +95,8 @@ _NUMERAL = r"""
 """
 _TOKEN = re.compile(
     rf"""
-    (?P<other> \d++ (?> (?: :\d++ )+ ) | \d++ (?> (?: \.\d++ ){{2,}} ) | \d++ /\d++ (?> (?: /\d++ )+ )
+    (?P<other> \d++ (?> (?: :\d++ )+ ) | \d++ (?> (?: \.\d++ ){{2,}} )
+      | \d++ /\d++ (?> (?: /\d++ )+ )
       | \d{{4}}-\d\d?-\d\d? (?!\d) )
   | (?P<number> {_NUMERAL} )
   | (?P<symbol> \\(?: frac|binom|sqrt|root|pi|ln|log|exp|sin|cos|tan|cot|sec|csc|arc[a-z]+|sum|int
