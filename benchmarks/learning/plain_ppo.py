@@ -20,7 +20,7 @@ from hcache.replay.tree import States, Tree
 
 ENVIRONMENTS = 512
 STEPS = 8
-LR = 3e-3  # the best of 2.5e-4, 1e-3, 3e-3
+LR = 3e-3  # as hcache's
 GAMMA, LAMBDA, CLIP, ENTROPY, VALUE, NORM = 1.0, 0.95, 0.2, 0.01, 0.5, 0.5
 
 
