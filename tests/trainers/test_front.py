@@ -175,7 +175,7 @@ def test_trees_learn_each_at_an_alpha_of_its_own(seed: int) -> None:
             taken.update(zip(trees, (0.25 * u_T / (1 - u_T)).tolist(), strict=True))
             return policy, reward_M
 
-    chosen = SoftSettings(batch_size=10**6, temperature=0.05, floor=0.1)
+    chosen = SoftSettings(batch_size=10**6, temperature=0.05, floor=0.1, feature_dropout=0)
     metrics = Watched(forest.tree, chosen, alpha=0.25, seed=seed, init=start).step()
     trees = zip(forest.tree.query_T.tolist(), forest.tree.replica_T.tolist(), strict=True)
     alphas = [taken[pair] for pair in trees]

@@ -197,7 +197,13 @@ def test_exact_ppo_learns_from_the_policy_that_played(seed: int) -> None:
 
 def test_an_exact_ppo_run_that_was_killed_ends_with_the_same_bits(tmp_path: Path) -> None:
     fitted, _ = run(fresh("ppo", advantage="exact"))
-    run(fresh("ppo", advantage="exact"), iterations=2, checkpoint=tmp_path / "c")
+
+    def kill(metrics: dict[str, float]) -> None:
+        if metrics["iteration"] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(fresh("ppo", advantage="exact"), on_metrics=kill, checkpoint=tmp_path / "c")
     again, _ = run(fresh("ppo", advantage="exact"), checkpoint=tmp_path / "c", resume=True)
     assert same(again.policy.state_dict(), fitted.policy.state_dict())
     estimated, _ = run(fresh("ppo"))
