@@ -12,7 +12,7 @@ Axes in names: Q queries.
 from __future__ import annotations
 
 from pydantic import Field
-from scipy import stats
+from scipy.special import stdtr
 from torch import Tensor
 
 from hcache.errors import RunError
@@ -21,7 +21,7 @@ from hcache.policies.ensemble import EnsemblePolicy
 from hcache.policies.mlp import MLPPolicy
 from hcache.policies.rollout import greedy_leaves
 from hcache.replay.exact import mean_by_query, static_leaves
-from hcache.replay.static import Path, best_static
+from hcache.replay.static import Path, best_static, common_paths
 from hcache.replay.tree import Tree
 from hcache.trainers.base import TRAINERS, Trainer, greedy_metrics
 from hcache.trainers.network import part
@@ -73,11 +73,16 @@ class Ensemble(Trainer):
         return {name: sum(m[name] for m in metrics) / len(metrics) for name in metrics[0]}
 
     def validate(self, valid: Tree) -> dict[str, float]:
-        """The metrics of the vote where it is found better, else of the static sequence."""
-        path = best_static([self.train, valid], self.alpha)
+        """The metrics of the vote where it is found better, else of the static sequence.
+
+        Where no sequence is possible in every tree, there is nothing to fall back on.
+        """
         self.policy.trusted.fill_(True)
-        if self.settings.confidence and self.doubt(valid, path) > 1 - self.settings.confidence:
-            self.policy.fall_back(path)
+        selection = [self.train, valid]
+        if self.settings.confidence and common_paths(selection):
+            path = best_static(selection, self.alpha)
+            if self.doubt(valid, path) > 1 - self.settings.confidence:
+                self.policy.fall_back(path)
         return greedy_metrics(self.policy, valid, self.alpha)
 
     def doubt(self, valid: Tree, path: Path) -> float:
@@ -88,7 +93,7 @@ class Ensemble(Trainer):
         if len(gain_Q) < 2 or float(gain_Q.std()) == 0:
             return 0.0 if float(gain_Q.mean()) > 0 else 1.0
         distance = float(gain_Q.mean() / gain_Q.std()) * len(gain_Q) ** 0.5
-        return float(stats.t.sf(distance, len(gain_Q) - 1))
+        return float(stdtr(len(gain_Q) - 1, -distance))
 
     def state(self) -> dict[str, Tensor]:
         """See `Trainer`."""

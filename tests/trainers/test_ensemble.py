@@ -13,8 +13,8 @@ from hcache.errors import RunError
 from hcache.policies import load_policy
 from hcache.policies.rollout import greedy_leaves
 from hcache.replay.exact import static_leaves
-from hcache.replay.static import best_static
-from hcache.replay.tree import Tree
+from hcache.replay.static import best_static, common_paths
+from hcache.replay.tree import NONE, Tree
 from hcache.trainers import fit
 from hcache.trainers.ensemble import Ensemble, EnsembleSettings
 from hcache.trainers.soft import Soft, SoftSettings
@@ -85,6 +85,15 @@ def test_the_test_is_a_paired_t_test_over_queries() -> None:
     ours, static = greedy_leaves(trainer.policy, valid), static_leaves(valid, [path])[:, 0]
     wanted = stats.ttest_rel(reward_M[ours], reward_M[static], alternative="greater").pvalue
     assert trainer.doubt(valid, path) == pytest.approx(float(wanted))
+
+
+def test_without_a_common_sequence_there_is_nothing_to_fall_back_on() -> None:
+    one = random_forest(1, queries=4, arms=2, hops=1, ragged=False).tree
+    one.leaf_NA[0, 0] = one.leaf_NA[1, 1] = NONE  # each tree can do without either arm
+    assert not common_paths([one, one])
+    trainer = Ensemble(one, EnsembleSettings(members=1), alpha=ALPHA, seed=0)
+    trainer.validate(one)
+    assert bool(trainer.policy.trusted)
 
 
 @pytest.mark.parametrize("trusted", [True, False])
