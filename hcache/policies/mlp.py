@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -35,7 +35,7 @@ MASKED = -1e9  # logit of an action that is not valid: its probability is exactl
 
 
 class Inputs(NamedTuple):
-    """What the networks see of n states."""
+    """Inputs of the networks for n states."""
 
     text_ND: Tensor  # text features as they come, float32
     rest_NR: Tensor  # embedding of the hop, scaled cost, and what a kind of policy adds, float32
@@ -108,7 +108,7 @@ class MLPPolicy(nn.Module):
         return copy.deepcopy(init)
 
     def inputs(self, states: States) -> Inputs:
-        """What both networks see, on the device of the weights.
+        """Inputs of both networks, on the device of the weights.
 
         Raises:
             RunError: if the states have other features or more hops than the policy knows.
@@ -143,22 +143,31 @@ class MLPPolicy(nn.Module):
         logits = self.logits(states).to(states.valid_NA.device).double()
         return logits.masked_fill(~states.valid_NA, -torch.inf).softmax(dim=1)
 
-    def save(self, folder: Path) -> None:
-        """Write weights, scales and settings."""
-        settings = {
+    @property
+    def shape(self) -> dict[str, Any]:
+        """All that `of_shape` needs to make the networks again, without their weights."""
+        return {
             "arms": self.arms,
             "features": self.features,
             "hops": self.hops,
             **{name: getattr(self.settings, name) for name in MLPSettings.model_fields},
         }
-        write_policy(folder, self.name, settings, self.state_dict())
+
+    @classmethod
+    def of_shape(cls, shape: Mapping[str, Any]) -> Self:
+        """Networks of that shape, whose weights are yet to be loaded."""
+        sizes = dict(shape)
+        arms, features, hops = (sizes.pop(name) for name in ("arms", "features", "hops"))
+        return cls(arms, features, hops, MLPSettings(**sizes))
+
+    def save(self, folder: Path) -> None:
+        """Write weights, scales and settings."""
+        write_policy(folder, self.name, self.shape, self.state_dict())
 
     @classmethod
     def restore(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
         """The policy that `save` wrote."""
-        sizes = dict(settings)
-        arms, features, hops = (sizes.pop(name) for name in ("arms", "features", "hops"))
-        policy = cls(arms, features, hops, MLPSettings(**sizes))
+        policy = cls.of_shape(settings)
         policy.load_state_dict(tensors)
         return policy
 
@@ -239,7 +248,7 @@ class ConditionedPolicy(MLPPolicy):
         return view
 
     def inputs(self, states: States) -> Inputs:
-        """What both networks see: as without α, and u."""
+        """Inputs of both networks: as without α, and u."""
         inputs = super().inputs(states)
         alpha = self.alpha_0 if self._alpha is None else self._alpha
         u = (SPAN * (alpha / (alpha + self.alpha_0) - 0.5)).float()

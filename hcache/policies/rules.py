@@ -14,11 +14,18 @@ from hcache.policies.base import write_policy
 from hcache.replay.tree import States
 
 
-class RulePolicy(ABC):
-    """All probability on the action that the rule names; `settings` is whatever the rule needs.
+def all_on(action_N: Tensor, valid_NA: Tensor) -> Tensor:
+    """All probability on one action of each state, float64 [n, A].
 
-    In a state that lacks the action it falls back to chance over the actions that are there.
+    A state that lacks its action has chance over the actions that are there.
     """
+    chosen_NA = torch.nn.functional.one_hot(action_N, valid_NA.shape[1]).bool() & valid_NA
+    chosen_NA = torch.where(chosen_NA.any(dim=1, keepdim=True), chosen_NA, valid_NA)
+    return chosen_NA.double() / chosen_NA.sum(dim=1, keepdim=True)
+
+
+class RulePolicy(ABC):
+    """All probability on the action that the rule names; `settings` is whatever the rule needs."""
 
     name: ClassVar[str]  # under which it is registered
 
@@ -36,10 +43,7 @@ class RulePolicy(ABC):
 
     def probs(self, states: States) -> Tensor:
         """See `Policy`."""
-        chosen_NA = torch.nn.functional.one_hot(self.actions(states), self.stop + 1).bool()
-        chosen_NA &= states.valid_NA
-        chosen_NA = torch.where(chosen_NA.any(dim=1, keepdim=True), chosen_NA, states.valid_NA)
-        return chosen_NA.double() / chosen_NA.sum(dim=1, keepdim=True)
+        return all_on(self.actions(states), states.valid_NA)
 
     def state_dict(self) -> dict[str, Tensor]:
         """No tensors."""

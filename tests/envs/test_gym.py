@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
-from helpers.forest import Leaf, Node, random_forest
+from helpers.forest import Leaf, Node, random_forest, small_forests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as check_env_of_sb3
@@ -22,16 +22,7 @@ from hcache.replay.tree import Tree
 
 ID = "hcache/Routing-v0"
 quick = settings(max_examples=30, deadline=None)
-forests = st.builds(
-    random_forest,
-    st.integers(0, 10_000),
-    queries=st.integers(1, 4),
-    arms=st.integers(1, 3),
-    hops=st.integers(1, 3),
-    replicas=st.integers(1, 2),
-    ragged=st.booleans(),
-    stop=st.booleans(),
-)
+forests = small_forests(seeds=10_000, hops=3)
 
 
 def single(tree: Tree, **values: Any) -> RoutingEnv:

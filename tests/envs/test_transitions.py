@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from helpers.forest import Forest, Leaf, Node, random_forest
+from helpers.forest import Forest, Leaf, Node, random_forest, small_forests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,16 +11,7 @@ from hcache.envs.mdp import RoutingMDP
 from hcache.envs.transitions import transitions
 
 quick = settings(max_examples=60, deadline=None)
-forests = st.builds(
-    random_forest,
-    st.integers(0, 10_000),
-    queries=st.integers(1, 4),
-    arms=st.integers(1, 3),
-    hops=st.integers(1, 3),
-    replicas=st.integers(1, 2),
-    ragged=st.booleans(),
-    stop=st.booleans(),
-)
+forests = small_forests(seeds=10_000, hops=3)
 Step = tuple[int, int, int, int]  # leaf, state, action, next state
 
 

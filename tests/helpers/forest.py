@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from hypothesis import strategies as st
 
 from hcache.replay.tree import NONE, Tree
 
@@ -220,3 +221,17 @@ def synthetic_forest(
         roots.append(grow(base_D, need, pattern is None, (), 0.0))
         kinds.append(f"family {family}")
     return lay_out(roots, "abc", hops=hops, kinds=kinds, prefix=prefix).tree
+
+
+def small_forests(seeds: int, hops: int) -> st.SearchStrategy[Forest]:
+    """Random forests of a few queries, of seeds and numbers of hops up to these."""
+    return st.builds(
+        random_forest,
+        st.integers(0, seeds),
+        queries=st.integers(1, 4),
+        arms=st.integers(1, 3),
+        hops=st.integers(1, hops),
+        replicas=st.integers(1, 2),
+        ragged=st.booleans(),
+        stop=st.booleans(),
+    )

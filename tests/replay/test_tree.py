@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from helpers.forest import Forest, Leaf, Node, leaves_of, nodes_of, random_forest
+from helpers.forest import Forest, Leaf, Node, leaves_of, nodes_of, random_forest, small_forests
 from helpers.policies import RandomPolicy, SequencePolicy
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,16 +29,7 @@ from hcache.replay.exact import (
 )
 from hcache.replay.tree import NONE, greedy, tree_of_leaf, tree_of_state
 
-forests = st.builds(
-    random_forest,
-    st.integers(0, 10**6),
-    queries=st.integers(1, 4),
-    arms=st.integers(1, 3),
-    hops=st.integers(1, 4),
-    replicas=st.integers(1, 2),
-    ragged=st.booleans(),
-    stop=st.booleans(),
-)
+forests = small_forests(seeds=10**6, hops=4)
 alphas = st.sampled_from([0.0, 0.05, 0.3])
 quick = settings(max_examples=60, deadline=None)
 
