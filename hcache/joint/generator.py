@@ -34,7 +34,9 @@ class LowRankSettings(Settings):
     adapted_layers: int = Field(1, ge=1, description="last layers whose o_proj gets the ΔW")
     lora_scale: float = Field(0.1, gt=0, description="ΔW = lora_scale · A · B; published: 0.01")
     generator_hidden: int = Field(256, ge=1, description="units of a layer of the generator")
-    generator_layers: int = Field(2, ge=1, description="layers of the generator before its heads")
+    generator_layers: int = Field(
+        2, ge=1, le=100, description="layers of the generator before its heads"
+    )
     init: Init = Field("zero", description="ΔW = 0 at the start, or both heads xavier")
 
 

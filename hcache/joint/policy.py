@@ -9,7 +9,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from hcache.joint.generator import Generator, LowRank, LowRankSettings
-from hcache.policies.base import POLICIES, write_policy
+from hcache.policies.base import POLICIES, with_weights, write_policy
 from hcache.policies.mlp import MLPPolicy, MLPSettings
 
 
@@ -55,9 +55,13 @@ class JointPolicy(MLPPolicy):
     @classmethod
     def restore(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
         """The policy that `save` wrote."""
-        high = MLPSettings(**settings["high"])
+        return with_weights(lambda: cls._of(settings), tensors)
+
+    @classmethod
+    def _of(cls, settings: dict[str, Any]) -> Self:
+        """Networks as `save` described them, whose weights are yet to be loaded."""
+        high, low = MLPSettings(**settings["high"]), LowRankSettings(**settings["low"])
         policy = cls(settings["arms"], settings["features"], settings["hops"], high)
         shapes = {arm: (out, into) for arm, out, into in settings["shapes"]}
-        policy.low = Generator(policy.features, shapes, LowRankSettings(**settings["low"]))
-        policy.load_state_dict(tensors)
+        policy.low = Generator(policy.features, shapes, low)
         return policy

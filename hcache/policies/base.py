@@ -11,13 +11,14 @@ Axes in names: n states asked about, A actions (arms, then STOP).
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 import safetensors
 import safetensors.torch
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from hcache.artefacts import check_file, read_object, write_object
 from hcache.errors import ConfigError, RunError
@@ -30,6 +31,7 @@ FORMAT = 1  # of a saved policy; raised when an older reader could not read it
 TENSORS, DESCRIPTION = "policy.safetensors", "policy.json"
 ENTRIES = frozenset({"format", "name", "settings", "tensors"})  # of the description
 AGAIN = "Train the policy again, or copy its whole folder again."
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class Policy(Protocol):
@@ -91,6 +93,22 @@ def write_policy(
         "tensors": digest_file(folder / TENSORS),
     }
     write_object(folder / DESCRIPTION, description, indent=1)
+
+
+def with_weights(make: Callable[[], Module], tensors: Mapping[str, Tensor]) -> Module:
+    """A module with saved tensors as its weights; memory is taken for those that were saved only.
+
+    Raises:
+        RuntimeError: there are others than the module has, or of another shape.
+        TypeError: one is of another type.
+    """
+    with torch.device("meta"):  # so that sizes which are absurd cost nothing
+        module = make()
+    types = {name: tensor.dtype for name, tensor in module.state_dict().items()}
+    module.load_state_dict(tensors, assign=True)
+    if types != {name: tensor.dtype for name, tensor in tensors.items()}:
+        raise TypeError("a tensor is of another type")
+    return module
 
 
 def load_policy(folder: Path) -> Policy:

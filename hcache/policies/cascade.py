@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from hcache.policies.base import POLICIES, write_policy
+from hcache.policies.base import POLICIES, with_weights, write_policy
 from hcache.policies.inputs import check_states
 from hcache.replay.tree import NONE, States
 
@@ -57,9 +57,7 @@ class CascadePolicy(nn.Module):
     @classmethod
     def restore(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
         """The policy that `save` wrote."""
-        policy = cls(settings["arms"], settings["features"], settings["hops"])
-        policy.load_state_dict(tensors)
-        return policy
+        return with_weights(lambda: cls(**settings), tensors)
 
 
 def next_arm(arm_N: Tensor, valid_NA: Tensor) -> Tensor:

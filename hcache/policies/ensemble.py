@@ -16,7 +16,7 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from hcache.policies.base import POLICIES, write_policy
+from hcache.policies.base import POLICIES, with_weights, write_policy
 from hcache.policies.mlp import MLPPolicy
 from hcache.policies.rules import all_on
 from hcache.replay.tree import NONE, States
@@ -68,7 +68,5 @@ class EnsemblePolicy(nn.Module):
     def restore(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
         """The policy that `save` wrote."""
         shape = dict(settings)
-        count = shape.pop("members")
-        policy = cls([MLPPolicy.of_shape(shape) for _ in range(count)])
-        policy.load_state_dict(tensors)
-        return policy
+        count = min(shape.pop("members"), len(tensors))  # however many it claims
+        return with_weights(lambda: cls([MLPPolicy.of_shape(shape) for _ in range(count)]), tensors)

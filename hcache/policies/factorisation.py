@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from hcache.policies.base import POLICIES, write_policy
+from hcache.policies.base import POLICIES, with_weights, write_policy
 from hcache.policies.inputs import text_scale
 from hcache.policies.planning import Paths, PlanningPolicy, paths_from_json
 from hcache.replay.tree import Tree
@@ -61,11 +61,6 @@ class FactorisationPolicy(PlanningPolicy, nn.Module):
     @classmethod
     def restore(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
         """The policy that `save` wrote."""
-        policy = cls(
-            tuple(settings["arms"]),
-            settings["features"],
-            paths_from_json(settings["paths"]),
-            settings["factors"],
-        )
-        policy.load_state_dict(tensors)
-        return policy
+        arms, paths = tuple(settings["arms"]), paths_from_json(settings["paths"])
+        features, factors = settings["features"], settings["factors"]
+        return with_weights(lambda: cls(arms, features, paths, factors), tensors)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from hcache.config.schema import Settings
 from hcache.errors import RunError
-from hcache.policies.base import POLICIES, Policy, write_policy
+from hcache.policies.base import POLICIES, Policy, with_weights, write_policy
 from hcache.policies.inputs import check_states, text_scale
 from hcache.replay.tree import States, Tree
 
@@ -45,7 +45,7 @@ class MLPSettings(Settings):
     """Size of the two networks."""
 
     hidden: int = Field(64, ge=1, description="units of a hidden layer")
-    layers: int = Field(2, ge=1, description="hidden layers of the actor and of the critic")
+    layers: int = Field(2, ge=1, le=100, description="hidden layers of the actor and of the critic")
     embedding: int = Field(8, ge=1, description="size of the learned hop embedding")
 
 
@@ -167,9 +167,7 @@ class MLPPolicy(nn.Module):
     @classmethod
     def restore(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
         """The policy that `save` wrote."""
-        policy = cls.of_shape(settings)
-        policy.load_state_dict(tensors)
-        return policy
+        return with_weights(lambda: cls.of_shape(settings), tensors)
 
     def _logits(self, inputs: Inputs, states: States, gain_D: Tensor | None = None) -> Tensor:
         scores = self._run(self.actor, inputs, gain_D)

@@ -189,14 +189,7 @@ class Run:
             RunError: another process trains it, and there is no `wait` for its end.
         """
         lock = self.folder / "lock"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = lock.open("a+")
-        except OSError as error:
-            raise RunError(
-                f"{lock} cannot be held ({error}).",
-                "Check its permissions, or train into another folder: --set runs=FOLDER",
-            ) from error
+        file = _writing(lock, "a+")
 
         def still_held() -> None:
             if not _is_file_of(file, lock):
@@ -241,18 +234,32 @@ class Run:
     def record_look(self, split: str) -> None:
         """Record that a split was looked at: when, and by which command."""
         look = {"split": split, "time": now(), "command": sys.argv}
-        with (self.folder / "looks.jsonl").open("a") as file:
+        with _writing(self.folder / "looks.jsonl", "a") as file:
             file.write(json.dumps(look) + "\n")
+
+
+def _writing(file: Path, mode: str) -> IO[str]:
+    """A file of a run, open to be written; its folder is made.
+
+    Raises:
+        RunError: it cannot be.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        refuse_endless(file)
+        return file.open(mode, encoding="utf-8")
+    except OSError as error:
+        raise RunError(
+            f"{file} cannot be written ({error}).",
+            "Check its permissions, or train into another folder: --set runs=FOLDER",
+        ) from error
 
 
 class MetricsLog:
     """Writes metrics.jsonl anew; a run that goes on begins with the lines of its checkpoint."""
 
     def __init__(self, run: Run) -> None:
-        try:
-            self._open = (run.folder / METRICS).open("w", encoding="utf-8")
-        except OSError as error:
-            raise damaged(run.folder / METRICS, error, again(run.folder)) from error
+        self._open = _writing(run.folder / METRICS, "w")
 
     def write(self, metrics: Mapping[str, float]) -> None:
         """Append one line."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from pydantic import TypeAdapter
 
 from hcache.artefacts import refuse_endless
 from hcache.config.schema import ExperimentConfig, TrainConfig
@@ -60,6 +61,9 @@ class Seen:
         return {"train": sorted(self.train), "valid": sorted(self.valid), "whole": self.whole}
 
 
+SEEN = TypeAdapter(Seen)
+
+
 def asked_of(db: Path, queries: Iterable[str]) -> dict[str, str]:
     """The questions of some queries, given by id, by the key of their wording."""
     chosen = pl.DataFrame({"query_id": list(queries)}, schema={"query_id": pl.String})
@@ -91,13 +95,12 @@ def seen_of(run: Run) -> Seen | None:
         return _seen_before(run)
     try:
         refuse_endless(run.queries_file)
-        stored = json.loads(run.queries_file.read_text(encoding="utf-8"))
-        found = digest(stored)
-    except (OSError, ValueError, RecursionError) as error:
+        seen = SEEN.validate_json(run.queries_file.read_bytes(), strict=True)
+    except (OSError, ValueError) as error:
         raise _damaged(run) from error
-    if found != known:
+    if digest(seen.to_dict()) != known:
         raise _damaged(run)
-    return Seen(frozenset(stored["train"]), frozenset(stored["valid"]), stored["whole"])
+    return seen
 
 
 def without_leakage(

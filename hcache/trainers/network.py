@@ -12,6 +12,7 @@ from torch import Tensor
 from hcache.config.schema import Settings
 from hcache.policies import Policy
 from hcache.policies.mlp import MLPPolicy, MLPSettings
+from hcache.replay.exact import reach
 from hcache.replay.tree import Tree
 from hcache.trainers.base import TrainablePolicy, Trainer
 from hcache.trainers.device import Device, pick_device
@@ -137,6 +138,16 @@ class DropoutTrainer(NetworkTrainer):
         features = self.tree.features_ND.shape[1]
         chance_D = torch.rand(features, generator=self.generator, device=self.device)
         return (chance_D >= share).float() / (1 - share)
+
+
+def state_weights(tree: Tree, probs_NA: Tensor, floor: float) -> Tensor:
+    """Chance that the policy passes each state, and `floor` more, float64 [N]; mean 1.
+
+    Most states of a tree are far from any good path, and would outweigh the others. Without a
+    floor, what is hardly reached is hardly learned: its Q^π stays low, and it is never reached.
+    """
+    weight_N = reach(tree, probs_NA) + floor
+    return weight_N / weight_N.mean()
 
 
 def part(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -2,20 +2,23 @@
 
 Routing is a finite-horizon MDP with γ = 1. The state is (c_t, hop, C_t), an action is the next
 arm or STOP, and the reward comes once, at the end: R = Q − α·C. (Charging α·δ_t at each hop sums
-to the same.) Thousands of episodes advance at once, a hop of all of them is a gather on the tree.
-Clipped surrogate, GAE and the names of the settings follow Schulman et al. (arXiv 1707.06347,
-arXiv 1506.02438) and CleanRL (github.com/vwxyzjn/cleanrl).
+to the same.) Clipped surrogate, GAE and the names of the settings follow Schulman et al. (arXiv
+1707.06347, arXiv 1506.02438) and CleanRL (github.com/vwxyzjn/cleanrl).
 
-The advantage of a step, and what the critic learns:
-    gae     estimated from the episode and the critic; the critic learns advantage + old value
-    exact   Q^π(s, a) − V^π(s) of the policy that played, by one backward pass over the trees; the
-            critic learns V^π(s), of use to a later run that starts from this policy with gae
+Where the advantages of an update come from:
+    exact   from the tree: A^π(s, a) = Q^π(s, a) − V^π(s) of every action in every state of a
+            minibatch of whole trees, by one backward pass. The surrogate is its expectation over
+            all episodes that the policy could play there (with a floor under how often a state is
+            passed, as in `soft`), so nothing is drawn and no critic needed
+    gae     from episodes: thousands advance at once, a hop of all of them is a gather on the tree;
+            the critic estimates, and learns advantage + old value
 
-Axes in names: L hops, E episodes, B steps of a batch, A actions, N states, M leaves.
+Axes in names: L hops, E episodes, B steps of a batch, A actions, N states, M leaves, D features.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,30 +26,50 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from hcache.replay.exact import backward, state_values
+from hcache.replay.exact import backward, reach, state_values
 from hcache.replay.tree import Tree
 from hcache.trainers.base import TRAINERS
-from hcache.trainers.network import NetworkSettings, NetworkTrainer
+from hcache.trainers.network import DropoutSettings, DropoutTrainer, state_weights
 
-Advantage = Literal["gae", "exact"]
+Advantage = Literal["exact", "gae"]
+Losses = dict[str, Tensor]
 
 
-class PPOSettings(NetworkSettings):
+class PPOSettings(DropoutSettings):
     """Settings of PPO."""
 
-    episodes: int = Field(1024, ge=1, description="episodes of an iteration, spread over the trees")
-    update_epochs: int = Field(4, ge=1, description="passes over the episodes of an iteration")
-    minibatches: int = Field(8, ge=1, description="minibatches of a pass")
+    lr: float = Field(6e-3, gt=0, description="learning rate of Adam")
+    advantage: Advantage = Field("exact", description="by the tree, or estimated from episodes")
+    update_epochs: int = Field(4, ge=1, description="updates from the same trees or episodes")
+    batch_size: int = Field(128, ge=1, description="exact: trees of a minibatch")
+    floor: float = Field(
+        0.02, ge=0, description="exact: weight of a state, added to its probability of being passed"
+    )
+    episodes: int = Field(1024, ge=1, description="gae: episodes of an iteration, over the trees")
+    minibatches: int = Field(8, ge=1, description="gae: minibatches of a pass over the episodes")
+    feature_dropout: float = Field(
+        0.1, ge=0, lt=1, description="exact: share of the text features a minibatch does without"
+    )
     clip_coef: float = Field(0.2, gt=0, description="ε of the clipped surrogate")
-    advantage: Advantage = Field("gae", description="estimated, or exact Q^π − V^π by the tree")
-    gae_lambda: float = Field(0.95, ge=0, le=1, description="λ of generalised advantage estimation")
-    ent_coef: float = Field(0.02, ge=0, description="weight of the entropy bonus")
-    vf_coef: float = Field(0.5, ge=0, description="weight of the value loss")
+    ent_coef: float = Field(0.03, ge=0, description="weight of the entropy bonus")
     max_grad_norm: float = Field(0.5, gt=0, description="gradients are clipped to this norm")
-    norm_adv: bool = Field(False, description="normalise the advantages of each minibatch")
+    gae_lambda: float = Field(0.95, ge=0, le=1, description="gae: λ of the estimate")
+    vf_coef: float = Field(0.5, ge=0, description="gae: weight of the value loss")
+    norm_adv: bool = Field(False, description="gae: normalise the advantages of each minibatch")
     anneal_lr: bool = Field(
         True, description="lower lr to 0 in a straight line over the iterations"
     )
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What is exact of a policy on some trees, before the updates that learn from them."""
+
+    logprob_NA: Tensor
+    advantage_NA: Tensor  # 0 where an action is not valid
+    weight_N: Tensor  # as `state_weights` gives it
+    reward: Tensor  # mean return, a scalar
+    hops: Tensor  # mean number of arms asked, a scalar
 
 
 @dataclass(frozen=True)
@@ -76,17 +99,70 @@ class Batch:
 
 
 @TRAINERS.register("ppo")
-class PPO(NetworkTrainer):
-    """Proximal policy optimisation of an actor-critic on the training trees."""
+class PPO(DropoutTrainer):
+    """Proximal policy optimisation of a policy on the training trees."""
 
     Settings = PPOSettings
     settings: PPOSettings
     adam_eps = 1e-5
 
     def step(self) -> dict[str, float]:
-        """Play `episodes`, then `update_epochs` passes over them."""
+        """A pass over all trees, or over `episodes` of them."""
         if self.settings.anneal_lr:
             self.optimizer.param_groups[0]["lr"] = self.settings.lr * (1 - self.done)
+        return self._trees() if self.settings.advantage == "exact" else self._episodes()
+
+    def _trees(self) -> dict[str, float]:
+        """Learn from all trees, in minibatches of whole ones."""
+        updates: list[Losses] = []
+        for index_B in self.permutation(len(self.tree)).split(self.settings.batch_size):
+            updates += self._learn_from(self.tree.some(index_B))
+        return means(updates)
+
+    def _learn_from(self, tree: Tree) -> list[Losses]:
+        """`update_epochs` updates from the exact advantages of the policy as it is now."""
+        gain_D, updates = self.gain_D(), []
+        before: Evaluated | None = None
+        for _ in range(self.settings.update_epochs):
+            logprob_NA = self.policy.logits(tree.states, gain_D).log_softmax(dim=1)
+            before = before or evaluated(
+                tree, tree.reward_M(self.alpha), logprob_NA.detach(), self.settings.floor
+            )
+            losses = self.expected_losses(before, logprob_NA)
+            losses["grad_norm"] = self.descend_clipped(losses["loss"], self.settings.max_grad_norm)
+            figures = {"train_reward": before.reward, "train_hops": before.hops, **losses}
+            updates.append({name: figure.detach() for name, figure in figures.items()})
+        return updates
+
+    def expected_losses(self, before: Evaluated, logprob_NA: Tensor) -> Losses:
+        """L = −surrogate − ent_coef · entropy, expectations over the states and actions of π_old.
+
+        The surrogate of a state is Σ_a π_old(a | s) · min(r·A, clip(r)·A) with r = π / π_old.
+        """
+        log_ratio_NA = logprob_NA - before.logprob_NA
+        ratio_NA, chance_NA = log_ratio_NA.exp(), before.logprob_NA.exp()
+        clipped_NA = self._clip(ratio_NA)
+        advantage_NA = before.advantage_NA
+        least_NA = torch.minimum(ratio_NA * advantage_NA, clipped_NA * advantage_NA)
+
+        def mean(value_NA: Tensor) -> Tensor:
+            return (before.weight_N * value_NA.sum(dim=1)).mean()
+
+        surrogate = mean(chance_NA * least_NA)
+        entropy = mean(-logprob_NA.exp() * logprob_NA)
+        return {
+            "loss": -surrogate - self.settings.ent_coef * entropy,
+            "policy_loss": -surrogate,
+            "entropy": entropy,
+            "clip_fraction": mean(chance_NA * (ratio_NA != clipped_NA)),
+            "approx_kl": mean(-chance_NA * log_ratio_NA.detach()),
+        }
+
+    def _clip(self, ratio: Tensor) -> Tensor:
+        return ratio.clamp(1 - self.settings.clip_coef, 1 + self.settings.clip_coef)
+
+    def _episodes(self) -> dict[str, float]:
+        """Play `episodes`, then `update_epochs` passes over them."""
         rollout = self.rollout()
         losses = self._update(rollout, *self.estimate(rollout))
         asked_LE = rollout.live_LE & (rollout.action_LE != self.tree.stop)
@@ -125,15 +201,9 @@ class PPO(NetworkTrainer):
 
     def estimate(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """Advantages and the critic's targets, [L, E]; of no meaning on steps not live."""
-        if self.settings.advantage == "gae":
-            advantage_LE = gae(
-                rollout.reward_LE, rollout.value_LE, rollout.live_LE, self.settings.gae_lambda
-            )
-            return advantage_LE, advantage_LE + rollout.value_LE
-        probs_NA = self.policy.probs(self.tree.states)
-        advantage_NA, value_N = exact_advantages(self.tree, self.reward_M, probs_NA)
-        state_LE = rollout.state_LE
-        return advantage_NA[state_LE, rollout.action_LE].float(), value_N[state_LE].float()
+        settings, live_LE = self.settings, rollout.live_LE
+        advantage_LE = gae(rollout.reward_LE, rollout.value_LE, live_LE, settings.gae_lambda)
+        return advantage_LE, advantage_LE + rollout.value_LE
 
     def _draw_trees(self) -> Tensor:
         """Trees of the next episodes: whole random passes over all, the last one cut."""
@@ -157,22 +227,18 @@ class PPO(NetworkTrainer):
             advantage_B=advantage_LE[live_LE],
             return_B=return_LE[live_LE],
         )
-        sums: dict[str, Tensor] = {}
-        updates = 0
+        explained = explained_variance(rollout.value_LE[live_LE], batch.return_B)
+        updates: list[Losses] = []
         for _ in range(self.settings.update_epochs):
             order = self.permutation(len(batch.state_B))
             for part in order.chunk(self.settings.minibatches):
                 losses = self._losses(batch[part])
                 norm = self.descend_clipped(losses["loss"], self.settings.max_grad_norm)
-                losses["grad_norm"] = norm
-                sums = {name: sums.get(name, 0.0) + v.detach() for name, v in losses.items()}
-                updates += 1
-        explained = explained_variance(rollout.value_LE[live_LE], batch.return_B)
-        *totals, explained_now = torch.stack([*sums.values(), explained]).tolist()
-        means = {name: total / updates for name, total in zip(sums, totals, strict=True)}
-        return {**means, "explained_variance": explained_now}
+                figures = {**losses, "grad_norm": norm, "explained_variance": explained}
+                updates.append({name: figure.detach() for name, figure in figures.items()})
+        return means(updates)
 
-    def _losses(self, batch: Batch) -> dict[str, Tensor]:
+    def _losses(self, batch: Batch) -> Losses:
         """L = −surrogate + vf_coef · value loss − ent_coef · entropy, each a mean over steps."""
         settings = self.settings
         logits_BA, value_B = self.policy.logits_and_values(self.tree.states[batch.state_B])
@@ -183,7 +249,7 @@ class PPO(NetworkTrainer):
             advantage_B = (advantage_B - advantage_B.mean()) / (advantage_B.std() + 1e-8)
         log_ratio_B = logprob_B - batch.logprob_B
         ratio_B = log_ratio_B.exp()
-        clipped_B = ratio_B.clamp(1 - settings.clip_coef, 1 + settings.clip_coef)
+        clipped_B = self._clip(ratio_B)
         surrogate = torch.minimum(ratio_B * advantage_B, clipped_B * advantage_B).mean()
         value_loss = 0.5 * (value_B - batch.return_B).square().mean()
         entropy = -(logprobs_BA.exp() * logprobs_BA).sum(dim=1).mean()
@@ -229,8 +295,23 @@ def explained_variance(value_B: Tensor, return_B: Tensor) -> Tensor:
     return torch.where(variance > 0, 1 - left / variance, 0.0)
 
 
-def exact_advantages(tree: Tree, reward_M: Tensor, probs_NA: Tensor) -> tuple[Tensor, Tensor]:
-    """A^π = Q^π − V^π, float64 [N, A], −inf where an action is not valid, and V^π, float64 [N]."""
+def evaluated(tree: Tree, reward_M: Tensor, logprob_NA: Tensor, floor: float) -> Evaluated:
+    """The policy's exact advantages and returns on some trees, by one backward pass."""
+    probs_NA = logprob_NA.double().exp()
     q_NA = backward(tree, reward_M, probs_NA)
     value_N = state_values(q_NA, probs_NA)
-    return q_NA - value_N[:, None], value_N
+    asked_N = reach(tree, probs_NA) * (1 - probs_NA[:, tree.stop])
+    return Evaluated(
+        logprob_NA=logprob_NA,
+        advantage_NA=(q_NA - value_N[:, None]).masked_fill(~tree.valid_NA, 0.0).float(),
+        weight_N=state_weights(tree, probs_NA, floor).float(),
+        reward=value_N[tree.root_T].mean(),
+        hops=asked_N.sum() / len(tree),
+    )
+
+
+def means(updates: Sequence[Losses]) -> dict[str, float]:
+    """The mean of each figure over some updates; they leave the device together."""
+    columns = [torch.stack([losses[name] for losses in updates]).mean() for name in updates[0]]
+    values = torch.stack([column.double() for column in columns]).tolist()
+    return dict(zip(updates[0], values, strict=True))

@@ -15,9 +15,7 @@ R = Q − α·C that is reported, and greedy as τ → 0.
 
 A minibatch is whole trees. Their Q^π is that of the weights of this very step, and every state of
 the forward pass is learned at, with the chance that the policy reaches it as its weight, and
-`floor` more: most states of a tree are far from any good path, and would outweigh the others.
-Without a floor, what is hardly reached is hardly learned: its Q^π stays low, and it is never
-reached. The critic is left as it is.
+`floor` more. The critic is left as it is.
 
 Axes in names: T trees, N states, A actions, M leaves, B trees of a minibatch.
 """
@@ -31,10 +29,10 @@ from pydantic import Field
 from torch import Tensor
 
 from hcache.policies.mlp import MLPPolicy
-from hcache.replay.exact import backward, reach, state_values
+from hcache.replay.exact import backward, state_values
 from hcache.replay.tree import Tree
 from hcache.trainers.base import TRAINERS
-from hcache.trainers.network import DropoutSettings, DropoutTrainer
+from hcache.trainers.network import DropoutSettings, DropoutTrainer, state_weights
 
 Target = Literal["soft", "optimal"]
 
@@ -76,7 +74,7 @@ class Soft(DropoutTrainer):
         probs_NA = logits_NA.detach().double().softmax(dim=1)
         q_NA = backward(tree, reward_M, probs_NA)
         target_NA = self.targets(tree, reward_M, q_NA).float()
-        weight_N = self.weights(tree, probs_NA).float()
+        weight_N = state_weights(tree, probs_NA, self.settings.floor).float()
         loss_N = -(target_NA * logits_NA.log_softmax(dim=1)).sum(dim=1)
         loss = (weight_N * loss_N).mean()
         self.descend(loss)
@@ -91,8 +89,3 @@ class Soft(DropoutTrainer):
         """softmax(Q/τ) of every state, float64 [N, A], where Q^π is known."""
         learned_NA = q_NA if self.settings.target == "soft" else backward(tree, reward_M)
         return (learned_NA / self.settings.temperature).softmax(dim=1)
-
-    def weights(self, tree: Tree, probs_NA: Tensor) -> Tensor:
-        """Chance that the policy passes each state, plus the floor, float64 [N]; mean 1."""
-        weight_N = reach(tree, probs_NA) + self.settings.floor
-        return weight_N / weight_N.mean()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,14 @@ from helpers.policies import SequencePolicy
 
 from hcache.artefacts import write_object
 from hcache.errors import ConfigError, RunError
-from hcache.policies import POLICIES, Policy, load_policy
+from hcache.joint.policy import JointPolicy
+from hcache.policies import POLICIES, Policy, load_policy, write_policy
+from hcache.policies.cascade import CascadePolicy
+from hcache.policies.ensemble import EnsemblePolicy
+from hcache.policies.factorisation import FactorisationPolicy
 from hcache.policies.mlp import MASKED, MLPPolicy, MLPSettings
 from hcache.policies.rollout import greedy_leaves
+from hcache.replay.static import common_paths
 from hcache.replay.tree import Tree
 
 FOREST = random_forest(5, queries=6, arms=3)
@@ -150,6 +156,37 @@ def test_loading_says_what_is_wrong(tmp_path: Path) -> None:
         edit(folder, settings={**settings, **changed})
         with pytest.raises(RunError, match="does not fit"):
             load_policy(folder)
+
+
+SAVED: dict[str, Callable[[], Policy]] = {
+    "mlp": lambda: MLPPolicy.for_tree(FOREST.tree, seed=0),
+    "ensemble": lambda: EnsemblePolicy([MLPPolicy.for_tree(FOREST.tree, seed=n) for n in (0, 1)]),
+    "factorisation": lambda: FactorisationPolicy.for_tree(
+        FOREST.tree, (tuple(common_paths([FOREST.tree])),), 2, seed=0
+    ),
+    "cascade": lambda: CascadePolicy(FOREST.tree.arms, 3, 2),
+    "joint": lambda: JointPolicy.around(MLPPolicy.for_tree(FOREST.tree, seed=0)),
+}
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_sizes_beyond_what_was_saved_take_no_memory(name: str, tmp_path: Path) -> None:
+    SAVED[name]().save(tmp_path)
+    settings = json.loads((tmp_path / "policy.json").read_text())["settings"]
+    sizes = {key for key, value in settings.items() if type(value) is int}
+    assert sizes
+    for key in sizes:
+        edit(tmp_path, settings={**settings, key: 10**7})
+        with pytest.raises(RunError, match=r"size mismatch|Missing key|less than or equal"):
+            load_policy(tmp_path)
+
+
+def test_tensors_of_another_type_are_refused(tmp_path: Path) -> None:
+    policy = MLPPolicy.for_tree(FOREST.tree, seed=0)
+    exact = {name: tensor.double() for name, tensor in policy.state_dict().items()}
+    write_policy(tmp_path, "mlp", policy.shape, exact)
+    with pytest.raises(RunError, match="a tensor is of another type"):
+        load_policy(tmp_path)
 
 
 def test_damaged_files_are_noticed(tmp_path: Path) -> None:

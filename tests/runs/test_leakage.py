@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.experiments import Raw, load, settings, write_scripts
 
 from hcache.errors import RunError
 from hcache.experiment import Experiment
+from hcache.keys import digest
 from hcache.runs.evaluating import compare, evaluate_runs
 from hcache.runs.folder import Run
 from hcache.runs.leakage import seen_of
@@ -175,6 +177,21 @@ def test_a_damaged_list_leaves_the_run_out(first: Experiment, text: str | None) 
     report = evaluate_runs(first, [run, other])
     assert report.seeds == {"sft": 1}
     assert f"Left out: {run.name}:" in report.notes[0] and "damaged" in report.notes[0]
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [[], 7, {"train": 1, "valid": [], "whole": True}, {"train": [], "valid": [1], "whole": True}]
+    + [{"train": [], "valid": [], "whole": whole} for whole in (1, None, "yes")],
+)
+def test_a_list_of_another_shape_is_damaged_whatever_its_digest(
+    first: Experiment, stored: Any
+) -> None:
+    run = train(first)
+    run.queries_file.write_text(json.dumps(stored))
+    run.write_manifest({**run.manifest, "queries": digest(stored)})
+    with pytest.raises(RunError, match="is missing or damaged"):
+        seen_of(run)
 
 
 def test_queries_that_change_their_split_are_counted(first: Experiment) -> None:

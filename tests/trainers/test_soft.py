@@ -20,6 +20,7 @@ from hcache.policies.rollout import greedy_leaves
 from hcache.replay.exact import backward, oracle_leaves
 from hcache.replay.tree import Tree
 from hcache.trainers import fit
+from hcache.trainers.network import state_weights
 from hcache.trainers.soft import Soft, SoftSettings
 
 ALPHA = 0.1
@@ -99,7 +100,7 @@ def test_targets_weights_and_loss_equal_the_plain_loop(
         list(trainer.policy.actor.parameters())[-2].mul_(100)
     probs_NA = trainer.policy.probs(tree.states)
     target_NA = targets(trainer, probs_NA)
-    weight_N = trainer.weights(tree, probs_NA)
+    weight_N = state_weights(tree, probs_NA, floor)
     logprobs = trainer.policy.logits(tree.states).log_softmax(dim=1).tolist()
     probs = probs_NA.tolist()
     reaches = [pair for root in forest.roots for pair in reached(root, probs)]

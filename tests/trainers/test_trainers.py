@@ -27,7 +27,7 @@ from hcache.trainers.ppo import (
     Batch,
     PPOSettings,
     approx_kl,
-    exact_advantages,
+    evaluated,
     explained_variance,
     gae,
 )
@@ -100,7 +100,7 @@ def test_settings_are_checked() -> None:
         (PPOSettings, {"gae_lambda": 1.1}, "gae_lambda: .*less than or equal to 1"),
         (PPOSettings, {"lr": math.nan}, "lr: .*finite number"),
         (PPOSettings, {"norm_adv": 1}, "norm_adv: .*valid boolean"),
-        (PPOSettings, {"advantage": "td"}, "advantage: .*'gae' or 'exact'"),
+        (PPOSettings, {"advantage": "td"}, "advantage: .*'exact' or 'gae'"),
         (SFTSettings, {"ties": "some"}, "ties: .*'all', 'random_one' or 'deterministic_one'"),
         (PPOSettings, {"hiden": 3}, "hiden: unknown setting; did you mean 'hidden'"),
         (PPOSettings, {"hidden": True}, "hidden: .*valid integer"),
@@ -158,56 +158,96 @@ def plain_q(child: Node | Leaf, probs: list[list[float]], alpha: float) -> float
     return child.quality - alpha * child.cost
 
 
+def plain_chances(roots: list[Node], probs: list[list[float]]) -> dict[int, float]:
+    """Probability that an episode passes each state, by number."""
+    chances: dict[int, float] = {}
+
+    def walk(node: Node, chance: float) -> None:
+        chances[node.index] = chance
+        for action, child in node.actions.items():
+            if isinstance(child, Node):
+                walk(child, chance * probs[node.index][action])
+
+    for root in roots:
+        walk(root, 1.0)
+    return chances
+
+
 @settings(deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 0.1]), st.booleans())
-def test_exact_advantages_equal_the_plain_loop(seed: int, alpha: float, stop: bool) -> None:
+def test_exact_evaluation_equals_the_plain_loop(seed: int, alpha: float, stop: bool) -> None:
     forest = random_forest(seed, queries=3, arms=3, hops=3, replicas=2, stop=stop)
     tree = forest.tree
     chances = torch.rand(tree.valid_NA.shape, generator=torch.Generator().manual_seed(seed))
-    probs_NA = chances.double().masked_fill(~tree.valid_NA, -torch.inf).softmax(dim=1)
-    advantage_NA, value_N = exact_advantages(tree, tree.reward_M(alpha), probs_NA)
-    assert bool((advantage_NA[~tree.valid_NA] == -torch.inf).all())
-    probs = probs_NA.tolist()
+    logprob_NA = chances.double().masked_fill(~tree.valid_NA, -torch.inf).log_softmax(dim=1)
+    found = evaluated(tree, tree.reward_M(alpha), logprob_NA, floor=0.02)
+    assert bool((found.advantage_NA[~tree.valid_NA] == 0).all())
+    probs = logprob_NA.exp().tolist()
+    passed = plain_chances(forest.roots, probs)
+    mean = statistics.fmean(passed.values())
     for node in (node for root in forest.roots for node in nodes_of(root)):
+        weight = (passed[node.index] + 0.02) / (mean + 0.02)
+        assert float(found.weight_N[node.index]) == pytest.approx(weight, abs=1e-5)
         value = plain_value(node, probs, alpha)
-        assert float(value_N[node.index]) == pytest.approx(value, abs=1e-9)
         for action, child in node.actions.items():
             slow = plain_q(child, probs, alpha) - value
-            assert float(advantage_NA[node.index, action]) == pytest.approx(slow, abs=1e-9)
+            assert float(found.advantage_NA[node.index, action]) == pytest.approx(slow, abs=1e-6)
+    values = [plain_value(root, probs, alpha) for root in forest.roots]
+    assert float(found.reward) == pytest.approx(statistics.fmean(values), abs=1e-9)
+    asked = sum(passed[state] * (1 - probs[state][tree.stop]) for state in passed)
+    assert float(found.hops) == pytest.approx(asked / len(values), abs=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_exact_ppo_learns_from_the_policy_that_played(seed: int) -> None:
+def test_gradient_of_exact_ppo_equals_that_of_a_plain_loop(seed: int) -> None:
+    """An update after two others, so that ratios are not 1 and some are clipped."""
     forest = random_forest(seed, queries=4, arms=3, hops=3)
-    trainer = PPO(forest.tree, PPOSettings(advantage="exact"), alpha=0.1, seed=seed)
-    for _ in range(2):
-        trainer.step()
-    nodes = {node.index: node for root in forest.roots for node in nodes_of(root)}
-    probs = trainer.policy.probs(forest.tree.states).tolist()
-    rollout = trainer.rollout()
-    advantage_LE, return_LE = trainer.estimate(rollout)
-    for hop, episode in rollout.live_LE.nonzero().tolist():
-        node = nodes[int(rollout.state_LE[hop, episode])]
-        child = node.actions[int(rollout.action_LE[hop, episode])]
+    tree = forest.tree
+    chosen = PPOSettings(clip_coef=0.05, feature_dropout=0, lr=0.02)
+    trainer = PPO(tree, chosen, alpha=0.1, seed=seed)
+    trainer.step()
+    with torch.no_grad():
+        old_NA = trainer.policy.logits(tree.states).log_softmax(dim=1)
+    trainer.step()
+
+    now_NA = trainer.policy.logits(tree.states).log_softmax(dim=1)
+    before = evaluated(tree, tree.reward_M(0.1), old_NA, floor=0)
+    losses = trainer.expected_losses(before, now_NA)
+    weights = list(trainer.policy.actor.parameters())
+    fast = torch.autograd.grad(losses["loss"], weights)
+    assert float(losses["clip_fraction"]) > 0
+
+    loss, kl = torch.zeros(()), 0.0
+    probs = old_NA.double().exp().tolist()
+    passed = plain_chances(forest.roots, probs)
+    for node in (node for root in forest.roots for node in nodes_of(root)):
+        share = passed[node.index] / sum(passed.values())
         value = plain_value(node, probs, 0.1)
-        assert float(return_LE[hop, episode]) == pytest.approx(value, abs=1e-5)
-        slow = plain_q(child, probs, 0.1) - value
-        assert float(advantage_LE[hop, episode]) == pytest.approx(slow, abs=1e-5)
+        now_A = trainer.policy.logits(tree.states[torch.tensor([node.index])])[0].log_softmax(dim=0)
+        for action, child in node.actions.items():
+            old, new = probs[node.index][action], now_A[action].exp()
+            gain = plain_q(child, probs, 0.1) - value
+            clipped = (new / old).clamp(0.95, 1.05)
+            loss = loss - share * old * torch.minimum(new / old * gain, clipped * gain)
+            loss = loss + chosen.ent_coef * share * new * new.log()
+            kl += share * old * math.log(old / float(new.detach()))
+    for one, other in zip(fast, torch.autograd.grad(loss, weights), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+    assert float(losses["approx_kl"]) == pytest.approx(kl, rel=1e-3, abs=1e-6)
 
 
-def test_an_exact_ppo_run_that_was_killed_ends_with_the_same_bits(tmp_path: Path) -> None:
-    fitted, _ = run(fresh("ppo", advantage="exact"))
+@pytest.mark.parametrize("advantage", ["gae", "exact"])
+def test_a_ppo_run_that_was_killed_ends_with_the_same_bits(advantage: Any, tmp_path: Path) -> None:
+    fitted, _ = run(fresh("ppo", advantage=advantage))
 
     def kill(metrics: dict[str, float]) -> None:
         if metrics["iteration"] == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(fresh("ppo", advantage="exact"), on_metrics=kill, checkpoint=tmp_path / "c")
-    again, _ = run(fresh("ppo", advantage="exact"), checkpoint=tmp_path / "c", resume=True)
+        run(fresh("ppo", advantage=advantage), on_metrics=kill, checkpoint=tmp_path / "c")
+    again, _ = run(fresh("ppo", advantage=advantage), checkpoint=tmp_path / "c", resume=True)
     assert same(again.policy.state_dict(), fitted.policy.state_dict())
-    estimated, _ = run(fresh("ppo"))
-    assert not same(again.policy.state_dict(), estimated.policy.state_dict())
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -264,10 +304,10 @@ def test_explained_variance_against_its_definition() -> None:
         assert float(explained_variance(value_B, torch.ones(count))) == 0
 
 
-@pytest.mark.parametrize("advantage", ["gae", "exact"])
-def test_diagnostics_of_a_step_against_a_plain_loop(advantage: Any) -> None:
+def test_diagnostics_of_a_step_against_a_plain_loop() -> None:
     """One update on all steps: nothing has moved yet, and the norm is that of autograd."""
-    values = {"update_epochs": 1, "minibatches": 1, "advantage": advantage, "max_grad_norm": 1e-3}
+    values: dict[str, Any] = {"update_epochs": 1, "minibatches": 1, "advantage": "gae"}
+    values |= {"max_grad_norm": 1e-3}
     trainer, twin = fresh("ppo", **values), fresh("ppo", **values)
     rollout = twin.rollout()
     advantage_LE, return_LE = twin.estimate(rollout)
@@ -281,8 +321,11 @@ def test_diagnostics_of_a_step_against_a_plain_loop(advantage: Any) -> None:
     assert metrics["grad_norm"] > 1e-3  # before clipping
     assert metrics["explained_variance"] == pytest.approx(float(explained), rel=1e-6)
     assert metrics["approx_kl"] == pytest.approx(0, abs=1e-9)
-    moved = fresh("ppo", update_epochs=4, minibatches=4, lr=1e-2).step()
-    assert moved["approx_kl"] > 1e-4
+    for moved in (
+        fresh("ppo", update_epochs=4, minibatches=4, lr=1e-2, advantage="gae"),
+        fresh("ppo", update_epochs=4, lr=1e-2),
+    ):
+        assert moved.step()["approx_kl"] > 1e-4
 
 
 def test_ppo_with_stop_masked_never_stops() -> None:
