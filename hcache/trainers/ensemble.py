@@ -1,6 +1,7 @@
 """Several runs of soft policy iteration that vote, and know when not to be followed.
 
-Each member learns by itself, from its own weights and in its own order; the mean of their
+Each member learns by itself, from its own weights and in its own order, and from what outcomes are
+worth in expectation (`replay/posterior.py`) in place of what was drawn once; the mean of their
 probabilities routes. On validation the vote is held against the best static sequence, query by
 query: where a one-sided paired t-test does not find it better with `confidence`, the policy is that
 sequence. So on data that teach nothing the router is the best fixed choice, and not a random one.
@@ -21,6 +22,7 @@ from hcache.policies.ensemble import EnsemblePolicy
 from hcache.policies.mlp import MLPPolicy
 from hcache.policies.rollout import greedy_leaves
 from hcache.replay.exact import mean_by_query, static_leaves
+from hcache.replay.posterior import posterior
 from hcache.replay.static import Path, best_static, common_paths
 from hcache.replay.tree import Tree
 from hcache.trainers.base import TRAINERS, Trainer, greedy_metrics
@@ -32,6 +34,9 @@ class EnsembleSettings(SoftSettings):
     """Settings of the ensemble: those of each member, how many, and when they are followed."""
 
     members: int = Field(5, ge=1, description="networks that vote")
+    posterior: bool = Field(
+        True, description="learn from posterior means of the qualities, not from single outcomes"
+    )
     confidence: float = Field(
         0.99,
         ge=0,
@@ -53,8 +58,9 @@ class Ensemble(Trainer):
         count = self.settings.members
         starts = [None] * count if init is None else members(init, count)
         values = self.settings.model_dump(include=set(SoftSettings.model_fields))
+        learned = posterior(train) if self.settings.posterior else train
         self.runs = [
-            Soft(train, SoftSettings(**values), alpha=self.alpha, seed=seed, init=start)
+            Soft(learned, SoftSettings(**values), alpha=self.alpha, seed=seed, init=start)
             for seed, start in enumerate(starts, self.seed * count)
         ]
         policy = EnsemblePolicy([run.policy for run in self.runs])
