@@ -25,7 +25,7 @@ from hcache.replay.tree import Tree
 from hcache.trainers import TRAINERS
 
 from .forest import forest
-from .learner import ALPHA, Learner, Start
+from .learner import ALPHA, Start
 
 MARKS = (0.90, 0.95, 0.99)
 RIVALS = ("plain_ppo", "sb3", "torchrl_ppo", "d3rlpy_offline", "iql")  # modules with LEARNERS

@@ -2,7 +2,7 @@
 
 Batches are gathered from arrays, which costs less than d3rlpy's buffer of Python objects. Networks
 are of 64 × 64 units, γ = 1, targets follow every 100 updates; CQL's weight of 1, which is d3rlpy's
-default, is tried beside a tenth and a hundredth, since these transitions leave no action out.
+default, is tried beside a hundredth of it, since these transitions leave no action out.
 
 d3rlpy 2.8 pins gymnasium 1.0.0 and works with 1.4: `pip install --no-deps d3rlpy`, then `gym`,
 `structlog`, `dataclasses-json`, `marshmallow` and `typing-inspect`, in an environment of its own.
@@ -23,11 +23,11 @@ from torch.nn.functional import one_hot
 
 from hcache.replay.tree import Tree
 
-from .learner import Scored, at_rates
+from .learner import Scored, Start, at_rates
 from .offline import BATCH, RATES, UPDATES, Batch, Batches
 
 FOLLOW = 100  # updates until the target network is that of now
-WEIGHTS = (1.0, 0.1, 0.01)
+WEIGHTS = (1.0, 0.01)
 
 
 class D3RLpy:
@@ -77,7 +77,7 @@ def mini_batch(batch: Batch) -> TransitionMiniBatch:
     )
 
 
-def _cql(weight: float) -> dict[str, Any]:
+def _cql(weight: float) -> dict[str, Start]:
     return at_rates(
         f"d3rlpy DiscreteCQL, weight {weight:g}",
         RATES,

@@ -13,7 +13,7 @@ from hcache.replay.tree import Tree
 from .learner import ALPHA
 
 BATCH = 256
-RATES = (3e-4, 1e-3, 3e-3)
+RATES = (1e-3, 3e-3, 1e-2)
 UPDATES = 32  # of a step
 
 

@@ -22,7 +22,7 @@ from .learner import ALPHA, Scored, at_rates
 ENVIRONMENTS = 512
 STEPS = 8
 UPDATES = 200  # after which the learning rate would be 0
-RATES = (2.5e-4, 1e-3, 3e-3)  # CleanRL's default, and up to hcache's
+SLOW, RATES = 2.5e-4, (1e-3, 3e-3, 1e-2)  # the first is CleanRL's default
 GAMMA, LAMBDA, CLIP, ENTROPY, VALUE, NORM = 1.0, 0.95, 0.2, 0.01, 0.5, 0.5
 
 
@@ -130,4 +130,4 @@ class PlainPPO:
                 self.optimizer.step()
 
 
-LEARNERS = at_rates("PPO in CleanRL's style", RATES, PlainPPO)
+LEARNERS = at_rates("PPO in CleanRL's style", (SLOW, *RATES), PlainPPO)

@@ -22,6 +22,7 @@ from hcache.replay.features import Array, Context, FeatureStore, make_encoder
 
 ROOT = Path(__file__).resolve().parents[2]
 ARMS = "abc"
+DB = "speed.duckdb"
 HOPS = 3
 FEATURES = 384
 QUERIES = 100  # that are sampled; the rest are copies
@@ -30,7 +31,8 @@ SHARD = 100_000  # vectors
 COPIES = """
 insert into queries select t.* replace (md5(query_id || i) as query_id)
     from queries t, range($1) r(i);
-insert into splits select t.* replace (md5(query_id || i) as query_id) from splits t, range($1) r(i);
+insert into splits select t.* replace (md5(query_id || i) as query_id)
+    from splits t, range($1) r(i);
 insert into states select t.* replace (
     md5(query_id || i) as query_id, md5(query_id || t.decisions::varchar || i) as context_id
 ) from states t, range($1) r(i);
@@ -49,7 +51,7 @@ def make_database(folder: Path, trajectories: int) -> Path:
     command = [sys.executable, str(ROOT / "cli.py"), "sample", str(file)]
     subprocess.run(command, check=True, capture_output=True)
     copies = -(-trajectories // (LEAVES * QUERIES)) - 1
-    with duckdb.connect(str(folder / "speed.duckdb")) as connection:
+    with duckdb.connect(str(folder / DB)) as connection:
         for statement in COPIES.split(";\n")[:-1]:
             connection.execute(statement, [copies])
     write_features(file)
@@ -66,7 +68,7 @@ def write_experiment(folder: Path) -> None:
     (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     settings = {
         "name": "speed",
-        "db": str(folder / "speed.duckdb"),
+        "db": str(folder / DB),
         "workflow": {"name": "relay", "hops": HOPS},
         "models": {arm: {"path": f"{arm}.json", "engine": "scripted"} for arm in ARMS},
         "arms": {arm: {"model": arm, "price": price} for price, arm in enumerate(ARMS, 1)},
@@ -83,7 +85,7 @@ def write_features(file: Path) -> None:
         found = store.sql("select distinct context_id from states order by all")
     ids, encoder = found["context_id"].to_list(), Random(experiment)
     for start in range(0, len(ids), SHARD):
-        FeatureStore(experiment.db, encoder).add({key: () for key in ids[start : start + SHARD]})
+        FeatureStore(experiment.db, encoder).add(dict.fromkeys(ids[start : start + SHARD], ()))
 
 
 class Random:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from hcache.errors import RunError
 from hcache.replay.tree import States
+
+ROWS = 4096  # states scaled at once, so that a large tree is not copied
 
 
 def check_states(states: States, features: int, hops: int) -> None:
@@ -32,6 +35,7 @@ def text_scale(features_ND: Tensor, norm: float) -> tuple[Tensor, float]:
 
     The longer they are, the faster a network learns from them, and the sooner by heart.
     """
-    mean_D = features_ND.float().mean(dim=0)
-    found = float((features_ND.float() - mean_D).norm(dim=1).square().mean().sqrt())
+    mean_D = features_ND.mean(dim=0, dtype=torch.float32)
+    lengths = [(rows.float() - mean_D).norm(dim=1) for rows in features_ND.split(ROWS)]
+    found = float(torch.cat(lengths).square().mean().sqrt())
     return mean_D, found / norm if found > 0 else 1.0

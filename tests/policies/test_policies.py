@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from helpers.forest import random_forest
 from helpers.policies import SequencePolicy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hcache.artefacts import write_object
 from hcache.errors import ConfigError, RunError
 from hcache.policies import POLICIES, Policy, load_policy
+from hcache.policies.inputs import ROWS, text_scale
 from hcache.policies.mlp import MASKED, MLPPolicy, MLPSettings
 from hcache.policies.rollout import greedy_leaves
 from hcache.replay.tree import Tree
@@ -175,3 +178,27 @@ def test_damaged_files_are_noticed(tmp_path: Path) -> None:
 def test_a_name_is_taken_once() -> None:
     with pytest.raises(ConfigError, match="there twice"):
         POLICIES.register("random")(object)
+
+
+class Largest(TorchDispatchMode):
+    """The size of the largest tensor that an operation makes, in bytes."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and not func.is_view:
+            self.bytes = max(self.bytes, made.nbytes)
+        return made
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_the_scale_of_text_features_is_found_without_a_copy_of_them(dtype: torch.dtype) -> None:
+    features_ND = (torch.randn(3 * ROWS + 5, 8) + 1).to(dtype)
+    with Largest() as largest:
+        mean_D, scale = text_scale(features_ND, norm=2.0)
+    assert largest.bytes < 0.5 * features_ND.nbytes * 4 / features_ND.element_size()
+    exact_ND = features_ND.double()
+    length = (exact_ND - exact_ND.mean(dim=0)).square().sum(dim=1).mean().sqrt()
+    assert mean_D.double().allclose(exact_ND.mean(dim=0), atol=1e-5)
+    assert scale == pytest.approx(float(length) / 2)
