@@ -4,8 +4,11 @@ Batches are gathered from arrays, which costs less than d3rlpy's buffer of Pytho
 are of 64 × 64 units, γ = 1, targets follow every 100 updates; CQL's weight of 1, which is d3rlpy's
 default, is tried beside a hundredth of it, since these transitions leave no action out.
 
-d3rlpy 2.8 pins gymnasium 1.0.0 and works with 1.4: `pip install --no-deps d3rlpy`, then `gym`,
-`structlog`, `dataclasses-json`, `marshmallow` and `typing-inspect`, in an environment of its own.
+d3rlpy 2.8 pins gymnasium 1.0.0 and works with 1.4. In an environment that has hcache[rivals]:
+
+    pip install colorama click cloudpickle h5py tqdm mypy-extensions
+    pip install --no-deps d3rlpy gym gym-notices structlog
+    pip install --no-deps dataclasses-json marshmallow typing-inspect
 """
 
 from __future__ import annotations

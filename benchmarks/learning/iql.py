@@ -64,7 +64,7 @@ class IQL:
 
 def _iql(temperature: float) -> dict[str, Start]:
     name = f"discrete IQL, temperature {temperature:g}"
-    return at_rates(name, RATES, lambda *given: IQL(*given, temperature))
+    return at_rates(name, RATES, lambda tree, seed, rate: IQL(tree, seed, rate, temperature))
 
 
 LEARNERS = {name: start for t in TEMPERATURES for name, start in _iql(t).items()}

@@ -8,7 +8,6 @@ and a learning rate that stays, as is SB3's default. PPO without masks learns fr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -58,7 +57,7 @@ class Vector(VecEnv):
         """Nothing is ever set."""
         raise NotImplementedError
 
-    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> Sequence[bool]:
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
         """None is."""
         return [False] * ENVIRONMENTS
 

@@ -1,0 +1,67 @@
+"""The command line of the benchmark of speed; see the package."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from . import environments, evaluation, features, loading, resampling, scale
+from .contest import Figures, spread
+
+PARTS: dict[str, Callable[[int, Path], list[Figures]]] = {
+    "environments": lambda rounds, _: environments.rows(rounds),
+    "evaluation": lambda rounds, _: evaluation.rows(rounds),
+    "features": lambda rounds, _: features.rows(rounds),
+    "resampling": lambda rounds, _: resampling.rows(rounds),
+    "loading": loading.rows,
+    "scale": scale.rows,
+}
+OTHERS = ("peak over the tensors", "peak in GiB")
+
+
+def main() -> None:
+    """Measure each part; write and print what was found."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=[*PARTS])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("speed.json"))
+    parser.add_argument("--work", type=Path, help="Folder for data, which then stay (10 GB).")
+    told = parser.parse_args()
+    torch.set_num_threads(1)
+    with TemporaryDirectory() as folder:
+        found: list[Figures] = []
+        for name in told.only:
+            found += PARTS[name](told.rounds, told.work or Path(folder))
+            told.out.write_text(json.dumps({"machine": machine(), "rows": found}, indent=1))
+    print("\n".join(table(found)))
+
+
+def machine() -> Figures:
+    """What it ran on, and what else ran."""
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg(),
+        "torch": torch.__version__,
+    }
+
+
+def table(found: Sequence[Figures]) -> Iterator[str]:
+    """A row for each contestant."""
+    yield "| | | a second of processor time | hcache's over it | memory |"
+    yield "|---|---|---|---|---|"
+    for row in found:
+        memory = "".join(f"{name} {spread(row[name])}" for name in OTHERS if name in row)
+        cells = row["part"], row["name"], f"{spread(row['rates'])} {row['unit']}"
+        yield f"| {' | '.join(cells)} | {spread(row['times'])} | {memory} |"
+
+
+if __name__ == "__main__":
+    main()
