@@ -77,6 +77,7 @@ def main() -> None:
     """Measure all learners on all seeds; write and print what was found."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--questions", type=int, default=2000, help="a fifth of them to test on")
     parser.add_argument("--seconds", type=float, default=15, help="of processor time for each")
     parser.add_argument("--noise", type=float, default=0.0, help="of each leaf's quality")
     parser.add_argument("--only", default="", help="learners whose names match this")
@@ -87,8 +88,9 @@ def main() -> None:
     names = [*starts]
     found: list[Figures] = []
     for seed in range(told.seeds):
-        train = forest(1600, seed=seed, noise=told.noise)
-        test = forest(400, seed=10_000 + seed, noise=told.noise)
+        held_out = told.questions // 5
+        train = forest(told.questions - held_out, seed=seed, noise=told.noise)
+        test = forest(held_out, seed=10_000 + seed, noise=told.noise)
         for name in names[seed % len(names) :] + names[: seed % len(names)]:
             row = measured(starts[name], train, test, seed, told.seconds)
             found.append({"learner": name, "seed": seed, **row})
@@ -105,7 +107,7 @@ def measured(start: Start, train: Tree, test: Tree, seed: int, seconds: float) -
     gap_train, gap_test = gap(train), gap(test)
     marks: dict[float, float] = {}
     steps, best, last = 0, 0.0, 0.0
-    while spent < seconds:
+    while not steps or spent < seconds:
         spent -= time.process_time()
         learner.step()
         spent += time.process_time()

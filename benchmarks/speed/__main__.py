@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 
-from . import environments, evaluation, features, loading, resampling, scale
 from .contest import Figures, spread
 
-PARTS: dict[str, Callable[[int, Path], list[Figures]]] = {
-    "environments": lambda rounds, _: environments.rows(rounds),
-    "evaluation": lambda rounds, _: evaluation.rows(rounds),
-    "features": lambda rounds, _: features.rows(rounds),
-    "resampling": lambda rounds, _: resampling.rows(rounds),
-    "loading": loading.rows,
-    "scale": scale.rows,
-}
+PARTS = ("environments", "evaluation", "features", "resampling", "loading", "scale")  # modules
 OTHERS = ("peak over the tensors", "peak in GiB")
 
 
 def main() -> None:
     """Measure each part; write and print what was found."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
-    parser.add_argument("--only", nargs="*", choices=PARTS, default=[*PARTS])
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("speed.json"))
     parser.add_argument("--work", type=Path, help="Folder for data, which then stay (10 GB).")
@@ -38,7 +31,8 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         found: list[Figures] = []
         for name in told.only:
-            found += PARTS[name](told.rounds, told.work or Path(folder))
+            part = importlib.import_module(f"{__package__}.{name}")
+            found += part.rows(told.rounds, told.work or Path(folder))
             told.out.write_text(json.dumps({"machine": machine(), "rows": found}, indent=1))
     print("\n".join(table(found)))
 

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -36,7 +37,7 @@ STEPS = 20  # a call
 Transitions = dict[int, list[tuple[int, int]]]  # state -> (child, leaf) of each valid action
 
 
-def rows(rounds: int) -> list[Figures]:
+def rows(rounds: int, work: Path) -> list[Figures]:
     """Steps per second of all."""
     tree = forest(QUESTIONS, seed=0)
     with contestants(tree) as actions:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ QUESTIONS = 2000
 EPISODES = 1000  # of each tree, where they are sampled
 
 
-def rows(rounds: int) -> list[Figures]:
+def rows(rounds: int, work: Path) -> list[Figures]:
     """Trees per second; the loop must come to the same."""
     tree = forest(QUESTIONS, seed=0)
     reward_M = tree.reward_M(ALPHA)

@@ -14,7 +14,7 @@ from .contest import Action, Figures, contest
 TEXTS, WORDS, WIDTH = 2000, 80, 384
 
 
-def rows(rounds: int) -> list[Figures]:
+def rows(rounds: int, work: Path) -> list[Figures]:
     """Texts per second."""
     draw = random.Random(0)
     texts = {

@@ -7,6 +7,7 @@ scaled, and the ends of their intervals must agree up to Monte Carlo error.
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from scipy.stats import bootstrap
@@ -22,7 +23,7 @@ ERROR = (ENDS[0] * ENDS[1] / FEWER) ** 0.5 / 0.0584
 MOST = 5 * ERROR
 
 
-def rows(rounds: int) -> list[Figures]:
+def rows(rounds: int, work: Path) -> list[Figures]:
     """Resamples of all routers per second."""
     value_QR = np.random.default_rng(0).random((QUERIES, ROUTERS))
     value_QR[:, 1:] = 0.7 * value_QR[:, :1] + 0.3 * value_QR[:, 1:]  # routers agree in part
