@@ -27,10 +27,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("speed.json"))
     parser.add_argument("--work", type=Path, help="Folder for data, which then stay (10 GB).")
     told = parser.parse_args()
-    torch.set_num_threads(1)
     with TemporaryDirectory() as folder:
         found: list[Figures] = []
         for name in told.only:
+            torch.set_num_threads(1)  # TorchRL's ParallelEnv leaves more
             part = importlib.import_module(f"{__package__}.{name}")
             found += part.rows(told.rounds, told.work or Path(folder))
             told.out.write_text(json.dumps({"machine": machine(), "rows": found}, indent=1))
