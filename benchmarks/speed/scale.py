@@ -31,19 +31,20 @@ from .memory import peak_bytes, save_arrays, tensors_of
 
 QUERIES = {"100,000": 50, "2,000": 1}  # forests of 2,000 questions
 DISTINCT = 5  # of the forests; to make more takes long, and changes neither speed nor memory
-HOPS = (3, 4)
+SHAPES = ((3, 384), (4, 256), (4, 384))  # hops, and features: 256 are the encoder's default
 SECONDS = 10  # of training at least
 
 
 def rows(rounds: int, work: Path) -> list[Figures]:
     """Trainings that take turns."""
-    return [row for hops in HOPS for row in rows_of(hops, rounds, work / f"scale-{hops}")]
+    return [row for shape in SHAPES for row in rows_of(*shape, rounds, work)]
 
 
-def rows_of(hops: int, rounds: int, folder: Path) -> list[Figures]:
-    """Those on trees of so many hops."""
+def rows_of(hops: int, features: int, rounds: int, work: Path) -> list[Figures]:
+    """Those on trees of so many hops, with so many features."""
+    folder = work / f"scale-{hops}-{features}"
     if not folder.exists():
-        forests = [half(hops, seed) for seed in range(DISTINCT)]
+        forests = [half(hops, features, seed) for seed in range(DISTINCT)]
         for name, count in QUERIES.items():
             some = list(islice(cycle(forests), count))
             save_arrays(joined(some), folder / name)
@@ -54,7 +55,7 @@ def rows_of(hops: int, rounds: int, folder: Path) -> list[Figures]:
     rates = {name: [each["rate"] for each in trained] for name, trained in found.items()}
     return [
         {
-            "part": f"soft, {hops} hops",
+            "part": f"soft, {hops} hops, {features} features",
             "name": f"{name} queries, {trained[0]['states']:,} states",
             "unit": "states/s",
             "rates": rates[name],
@@ -66,10 +67,10 @@ def rows_of(hops: int, rounds: int, folder: Path) -> list[Figures]:
     ]
 
 
-def half(hops: int, seed: int) -> dict[str, Tensor]:
+def half(hops: int, features: int, seed: int) -> dict[str, Tensor]:
     """The tensors of a forest of 2,000 questions, with features as they are stored."""
     tensors = tensors_of(forest(2000, seed=seed, hops=hops))
-    return tensors | {"features_ND": tensors["features_ND"].half()}
+    return tensors | {"features_ND": tensors["features_ND"][:, :features].half()}
 
 
 def joined(forests: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

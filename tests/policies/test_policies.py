@@ -184,7 +184,7 @@ class Largest(TorchDispatchMode):
     """The size of the largest tensor that an operation makes, in bytes."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
