@@ -30,7 +30,6 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         found: list[Figures] = []
         for name in told.only:
-            torch.set_num_threads(1)  # TorchRL's ParallelEnv leaves more
             part = importlib.import_module(f"{__package__}.{name}")
             found += part.rows(told.rounds, told.work or Path(folder))
             told.out.write_text(json.dumps({"machine": machine(), "rows": found}, indent=1))

@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
+
 Figures = dict[str, Any]
 Action = Callable[[], float]
 """Does some work; how much it was."""
@@ -24,6 +26,7 @@ def contest(part: str, unit: str, actions: Mapping[str, Action], rounds: int) ->
 
     The first is hcache's: `times` is how many times as fast it is as the others in each round.
     """
+    torch.set_num_threads(1)  # TorchRL's ParallelEnv sets more
     names = [*actions]
     rates: dict[str, list[float]] = {name: [] for name in names}
     for action in actions.values():
