@@ -1,6 +1,6 @@
 """How much a reader that asks the database every second slows sampling.
 
-    python benchmarks/readers.py 5            # so many pairs; --queries N
+    python -m benchmarks.readers 5            # so many pairs; --queries N
 
 Scripted arms, as in `growth.py`. Each pair samples the same queries alone and beside a reader, in
 turns; who begins changes from pair to pair. Printed are medians of the ratios of processor time of
@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from growth import ROOT, measured, write_experiment
+from .growth import ROOT, measured, write_experiment
 
 READER = """
 import sys, time, hcache

@@ -26,9 +26,9 @@ DEVIATION = 0.74
 LATENTS = 12
 
 
-def forest(questions: int, *, seed: int, noise: float = 0.0, features: int = FEATURES) -> Tree:
+def forest(questions: int, *, seed: int, noise: float = 0.0, hops: int = HOPS) -> Tree:
     """A complete forest; the arms are the same whatever the seed, the questions are not."""
-    world, generator = World(features), torch.Generator().manual_seed(1000 + seed)
+    world, generator = World(hops), torch.Generator().manual_seed(1000 + seed)
     z_TZ = torch.randn(questions, LATENTS, generator=generator)
     arms, first_state, first_leaf = len(ARMS), 0, 0
     levels: dict[str, list[Tensor]] = {
@@ -38,14 +38,14 @@ def forest(questions: int, *, seed: int, noise: float = 0.0, features: int = FEA
 
     def add_leaf(path: Sequence[int], quality_T: Tensor) -> Tensor:
         nonlocal first_leaf
-        padded = torch.tensor([*path, *[NONE] * (HOPS - len(path))])
+        padded = torch.tensor([*path, *[NONE] * (hops - len(path))])
         leaves["quality"].append(quality_T.double())
         leaves["cost"].append(torch.full((questions,), cost_of(path), dtype=torch.float64))
-        leaves["path"].append(padded.expand(questions, HOPS))
+        leaves["path"].append(padded.expand(questions, hops))
         first_leaf += questions
         return torch.arange(first_leaf - questions, first_leaf)
 
-    for hop in range(HOPS):
+    for hop in range(hops):
         prefixes = list(itertools.product(range(arms), repeat=hop))
         next_level = first_state + questions * len(prefixes)
         for place, path in enumerate(prefixes):
@@ -55,7 +55,7 @@ def forest(questions: int, *, seed: int, noise: float = 0.0, features: int = FEA
             if path:
                 leaf_TA[:, arms] = add_leaf(path, quality_T)
             for arm in range(arms):
-                if hop + 1 < HOPS:
+                if hop + 1 < hops:
                     start = next_level + questions * (place * arms + arm)
                     child_TA[:, arm] = torch.arange(start, start + questions)
                 else:
@@ -97,13 +97,13 @@ def cost_of(path: Sequence[int]) -> float:
 class World:
     """What stays the same from forest to forest: skills, and how texts show them."""
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, hops: int) -> None:
         generator = torch.Generator().manual_seed(77)
         arms = len(ARMS)
-        self.project_ZD = torch.randn(LATENTS, features, generator=generator) / LATENTS**0.5
+        self.project_ZD = torch.randn(LATENTS, FEATURES, generator=generator) / LATENTS**0.5
         self.skill_KZ = torch.randn(arms, LATENTS, generator=generator)
-        self.mark_KD = torch.randn(arms, features, generator=generator)
-        self.later_HD = torch.randn(HOPS, features, generator=generator)
+        self.mark_KD = torch.randn(arms, FEATURES, generator=generator)
+        self.later_HD = torch.randn(hops, FEATURES, generator=generator)
         self.skill_after_KKZ = torch.randn(arms, arms, LATENTS, generator=generator)
 
     def answered(self, z_TZ: Tensor, path: Sequence[int]) -> tuple[Tensor, Tensor]:

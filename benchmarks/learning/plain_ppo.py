@@ -10,7 +10,6 @@ environment.
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +17,12 @@ from torch.distributions import Categorical
 
 from hcache.replay.tree import States, Tree
 
+from .learner import ALPHA, Scored, at_rates
+
 ENVIRONMENTS = 512
 STEPS = 8
-LR = 3e-3  # as hcache's
+UPDATES = 200  # after which the learning rate would be 0
+SLOW, RATES = 2.5e-4, (1e-3, 3e-3, 1e-2)  # the first is CleanRL's default
 GAMMA, LAMBDA, CLIP, ENTROPY, VALUE, NORM = 1.0, 0.95, 0.2, 0.01, 0.5, 0.5
 
 
@@ -39,22 +41,22 @@ def network(inputs: int, outputs: int, gain: float) -> nn.Sequential:
 
 
 class PlainPPO:
-    """Learns on a forest; `step` is one iteration of `updates`, after which lr would be 0."""
+    """Learns on a forest."""
 
-    def __init__(self, tree: Tree, *, alpha: float, seed: int, updates: int) -> None:
+    def __init__(self, tree: Tree, seed: int, rate: float) -> None:
         torch.manual_seed(seed)
-        self.arms = tree.arms
-        self.tree, self.hops, self.updates, self.update = tree, tree.hops, updates, 0
-        self.reward_M = tree.reward_M(alpha).float()
+        self.tree, self.hops, self.rate, self.update = tree, tree.hops, rate, 0
+        self.reward_M = tree.reward_M(ALPHA).float()
         self.valid_NA = tree.valid_NA
         self.table_NI = self.observations(tree.states)
         inputs = self.table_NI.shape[1]
         self.actor = network(inputs, tree.actions, 0.01)
         self.critic = network(inputs, 1, 1.0)
         weights = [*self.actor.parameters(), *self.critic.parameters()]
-        self.optimizer = torch.optim.Adam(weights, lr=LR, eps=1e-5)
+        self.optimizer = torch.optim.Adam(weights, lr=rate, eps=1e-5)
         self.weights = weights
         self.state_E = self.starts(ENVIRONMENTS)
+        self.policy = Scored(tree.arms, self.observations, self.actor)
 
     def observations(self, states: States) -> Tensor:
         """Text features, one-hot hop and cost, [n, I]."""
@@ -71,20 +73,9 @@ class PlainPPO:
         logits = self.actor(self.table_NI[state]).masked_fill(~self.valid_NA[state], -1e8)
         return Categorical(logits=logits)
 
-    @torch.no_grad()
-    def probs(self, states: States) -> Tensor:
-        """As hcache's evaluation asks a policy."""
-        logits = self.actor(self.observations(states)).masked_fill(~states.valid_NA, -1e8)
-        probs_NA: Tensor = logits.double().softmax(dim=1)
-        return probs_NA
-
-    def save(self, folder: Path) -> None:
-        """It is never saved."""
-        raise NotImplementedError
-
     def step(self) -> None:
         """Play `STEPS` steps in each environment, then four passes over them."""
-        self.optimizer.param_groups[0]["lr"] = LR * max(0.0, 1 - self.update / self.updates)
+        self.optimizer.param_groups[0]["lr"] = self.rate * max(0.0, 1 - self.update / UPDATES)
         self.update += 1
         shape = (STEPS, ENVIRONMENTS)
         state, action = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
@@ -137,3 +128,6 @@ class PlainPPO:
                 loss.backward()
                 nn.utils.clip_grad_norm_(self.weights, NORM)
                 self.optimizer.step()
+
+
+LEARNERS = at_rates("PPO in CleanRL's style", (SLOW, *RATES), PlainPPO)

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
 from hcache.errors import DataError
-from hcache.replay.tree import NONE, Tree, tree_of_leaf
+from hcache.replay.tree import NONE, States, Tree, tree_of_leaf
 
 INVALID_REWARD = -1.0  # below any R of a sensible α, so that no agent gains by it
 
@@ -67,14 +67,18 @@ class RoutingMDP:
     @cached_property
     def observation_NW(self) -> Tensor:
         """Observations of the N states and the end, float32 [N + 1, W]."""
-        tree, like = self.tree, self.like or self.tree
+        return pad(self.observations(self.tree.states), (0, 0, 0, 1))
+
+    def observations(self, states: States) -> Tensor:
+        """Observations of some states, of this tree or of one that is like it, float32 [n, W]."""
+        like = self.like or self.tree
         mean_cost = float(like.cost_M.mean())
         parts = (
-            tree.features_ND.float(),
-            one_hot(tree.hop_N, like.hops).float(),
-            (tree.cost_N / (mean_cost if mean_cost > 0 else 1.0)).float()[:, None],
+            states.features_ND.float(),
+            one_hot(states.hop_N, like.hops).float(),
+            (states.cost_N / (mean_cost if mean_cost > 0 else 1.0)).float()[:, None],
         )
-        return pad(torch.cat(parts, dim=1), (0, 0, 0, 1))
+        return torch.cat(parts, dim=1)
 
     @cached_property
     def valid_NA(self) -> Tensor:

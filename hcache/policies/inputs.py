@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from hcache.errors import RunError
 from hcache.replay.tree import States
+
+ROWS = 4096  # states scaled at once, so that a large tree is not copied
 
 
 def check_states(states: States, features: int, hops: int) -> None:
@@ -32,6 +35,13 @@ def text_scale(features_ND: Tensor, norm: float) -> tuple[Tensor, float]:
 
     The longer they are, the faster a network learns from them, and the sooner by heart.
     """
-    mean_D = features_ND.float().mean(dim=0)
-    found = float((features_ND.float() - mean_D).norm(dim=1).square().mean().sqrt())
+    count, parts = len(features_ND), features_ND.split(ROWS)
+    sum_D = features_ND.new_zeros(features_ND.shape[1], dtype=torch.float64)
+    square = sum_D.new_zeros(())
+    for rows in parts:  # sums in place: a list of results would leave holes in the heap
+        sum_D += rows.double().sum(dim=0)
+    mean_D = (sum_D / count).float()
+    for rows in parts:
+        square += (rows.float() - mean_D).square().sum()
+    found = float((square / count).sqrt())
     return mean_D, found / norm if found > 0 else 1.0

@@ -8,6 +8,7 @@ binary search instead of joins.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ from hcache.replay.tree import NONE, Tree
 Ints = npt.NDArray[np.int64]
 
 Bools = npt.NDArray[np.bool_]
+
+STATE_COLUMNS = ("context_id", "role", "arms", "stop", "cost")
+LEAF_COLUMNS = ("quality", "cost")
 
 
 class Assembly:
@@ -40,8 +44,9 @@ class Assembly:
         self.base = arms + 1  # digit 0 is left over, so paths of different lengths differ
         self.span = self.base**hops  # codes of one tree
         self.queries = queries
-        self.states = self._coded(states).sort("hop", "code")  # a level of the tree is a slice
-        self.leaves = self._coded(leaves).sort("code")
+        # A level of the tree is a slice.
+        self.states = self._coded(states, STATE_COLUMNS).sort("hop", "code")
+        self.leaves = self._coded(leaves, LEAF_COLUMNS).sort("code")
         self.code_N, self.code_M = self.states["code"].to_numpy(), self.leaves["code"].to_numpy()
         self._link()
         self.complete = self._complete_queries()
@@ -63,8 +68,11 @@ class Assembly:
         """Roles assigned in the states that are kept; empty where the workflow has no roles."""
         return self.states.filter(self._kept_N())["role"].to_list()
 
-    def _coded(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Add `hop` and `code`: tree · span + the path's arms as digits 1..K, base K+1."""
+    def _coded(self, frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
+        """Some columns, with the query's number, `hop`, and `code`, which holds tree and path.
+
+        The code is tree · span + the path's arms as digits 1..K, base K+1.
+        """
         frame = frame.join(self.queries.with_row_index("query"), on="query_id", how="inner")
         digits = [
             pl.col("path").list.get(hop, null_on_oob=True).fill_null(0).cast(pl.Int64)
@@ -74,9 +82,8 @@ class Assembly:
         for digit in digits:
             code = pl.when(digit > 0).then(code * self.base + digit).otherwise(code)
         tree = pl.col("query").cast(pl.Int64) * self.replicas + pl.col("replica")
-        return frame.with_columns(
-            hop=pl.col("path").list.len().cast(pl.Int64), code=tree * self.span + code
-        )
+        hop = pl.col("path").list.len().cast(pl.Int64)
+        return frame.select("query", *columns, hop=hop, code=tree * self.span + code)
 
     def _link(self) -> None:
         """Fill child_NA and leaf_NA, by looking parents up among the sorted codes."""
@@ -143,18 +150,19 @@ class Assembly:
             leaf_NA=_tensor(new_M[self.leaf_NA[keep_N]]),
             hop_N=_tensor(states["hop"].to_numpy()),
             cost_N=_tensor(states["cost"].to_numpy()),
-            features_ND=_tensor(features_ND.astype(np.float32)),
+            features_ND=_tensor(features_ND),
             quality_M=_tensor(leaves["quality"].to_numpy()),
             cost_M=_tensor(leaves["cost"].to_numpy()),
-            path_ML=_tensor(self._paths(leaves)),
+            path_ML=_tensor(self._paths(self.code_M[keep_M], leaves["hop"].to_numpy())),
         )
 
-    def _paths(self, leaves: pl.DataFrame) -> Ints:
-        digits = [
-            leaves["path"].list.get(hop, null_on_oob=True).fill_null(0).to_numpy() - 1
-            for hop in range(self.hops)
-        ]
-        return np.stack(digits, axis=1).astype(np.int64)
+    def _paths(self, code_M: Ints, hop_M: Ints) -> Ints:
+        """Arms on the way to each leaf, the digits of its code; NONE behind the last, [M, L]."""
+        place_ML = hop_M[:, None] - 1 - np.arange(self.hops)  # of the digit, from the right
+        arm_ML = code_M[:, None] // self.base ** place_ML.clip(min=0) % self.base - 1
+        arm_ML[place_ML < 0] = NONE
+        paths_ML: Ints = arm_ML
+        return paths_ML
 
 
 def _find(values: Ints, numbers: Ints, wanted: Ints) -> tuple[Ints, Bools]:
@@ -172,4 +180,4 @@ def _renumber(keep: Bools) -> Ints:
 
 
 def _tensor(values: npt.NDArray[Any]) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values).copy())
+    return torch.from_numpy(np.require(values, requirements=["C", "W"]))  # copied if it must be

@@ -62,6 +62,21 @@ def load_replay(
         StoreError: the experiment was not sampled, or not like this; the split has no queries,
             or none that is complete.
     """
+    assembly = _assembled(store, config, split)
+    if not assembly.complete.any():
+        raise StoreError(
+            f"{store.path}: no query of split {split} is complete.",
+            "Run the same `hcache sample` again; it generates what is missing.",
+        )
+    contexts = assembly.contexts
+    features = _features(store, contexts, encoder or make_encoder(config.features))
+    texts = Texts(partial(_read_texts, store.path, contexts, assembly.roles))
+    tree = replace(assembly.tree(tuple(config.arms), features), texts=texts)
+    return Replay(tree, split, int((~assembly.complete).sum()), int((~assembly.begun).sum()))
+
+
+def _assembled(store: Store, config: ExperimentConfig, split: str) -> Assembly:
+    """States and leaves of a split, of which nothing is kept that the tree does not need."""
     workflow = build_workflow(config.workflow, "workflow")
     pool = _sampled_pool(store, config, workflow.fingerprint, workflow.hops)
     wanted = [config.name, split, workflow.fingerprint, workflow.hops, config.sampling.replicas]
@@ -75,7 +90,7 @@ def load_replay(
             "Give it a source in the experiment's data, and sample it.",
         )
     _check_scored(store, leaves)
-    assembly = Assembly(
+    return Assembly(
         states,
         leaves,
         queries,
@@ -84,16 +99,6 @@ def load_replay(
         replicas=config.sampling.replicas,
         regular=workflow.regular,
     )
-    if not assembly.complete.any():
-        raise StoreError(
-            f"{store.path}: no query of split {split} is complete.",
-            "Run the same `hcache sample` again; it generates what is missing.",
-        )
-    contexts = assembly.contexts
-    features = _features(store, contexts, encoder or make_encoder(config.features))
-    texts = Texts(partial(_read_texts, store.path, contexts, assembly.roles))
-    tree = replace(assembly.tree(tuple(config.arms), features), texts=texts)
-    return Replay(tree, split, int((~assembly.complete).sum()), int((~assembly.begun).sum()))
 
 
 def _sampled_pool(store: Store, config: ExperimentConfig, workflow: str, hops: int) -> list[str]:

@@ -64,7 +64,8 @@ def nystroem(kernel_nk: Tensor, mark_k: Tensor) -> Tensor:
     """Features [n, k] whose products are the kernel's, as far as the landmarks tell."""
     value_k, vector_kk = torch.linalg.eigh(kernel_nk[mark_k])
     kept = value_k > 1e-6 * value_k[-1]
-    return kernel_nk @ (vector_kk[:, kept] / value_k[kept].sqrt())
+    features_nk: Tensor = kernel_nk @ (vector_kk[:, kept] / value_k[kept].sqrt())
+    return features_nk
 
 
 def ridge(features_nk: Tensor, quality_na: Tensor) -> Fit:

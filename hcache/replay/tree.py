@@ -26,7 +26,7 @@ NONE = -1  # no such child, leaf or action
 class States:
     """View of n states that a policy gets: text features, hop, cost so far, valid actions."""
 
-    features_ND: Tensor  # float32
+    features_ND: Tensor  # float32, or float16 as they are stored
     hop_N: Tensor  # int64
     cost_N: Tensor  # float64, in units of the price table
     valid_NA: Tensor  # bool

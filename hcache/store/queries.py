@@ -107,15 +107,18 @@ select t.query_id, t.replica, [list_position($6, d) for d in t.decisions] as pat
        len(list_intersect(t.actions, $6)) as arms, t.stop, {_COST} as cost
 from states t join chosen using (query_id), prices {_SAMPLED} and t.depth < $4
 """
-LEAVES = f"""{_CHOSEN}
-select t.query_id, t.replica, [list_position($6, d) for d in t.decisions] as path,
+# Path and cost first, so that the join with the scores carries no lists.
+LEAVES = f"""{_CHOSEN}, sampled as materialized (
+    select t.query_id, t.replica, t.trajectory_id,
+           [list_position($6, d) for d in t.decisions] as path, {_COST} as cost
+    from trajectories t semi join chosen using (query_id), prices {_SAMPLED} and t.depth <= $4
+)
+select t.query_id, t.replica, t.path,
        map($9, $10)[q.dataset] as metric, s.version is not null as scored,
-       case when s.version = map($9, $11)[q.dataset] then s.value end as quality, {_COST} as cost
-from trajectories t join chosen c using (query_id) join queries q using (query_id)
-cross join prices
+       case when s.version = map($9, $11)[q.dataset] then s.value end as quality, t.cost
+from sampled t join chosen c using (query_id) join queries q using (query_id)
 left join scores s on s.trajectory_id = t.trajectory_id and s.extractor = c.extractor
      and s.metric = map($9, $10)[q.dataset]
-{_SAMPLED} and t.depth <= $4
 """
 QUERIES = """
 select q.query_id, q.dataset, q.kind from splits s join queries q using (query_id)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from hcache.policies import POLICIES, Policy, load_policy, write_policy
 from hcache.policies.cascade import CascadePolicy
 from hcache.policies.ensemble import EnsemblePolicy
 from hcache.policies.factorisation import FactorisationPolicy
+from hcache.policies.inputs import ROWS, text_scale
 from hcache.policies.mlp import MASKED, MLPPolicy, MLPSettings
 from hcache.policies.rollout import greedy_leaves
 from hcache.replay.static import common_paths
@@ -212,3 +215,36 @@ def test_damaged_files_are_noticed(tmp_path: Path) -> None:
 def test_a_name_is_taken_once() -> None:
     with pytest.raises(ConfigError, match="there twice"):
         POLICIES.register("random")(object)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_the_scale_of_text_features_is_their_typical_length(dtype: torch.dtype) -> None:
+    features_ND = (torch.randn(2 * ROWS + 5, 8) + 1).to(dtype)
+    mean_D, scale = text_scale(features_ND, norm=2.0)
+    exact_ND = features_ND.double()
+    length = (exact_ND - exact_ND.mean(dim=0)).square().sum(dim=1).mean().sqrt()
+    assert mean_D.double().allclose(exact_ND.mean(dim=0), atol=1e-5)
+    assert scale == pytest.approx(float(length) / 2)
+
+
+PEAK = """
+import re, sys, torch
+from pathlib import Path
+from hcache.policies.inputs import text_scale
+def peak():  # kB
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+features_ND = torch.ones(100_000, 256, dtype=getattr(torch, sys.argv[1]))
+text_scale(features_ND[:10_000], norm=1.0)
+Path("/proc/self/clear_refs").write_text("5")  # the peak is that of now
+before = peak()
+text_scale(features_ND, norm=1.0)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_the_scale_of_text_features_is_found_without_a_copy_of_them(dtype: str) -> None:
+    command = [sys.executable, "-c", PEAK, dtype]
+    grown = int(subprocess.check_output(command, text=True))
+    assert grown < 50_000  # kB; a copy in float32 has 100,000

@@ -78,7 +78,8 @@ def assert_equals_plain_tree(experiment: Experiment, loaded: Replay) -> None:
         assert tree.texts is not None
         assert tree.texts[torch.tensor([state])] == [context]
         features = encoder.encode([context])[0]
-        assert np.array_equal(tree.features_ND[state].numpy(), features.astype(np.float32))
+        assert tree.features_ND.dtype == torch.float16  # as they are stored
+        assert np.array_equal(tree.features_ND[state].numpy(), features)
         for action in range(len(pool)):
             child, leaf = int(tree.child_NA[state, action]), int(tree.leaf_NA[state, action])
             if len(path) + 1 < hops:

@@ -6,6 +6,7 @@ A new router needs no edit here.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -142,3 +143,15 @@ def test_it_is_trained_judged_repeated_and_routes_live(
             routed = router.route(questions[query])
             assert routed.sequence == path_name(tree.path_ML[leaf_T[index]].tolist(), tree.arms)
             assert routed.cost == pytest.approx(float(tree.cost_M[leaf_T[index]]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_features_may_stay_as_they_are_stored(name: str) -> None:
+    """In float16, as `load_replay` leaves them, all is as if they had been made float32 before."""
+    half = replace(small("train"), features_ND=small("train").features_ND.half())
+    whole = replace(half, features_ND=half.features_ND.float())
+    cls = TRAINERS[name]
+    one, two = (cls(tree, cls.Settings(), alpha=ALPHA, seed=0) for tree in (half, whole))
+    for trainer in (one, two):
+        trainer.step()
+    assert torch.equal(one.policy.probs(half.states), two.policy.probs(whole.states))

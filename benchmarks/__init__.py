@@ -1,0 +1,1 @@
+"""What is measured about hcache: speed, learning, growth, coverage of intervals, faults."""
