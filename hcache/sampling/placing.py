@@ -1,0 +1,80 @@
+"""Where the models of an experiment run: in this process, or in workers on its devices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hcache.config.schema import ModelConfig
+from hcache.engines import ENGINES, engine_of
+from hcache.engines.devices import core_shares, default_shares, find_gpus, free_memory, has_gpu
+from hcache.engines.placement import GIB, Demand, Placement, place
+from hcache.errors import ConfigError
+from hcache.experiment import Experiment
+
+ON_GPU = 2 * GIB  # of an engine besides weights and cache: CUDA, activations, graphs
+ON_CPU = GIB // 4
+CPU_CACHE = GIB // 2  # what vLLM is given on a CPU, see `engines/vllm.py`
+
+
+def placement_of(experiment: Experiment) -> Placement | None:
+    """The workers that run the models of an experiment; None where this process does.
+
+    It does on a CPU with one worker, and where no model is loaded.
+
+    Raises:
+        ConfigError: a model does not fit, or there are fewer GPUs than asked for.
+    """
+    demands = _demands(experiment)
+    workers = experiment.config.sampling.workers
+    swap = experiment.config.sampling.schedule == "swap"
+    if not demands:
+        return None
+    if has_gpu():
+        gpus = find_gpus(workers)
+        return place(demands, gpus, swap) if gpus else None
+    if workers is None:
+        return _as_fits(demands, swap)
+    return place(demands, core_shares(workers, free_memory()), swap) if workers > 1 else None
+
+
+def _as_fits(demands: Sequence[Demand], swap: bool) -> Placement | None:
+    """Workers on half the cores, or fewer where memory is short."""
+    free = free_memory()
+    for workers in range(default_shares(), 1, -1):
+        try:
+            placement = place(demands, core_shares(workers, free), swap)
+        except ConfigError:  # the shares of fewer workers are larger
+            continue
+        if placement.swap == swap:
+            return placement
+    return None
+
+
+def _demands(experiment: Experiment) -> list[Demand]:
+    """What the engine of each checkpoint needs, of those that load one."""
+    arms = {arm.engine_key: arm for arm in experiment.pool}
+    found = (_demand(arm.model, key, arm.model_config) for key, arm in arms.items())
+    return [demand for demand in found if demand is not None]
+
+
+def _demand(name: str, key: str, model: ModelConfig) -> Demand | None:
+    memory = ENGINES.find(engine_of(model)).memory(model)
+    if memory is None:
+        return None
+    gpu = has_gpu()
+    cache = _number(model, "kv_cache_memory_bytes") or (memory.cache if gpu else CPU_CACHE)
+    parts = [_number(model, f"{way}_parallel_size") for way in ("tensor", "pipeline")]
+    return Demand(
+        name,
+        key,
+        split=memory.weights + int(cache),
+        each=ON_GPU if gpu else ON_CPU,
+        heads=memory.heads,
+        devices=int((parts[0] or 1) * (parts[1] or 1)) if any(parts) else None,
+        share=_number(model, "gpu_memory_utilization") if gpu else None,
+    )
+
+
+def _number(model: ModelConfig, argument: str) -> float | None:
+    value = model.engine_args.get(argument)
+    return value if isinstance(value, int | float) else None
