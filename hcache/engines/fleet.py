@@ -175,13 +175,13 @@ class _Worker:
         self.answered = 0
         self.deaths = 0
         self.process: SpawnProcess | None = None
-        self.connection: Connection | None = None
+        self.pipe: Connection | None = None
 
     @property
     def ears(self) -> tuple[object, ...]:
         """Its pipe, and what shows that it has ended."""
-        assert self.process is not None and self.connection is not None
-        return self.connection, self.process.sentinel
+        assert self.process is not None and self.pipe is not None
+        return self.pipe, self.process.sentinel
 
     def ask(self, request: Request) -> None:
         if self.process is None:
@@ -191,10 +191,10 @@ class _Worker:
 
     def heard(self) -> Outbound | None:
         """The next message; None when it has ended and all is read."""
-        assert self.connection is not None
+        assert self.pipe is not None
         try:
-            if self.connection.poll():
-                message: Outbound = self.connection.recv()
+            if self.pipe.poll():
+                message: Outbound = self.pipe.recv()
                 return message
         except (EOFError, OSError):
             pass
@@ -220,15 +220,15 @@ class _Worker:
     def end(self) -> None:
         """End its process, whatever it does."""
         self.owed.clear()
-        if self.process is None or self.connection is None:
+        if self.process is None or self.pipe is None:
             return
         self.process.kill()
         self.process.join()
-        self.connection.close()
-        self.process = self.connection = None
+        self.pipe.close()
+        self.process = self.pipe = None
 
     def _start(self) -> None:
-        self.connection, theirs = multiprocessing.Pipe()
+        self.pipe, theirs = multiprocessing.Pipe()
         job = Job(self.arms, self.logprobs, self.post.group[0].cores, tuple(loaded_files()))
         context = multiprocessing.get_context("spawn")
         self.process = context.Process(target=serve, args=(theirs, job), name=self.name)
@@ -237,11 +237,11 @@ class _Worker:
         theirs.close()
 
     def _send(self, message: Inbound) -> None:
-        if self.connection is not None:
+        if self.pipe is not None:
             # A message that is cut in two would make all that follows unreadable. One that has
             # ended is seen to have when it is listened to.
             with shielded(), suppress(OSError):
-                self.connection.send(message)
+                self.pipe.send(message)
 
 
 def _placed(arm: Arm, post: Post, share: float) -> Arm:

@@ -87,7 +87,7 @@ Inbound = Question | Drop
 Outbound = Replies | Failure
 
 
-def serve(connection: Connection, job: Job) -> NoReturn:
+def serve(pipe: Connection, job: Job) -> NoReturn:
     """Answer until the other end of the pipe is closed, or that process ends."""
     ignore_ending()
     end_with_parent()
@@ -95,12 +95,12 @@ def serve(connection: Connection, job: Job) -> NoReturn:
         os.sched_setaffinity(0, job.cores)
     for file in job.plugins:
         load_file(file)
-    _Worker(connection, job).run()
+    _Worker(pipe, job).run()
 
 
 class _Worker:
-    def __init__(self, connection: Connection, job: Job) -> None:
-        self.connection, self.job = connection, job
+    def __init__(self, pipe: Connection, job: Job) -> None:
+        self.pipe, self.job = pipe, job
         self.inbox: SimpleQueue[Inbound] = SimpleQueue()
         self.engines: dict[str, Engine] = {}
         self.failed: set[str] = set()
@@ -116,7 +116,7 @@ class _Worker:
     def _listen(self) -> None:
         try:
             while True:
-                self.inbox.put(self.connection.recv())
+                self.inbox.put(self.pipe.recv())
         except (EOFError, OSError):
             os._exit(0)  # nobody is left to answer
 
@@ -180,7 +180,7 @@ class _Worker:
 
     def _send(self, message: Outbound) -> None:
         try:
-            self.connection.send(message)
+            self.pipe.send(message)
         except OSError:
             os._exit(0)
 
