@@ -20,6 +20,7 @@ GPU_SHARE = 0.92  # of a GPU's memory at most: what vLLM and CUDA need besides i
 PROCESS = 1024 * MIB  # of a worker on a CPU before a model is loaded: Python, torch and vLLM
 FIELDS = "index,uuid,memory.total,memory.free"
 QUERY = ("nvidia-smi", f"--query-gpu={FIELDS}", "--format=csv,noheader,nounits")
+CONTROL_GROUP = Path("/sys/fs/cgroup")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -127,13 +128,13 @@ def free_memory() -> int:
     """Bytes of memory that this process could take, by the kernel and by its control group."""
     meminfo = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     kib = next(int(line.split()[1]) for line in meminfo if line.startswith("MemAvailable:"))
-    return min([kib * 1024, *_left_of_group(Path("/sys/fs/cgroup"))])
+    return min([kib * 1024, *_left_of_group()])
 
 
-def _left_of_group(folder: Path) -> list[int]:
+def _left_of_group() -> list[int]:
     try:
-        most = (folder / "memory.max").read_text(encoding="utf-8").strip()
-        used = int((folder / "memory.current").read_text(encoding="utf-8"))
+        most = (CONTROL_GROUP / "memory.max").read_text(encoding="utf-8").strip()
+        used = int((CONTROL_GROUP / "memory.current").read_text(encoding="utf-8"))
         return [] if most == "max" else [max(0, int(most) - used)]
     except (OSError, ValueError):  # no control groups, or of the first kind
         return []
