@@ -190,9 +190,10 @@ def test_two_models_on_one_device_share_it() -> None:
 
 
 def test_a_model_that_fits_no_device_is_split() -> None:
-    placement = place([demand("large", 140, heads=64), demand("small", 4)], gpus(80, 80, 80, 80))
-    assert ("GPU 0,1", "large") in seats(placement) and ("GPU 2,3", "large") in seats(placement)
-    assert len([model for _, model in seats(placement) if model == "small"]) >= 1
+    placement = place([demand("large", 140, heads=64), demand("small", 1)], gpus(80, 80, 80, 80))
+    large = [("GPU 0,1", "large"), ("GPU 2,3", "large")]
+    small = [(f"GPU {number}", "small") for number in range(4)]
+    assert sorted(seats(placement)) == sorted(large + small)
     assert all(share <= 0.92 for share in taken(placement).values())
 
 
@@ -217,7 +218,7 @@ def test_models_that_cannot_are_swapped_and_each_has_all_devices() -> None:
 def test_shares_that_are_set_are_kept() -> None:
     (post,) = place([demand("a", 1, share=0.3), demand("b", 1)], gpus(80)).posts
     shares = {seat.model: seat.share for seat in post.seats}
-    assert shares["a"] == 0.3 and shares["b"] == pytest.approx(0.62, abs=0.001)
+    assert shares["a"] == 0.3 and shares["b"] == pytest.approx(0.62, abs=0.002)
 
 
 def test_a_split_that_is_set_is_kept() -> None:
@@ -246,7 +247,7 @@ def test_plans_keep_to_the_memory(
     try:
         placement = place(wanted, gpus(*sizes), swap)
     except ConfigError:
-        # None fits alone on any number of devices that it can be split over.
+        # One does not fit alone on any number of the largest that it can be split over.
         assert any(
             all(
                 each.heads % count or each.split / count + each.each > 0.92 * max(sizes) * GIB
