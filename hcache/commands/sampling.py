@@ -20,7 +20,6 @@ from hcache.commands.options import (
 )
 from hcache.config.schema import Server
 from hcache.data.queries import SPLITS, dropped_in_words
-from hcache.engines import make_engine
 from hcache.engines.fleet import Fleet
 from hcache.engines.placement import Placement
 from hcache.errors import ConfigError, StoreError, together
@@ -108,7 +107,7 @@ def sample(
     with SamplingProgress() as bars:
         tally = Sampler(
             loaded,
-            fleet or make_engine,
+            fleet,
             splits=split.split(","),
             budget=budget,
             minutes=minutes,

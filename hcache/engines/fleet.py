@@ -163,12 +163,11 @@ class _Worker:
 
     def __init__(self, post: Post, arms: list[Arm]) -> None:
         self.post, self.name = post, post.name
-        shares = {seat.key: seat.share for seat in post.seats}
-        self.keys = shares.keys()
+        self.keys = {seat.key for seat in post.seats}
         self.arms = {
-            arm.id: (arm.engine_key, _placed(arm, post, shares[arm.engine_key]))
+            arm.id: (arm.engine_key, post.seated(arm))
             for arm in arms
-            if arm.engine_key in shares
+            if arm.engine_key in self.keys
         }
         self.logprobs = False
         self.owed: dict[str, Request] = {}
@@ -242,16 +241,6 @@ class _Worker:
             # ended is seen to have when it is listened to.
             with shielded(), suppress(OSError):
                 self.pipe.send(message)
-
-
-def _placed(arm: Arm, post: Post, share: float) -> Arm:
-    """An arm as its worker loads it; its fingerprint stays, since no reply depends on its place."""
-    if post.group[0].cores:
-        return arm
-    model = arm.model_config
-    placed = {"gpu_memory_utilization": share, "tensor_parallel_size": len(post.group)}
-    arguments = {**placed, **model.engine_args}
-    return replace(arm, model_config=model.model_copy(update={"engine_args": arguments}))
 
 
 def _variables(post: Post) -> dict[str, str]:

@@ -12,10 +12,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hcache.engines.devices import Device
 from hcache.errors import ConfigError
+from hcache.models.arms import Arm
 
 GIB = 1 << 30
 Group = tuple[Device, ...]
@@ -66,6 +67,21 @@ class Post:
         """Its devices in words."""
         kind = "cores" if self.group[0].cores else "GPU"
         return f"{kind} {','.join(device.name for device in self.group)}"
+
+    def seated(self, arm: Arm) -> Arm:
+        """An arm as it is loaded here; its fingerprint stays, since no reply depends on its place.
+
+        What its settings say of memory and devices holds.
+        """
+        if self.group[0].cores:
+            return arm
+        model = arm.model_config
+        share = next(seat.share for seat in self.seats if seat.key == arm.engine_key)
+        stages = model.engine_args.get("pipeline_parallel_size", 1)
+        split = len(self.group) // (stages if isinstance(stages, int) else 1)
+        placed = {"gpu_memory_utilization": share, "tensor_parallel_size": split}
+        arguments = {**placed, **model.engine_args}
+        return replace(arm, model_config=model.model_copy(update={"engine_args": arguments}))
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hcache.config.schema import ModelConfig
-from hcache.engines import ENGINES, engine_of
+from hcache.engines import ENGINES, Engine, EngineFactory, engine_of, make_engine
 from hcache.engines.devices import core_shares, default_shares, find_gpus, free_memory, has_gpu
 from hcache.engines.placement import GIB, Demand, Placement, place
 from hcache.errors import ConfigError
 from hcache.experiment import Experiment
+from hcache.models.arms import Arm
 
 ON_GPU = 2 * GIB  # of an engine besides weights and cache: CUDA, activations, graphs
 ON_CPU = GIB // 4
@@ -35,6 +36,26 @@ def placement_of(experiment: Experiment) -> Placement | None:
     if workers is None:
         return _as_fits(demands, swap)
     return place(demands, core_shares(workers, free_memory()), swap) if workers > 1 else None
+
+
+def in_process(experiment: Experiment) -> EngineFactory:
+    """Makes engines in this process; they share the first GPU that is visible, if there is one.
+
+    Raises:
+        ConfigError: a model does not fit it, and its settings do not split it over several.
+    """
+    demands = _demands(experiment) if has_gpu() else []
+    gpus = find_gpus(None)[:1] if demands else ()
+    if not gpus or any(demand.devices for demand in demands):
+        return make_engine
+    posts = place(demands, gpus).posts
+
+    def factory(arm: Arm, logprobs: bool) -> Engine:
+        key = arm.engine_key
+        found = [post for post in posts if any(seat.key == key for seat in post.seats)]
+        return make_engine(found[0].seated(arm) if found else arm, logprobs)
+
+    return factory
 
 
 def _as_fits(demands: Sequence[Demand], swap: bool) -> Placement | None:

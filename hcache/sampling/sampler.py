@@ -16,12 +16,13 @@ from typing import Any
 import polars as pl
 
 from hcache.data.queries import SPLITS, Query, known_split
-from hcache.engines import Engine, EngineFactory, Engines, Generation, Request, make_engine
+from hcache.engines import Engine, EngineFactory, Engines, Generation, Request
 from hcache.errors import ArmError, ConfigError, EngineError, StoreBusyError, together
 from hcache.experiment import Experiment
 from hcache.files import Identity, identity
 from hcache.models.arms import Arm
 from hcache.sampling.enumerator import Enumerator, Reply
+from hcache.sampling.placing import in_process
 from hcache.sampling.plan import check_size, tree_size
 from hcache.sampling.records import record_of, tables_of
 from hcache.sampling.schedules import Resident, Sweep
@@ -46,7 +47,7 @@ class Sampler:
     def __init__(
         self,
         experiment: Experiment,
-        factory: EngineFactory = make_engine,
+        factory: EngineFactory | None = None,
         *,
         splits: Sequence[str] = SPLITS,
         budget: int | None = None,
@@ -76,7 +77,7 @@ class Sampler:
             )
         self.by_id = {query.id: query for query in self.queries}
         self.enumerator = Enumerator(experiment.workflow, experiment.pool)
-        self.engines = Engines(factory, self.config.logprobs)
+        self.engines = Engines(factory or in_process(experiment), self.config.logprobs)
         self.budget = budget
         self.minutes = minutes
         self.in_flight, self.backlog = IN_FLIGHT * workers, BACKLOG * workers
