@@ -2,11 +2,11 @@
 
     python -m benchmarks.fleet CHECKPOINT [--questions 200] [--tokens 64] [--rounds 2]
 
-One hop of one arm at temperature 0 in float32, so that all prompts are known from the start. Bare is
-a single `LLM.generate` with hcache's arguments of vLLM. Every way is run in a process of its own, once
-with two questions and once with all: the difference is what the further tokens took, without
-imports and the loading of models. CPU time is that of all processes. Prints a row of JSON for each
-way and round, with the number of processes that waited for a core on average.
+One hop of one arm at temperature 0 in float32, so that all prompts are known from the start. Bare
+is a single `LLM.generate` with hcache's arguments of vLLM. Every way is run in a process of its
+own, once with two questions and once with all: the difference is what the further tokens took,
+without imports and the loading of models. CPU time is that of all processes. Prints a row of JSON
+for each way and round, with the number of processes that ran or waited for a core (`load`).
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
-WORDS = "river stone lamp green seven market winter engine paper salt bridge music".split()
+WORDS = ("river", "stone", "lamp", "green", "seven", "market", "winter", "paper", "salt", "music")
 
 
 def write_experiment(folder: Path, checkpoint: Path, questions: int, tokens: int) -> Path:
     """One arm, one hop, and as many questions."""
     rows = [
         {
-            "question": f"Write a story about {WORDS[n % 12]} and {WORDS[n // 12 % 12]}, part {n}.",
+            "question": f"Write a story about {WORDS[n % 10]} and {WORDS[n // 10 % 10]}, part {n}.",
             "answer": "none",
         }
         for n in range(questions)

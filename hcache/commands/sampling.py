@@ -116,8 +116,8 @@ def sample(
             on_progress=bars.update,
         ).run()
     say(summary(tally, str(loaded.db)))
-    if fleet is not None and fleet.deaths:
-        say(f"{fleet.deaths} times a worker ended by itself; what it owed was asked again.")
+    if fleet is not None:
+        say(_said_of(fleet))
     for sentence in in_words(tally.replies):
         say(sentence)
     _print_dropped(loaded)
@@ -244,6 +244,13 @@ def _plan_rows(made: Plan) -> list[dict[str, object]]:
 
 def _title(placement: Placement) -> str:
     return "workers, one model at a time" if placement.swap else "workers"
+
+
+def _said_of(fleet: Fleet) -> str:
+    """What each worker did."""
+    made = ", ".join(f"{name}: {count}" for name, count in fleet.answered.items())
+    lost = f"; ended by themselves: {fleet.deaths}, what they owed was asked again"
+    return f"generations by worker: {made}" + (lost if fleet.deaths else "")
 
 
 def _placement_rows(placement: Placement) -> list[dict[str, object]]:

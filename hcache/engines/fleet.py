@@ -11,8 +11,9 @@ import atexit
 import multiprocessing
 import os
 import signal
+import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
@@ -22,7 +23,17 @@ from typing import Any
 from hcache.engines.base import Engine, Generation, Request, make_engine
 from hcache.engines.devices import VISIBLE
 from hcache.engines.placement import Placement, Post
-from hcache.engines.worker import Drop, Failure, Inbound, Job, Outbound, Question, Replies, serve
+from hcache.engines.worker import (
+    Drop,
+    Failure,
+    Inbound,
+    Job,
+    Outbound,
+    Question,
+    Replies,
+    Stop,
+    serve,
+)
 from hcache.errors import EngineError
 from hcache.models.arms import Arm
 from hcache.plugins import loaded_files
@@ -30,6 +41,7 @@ from hcache.processes.children import THREADS
 from hcache.processes.signals import shielded
 
 WAIT_SECONDS = 0.05  # for a worker that has something to say, at most
+STOP_SECONDS = 5.0  # that workers have to end in good order
 MOST_ENDS = 3  # of workers that owed the same request; then its model is given up
 
 
@@ -61,6 +73,14 @@ class Fleet:
     def deaths(self) -> int:
         """Number of times that a worker has ended by itself."""
         return sum(worker.deaths for worker in self.workers)
+
+    @property
+    def answered(self) -> dict[str, int]:
+        """Generations that each worker has made so far."""
+        return {
+            f"worker {number} ({worker.name})": worker.answered
+            for number, worker in enumerate(self.workers, 1)
+        }
 
     def submit(self, request: Request) -> None:
         """Ask the worker that owes least."""
@@ -109,18 +129,16 @@ class Fleet:
     def drop(self, key: str) -> None:
         """Forget an engine; workers that serve no other end, which frees their memory."""
         self.engines.pop(key, None)
-        for worker in self.workers:
-            if key in worker.keys:
-                worker.forget(key)
-                if not worker.keys & self.engines.keys():
-                    worker.end()
+        serving = [worker for worker in self.workers if key in worker.keys]
+        for worker in serving:
+            worker.forget(key)
+        _end([worker for worker in serving if not worker.keys & self.engines.keys()])
 
     def close(self) -> None:
         """End all workers."""
         atexit.unregister(self.close)
         self.engines.clear()
-        for worker in self.workers:
-            worker.end()
+        _end(self.workers)
 
 
 class RemoteEngine:
@@ -216,6 +234,11 @@ class _Worker:
         how = f"was ended by {signal.Signals(-code).name}"
         return f"{how}, perhaps for want of memory" if -code == signal.SIGKILL else how
 
+    def stop(self) -> None:
+        """Ask its process to end."""
+        self.owed.clear()
+        self._send(Stop())
+
     def end(self) -> None:
         """End its process, whatever it does."""
         self.owed.clear()
@@ -228,7 +251,9 @@ class _Worker:
 
     def _start(self) -> None:
         self.pipe, theirs = multiprocessing.Pipe()
-        job = Job(self.arms, self.logprobs, self.post.group[0].cores, tuple(loaded_files()))
+        cores = self.post.group[0].cores
+        gpus = () if cores else tuple(device.name for device in self.post.group)
+        job = Job(self.arms, self.logprobs, cores, gpus, tuple(loaded_files()))
         context = multiprocessing.get_context("spawn")
         self.process = context.Process(target=serve, args=(theirs, job), name=self.name)
         with shielded(), _environment(_variables(self.post)):
@@ -241,6 +266,17 @@ class _Worker:
             # ended is seen to have when it is listened to.
             with shielded(), suppress(OSError):
                 self.pipe.send(message)
+
+
+def _end(workers: Sequence[_Worker]) -> None:
+    """End workers, all at the same time: in good order if they can, and in any case soon."""
+    for worker in workers:
+        worker.stop()
+    until = time.monotonic() + STOP_SECONDS
+    for worker in workers:
+        if worker.process is not None:
+            worker.process.join(max(0.0, until - time.monotonic()))
+        worker.end()
 
 
 def _variables(post: Post) -> dict[str, str]:

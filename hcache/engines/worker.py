@@ -6,9 +6,12 @@ is. A thread takes in what comes, so that neither side ever waits for the other 
 
 from __future__ import annotations
 
+import fcntl
 import os
+import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -18,6 +21,7 @@ from typing import NoReturn
 
 from hcache.engines.base import Engine, Generation, Request, make_engine
 from hcache.errors import ArmError, EngineError, HcacheError
+from hcache.files import cache_folder
 from hcache.models.arms import Arm
 from hcache.plugins import load_file
 from hcache.processes.children import end_with_parent
@@ -32,6 +36,7 @@ class Job:
     arms: Mapping[str, tuple[str, Arm]]  # by id: the key of its engine, and how it is loaded
     logprobs: bool
     cores: tuple[int, ...]  # none: any
+    gpus: tuple[str, ...]
     plugins: tuple[Path, ...]
 
 
@@ -67,6 +72,11 @@ class Drop:
 
 
 @dataclass(frozen=True)
+class Stop:
+    """End, in good order: what libraries have put beside the process goes with it."""
+
+
+@dataclass(frozen=True)
 class Replies:
     """What an engine has finished."""
 
@@ -83,12 +93,12 @@ class Failure:
     error: HcacheError
 
 
-Inbound = Question | Drop
+Inbound = Question | Drop | Stop
 Outbound = Replies | Failure
 
 
 def serve(pipe: Connection, job: Job) -> NoReturn:
-    """Answer until the other end of the pipe is closed, or that process ends."""
+    """Answer until it is told to stop, the other end of the pipe is closed, or its process ends."""
     ignore_ending()
     end_with_parent()
     if job.cores and hasattr(os, "sched_setaffinity"):
@@ -132,6 +142,8 @@ class _Worker:
         match message:
             case Question():
                 self._ask(message)
+            case Stop():
+                sys.exit(0)
             case Drop():
                 self.owed.pop(message.engine, None)
                 if message.engine in self.engines:
@@ -151,7 +163,8 @@ class _Worker:
         )
         try:
             if key not in self.engines:
-                self.engines[key] = make_engine(arm, self.job.logprobs)
+                with _loading(self.job.gpus):
+                    self.engines[key] = make_engine(arm, self.job.logprobs)
             self.engines[key].submit(request)
             self.owed[key] += 1
         except ArmError as error:
@@ -183,6 +196,18 @@ class _Worker:
             self.pipe.send(message)
         except OSError:
             os._exit(0)
+
+
+@contextmanager
+def _loading(gpus: tuple[str, ...]) -> Iterator[None]:
+    """Have each GPU to oneself: vLLM takes what others take of it meanwhile for its own."""
+    folder = cache_folder() / "loading"
+    with ExitStack() as held:
+        for gpu in sorted(gpus):
+            folder.mkdir(parents=True, exist_ok=True)
+            file = held.enter_context((folder / f"gpu-{gpu}").open("w"))
+            fcntl.flock(file, fcntl.LOCK_EX)  # the kernel gives it back if this process is killed
+        yield
 
 
 def _told(model: str, error: Exception) -> EngineError:

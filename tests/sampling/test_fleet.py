@@ -17,6 +17,7 @@ import pytest
 from helpers.experiments import SPLITS, Raw, load, settings, table, write_scripts
 from helpers.paths import ROOT
 
+from hcache.engines import devices
 from hcache.engines.devices import Device
 from hcache.engines.fleet import Fleet
 from hcache.engines.placement import GIB
@@ -216,6 +217,36 @@ def test_a_model_too_large_for_all_devices_is_an_error_before_anything_is_loaded
     experiment = load(folder, weighty(bytes=20 * GIB, budget=str(two_gpus)))
     with pytest.raises(ConfigError, match=r"models\.[ab]: needs 22\.0 GiB"):
         placement_of(experiment)
+
+
+def test_engines_of_one_process_share_its_gpu(
+    folder: Path, two_gpus: Path, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    experiment = load(folder, weighty(bytes=2 * GIB, budget=str(two_gpus)))
+    Sampler(experiment).run()
+    assert digest(experiment) == expected
+    shares = [float(line.split()[1]) for line in (two_gpus / "0.taken").read_text().splitlines()]
+    assert len(shares) == 2 and 0.88 < sum(shares) <= 0.9
+
+
+def test_models_that_load_nothing_need_no_worker(folder: Path, two_gpus: Path) -> None:
+    raw = settings("ab", sampling={"workers": 2})
+    assert placement_of(load(folder, raw)) is None
+
+
+def test_half_the_cores_work_unless_memory_is_short(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "own_cores", lambda: list(range(16)))
+    monkeypatch.setattr(placing, "free_memory", lambda: 100 * GIB)
+    raw = weighty()
+    raw["sampling"] = {}
+    for gib, workers in ((1, 8), (10, 4), (40, 0)):
+        for model in raw["models"].values():
+            model["engine_args"] = {"bytes": gib * GIB}
+        placement = placement_of(load(folder, raw))
+        assert (len(placement.posts) if placement else 0) == workers
 
 
 # Ends
