@@ -26,7 +26,7 @@ from hcache.errors import ConfigError, StoreError, together
 from hcache.experiment import Experiment
 from hcache.models.replies import in_words
 from hcache.sampling import Plan, Sampler, Tally, make_plan
-from hcache.sampling.placing import placement_of
+from hcache.sampling.placing import placement_of, serving
 from hcache.sampling.sampler import PATIENCE_SECONDS
 from hcache.sampling.scoring import rescore as score_again
 from hcache.store import Store
@@ -45,7 +45,6 @@ def plan(
     Example: `hcache plan data/demo/experiment.yaml --show 3`
     """
     loaded = Experiment.load(experiment, _with(set_, workers), db, plugins=plugin or ())
-    placement = placement_of(loaded)
     made = make_plan(loaded, show)
     console.print(table_of(_plan_rows(made), f"plan of {loaded.name}"))
     say(
@@ -53,12 +52,12 @@ def plan(
         f"{_duration(made.seconds)}."
     )
     _print_dropped(loaded)
-    if placement is not None:
-        console.print(table_of(_placement_rows(placement), _title(placement)))
     for number, request in enumerate(made.prompts, 1):
         console.rule(f"prompt {number}: {request.arm.name}")
         for message in request.messages:
             field(f"{message.role}:", message.content, "dim")
+    if (placement := placement_of(loaded)) is not None:
+        console.print(table_of(_placement_rows(placement), _title(placement)))
     if made.errors:
         raise together(made.errors)
 
@@ -102,22 +101,21 @@ def sample(
         loaded = with_changes(loaded, run, db, engine or "transformers")
     elif engine is not None:
         raise ConfigError("--engine is for models with a ΔW.", "Name its run: --policy RUN.")
-    placement = placement_of(loaded)
-    fleet = None if placement is None else Fleet(placement, loaded.pool)
+    served = serving(loaded)
     with SamplingProgress() as bars:
         tally = Sampler(
             loaded,
-            fleet,
+            served.factory,
             splits=split.split(","),
             budget=budget,
             minutes=minutes,
-            workers=placement.replicas if placement else 1,
-            swap=placement is not None and placement.swap,
+            workers=served.workers,
+            swap=served.swap,
             on_progress=bars.update,
         ).run()
     say(summary(tally, str(loaded.db)))
-    if fleet is not None:
-        say(_said_of(fleet))
+    if served.fleet is not None:
+        say(_said_of(served.fleet))
     for sentence in in_words(tally.replies):
         say(sentence)
     _print_dropped(loaded)

@@ -126,9 +126,16 @@ def _span(cores: Sequence[int]) -> str:
 
 def free_memory() -> int:
     """Bytes of memory that this process could take, by the kernel and by its control group."""
-    meminfo = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    kib = next(int(line.split()[1]) for line in meminfo if line.startswith("MemAvailable:"))
-    return min([kib * 1024, *_left_of_group()])
+    return min([_available(), *_left_of_group()])
+
+
+def _available() -> int:
+    """Bytes that the kernel could give; all that there is, where it does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:  # it is not Linux
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
 
 
 def _left_of_group() -> list[int]:

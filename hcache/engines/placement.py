@@ -105,7 +105,7 @@ def place(demands: Sequence[Demand], devices: Sequence[Device], swap: bool = Fal
         ConfigError: one does not fit, whatever else is there.
     """
     devices = sorted(devices, key=lambda device: -device.memory)  # equal ones stand together
-    ordered = sorted(demands, key=lambda demand: (-demand.split, demand.key))
+    ordered = sorted(demands, key=lambda demand: (-demand.split, demand.model))
     groups = {demand.key: _groups(demand, devices) for demand in ordered}
     together = None if swap else _side_by_side(ordered, groups, devices)
     if together is not None:

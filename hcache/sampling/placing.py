@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import NoReturn
 
 from hcache.config.schema import ModelConfig
 from hcache.engines import ENGINES, Engine, EngineFactory, engine_of, make_engine
 from hcache.engines.devices import core_shares, default_shares, find_gpus, free_memory, has_gpu
-from hcache.engines.placement import GIB, Demand, Placement, place
+from hcache.engines.fleet import Fleet
+from hcache.engines.placement import GIB, Demand, Placement, Post, place
 from hcache.errors import ConfigError
 from hcache.experiment import Experiment
 from hcache.models.arms import Arm
@@ -33,42 +38,76 @@ def placement_of(experiment: Experiment) -> Placement | None:
     if has_gpu():
         gpus = find_gpus(workers)
         return place(demands, gpus, swap) if gpus else None
+    free = free_memory()
     if workers is None:
-        return _as_fits(demands, swap)
-    return place(demands, core_shares(workers, free_memory()), swap) if workers > 1 else None
+        placement = _as_fits(demands, free, swap)
+    else:
+        placement = place(demands, core_shares(workers, free), swap)
+    return placement if len({post.group for post in placement.posts}) > 1 else None
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What answers the requests of a run."""
+
+    factory: EngineFactory
+    workers: int = 1  # that serve a model beside each other
+    swap: bool = False
+    fleet: Fleet | None = None
+
+
+def serving(experiment: Experiment) -> Serving:
+    """What answers the requests of an experiment: a fleet, or engines in this process.
+
+    That there is no place for a model is an error when the first engine is asked for, since a run
+    that finds everything in the database asks for none.
+    """
+    try:
+        placement = placement_of(experiment)
+    except ConfigError as error:
+        return Serving(partial(_refuse, error))
+    if placement is None:
+        return Serving(make_engine)
+    fleet = Fleet(placement, experiment.pool)
+    return Serving(fleet, placement.replicas, placement.swap, fleet)
+
+
+def _refuse(error: ConfigError, arm: Arm, logprobs: bool) -> NoReturn:
+    raise error
 
 
 def in_process(experiment: Experiment) -> EngineFactory:
     """Makes engines in this process; they share the first GPU that is visible, if there is one.
 
-    Raises:
-        ConfigError: a model does not fit it, and its settings do not split it over several.
+    The factory raises a ConfigError where a model does not fit it, unless settings split one over
+    several.
     """
-    demands = _demands(experiment) if has_gpu() else []
-    gpus = find_gpus(None)[:1] if demands else ()
-    if not gpus or any(demand.devices for demand in demands):
-        return make_engine
-    posts = place(demands, gpus).posts
+    plan = cache(lambda: _on_one_gpu(experiment))
 
     def factory(arm: Arm, logprobs: bool) -> Engine:
         key = arm.engine_key
-        found = [post for post in posts if any(seat.key == key for seat in post.seats)]
+        found = [post for post in plan() if any(seat.key == key for seat in post.seats)]
         return make_engine(found[0].seated(arm) if found else arm, logprobs)
 
     return factory
 
 
-def _as_fits(demands: Sequence[Demand], swap: bool) -> Placement | None:
+def _on_one_gpu(experiment: Experiment) -> tuple[Post, ...]:
+    demands = _demands(experiment) if has_gpu() else []
+    gpus = find_gpus(None)[:1] if demands else ()
+    if not gpus or any(demand.devices for demand in demands):
+        return ()
+    return place(demands, gpus).posts
+
+
+def _as_fits(demands: Sequence[Demand], free: int, swap: bool) -> Placement:
     """Workers on half the cores, or fewer where memory is short."""
-    free = free_memory()
     for workers in range(default_shares(), 1, -1):
-        try:
+        with suppress(ConfigError):  # the shares of fewer workers are larger
             placement = place(demands, core_shares(workers, free), swap)
-        except ConfigError:  # the shares of fewer workers are larger
-            continue
-        if placement.swap == swap:
-            return placement
-    return None
+            if placement.swap == swap:
+                return placement
+    return place(demands, core_shares(1, free), swap)
 
 
 def _demands(experiment: Experiment) -> list[Demand]:

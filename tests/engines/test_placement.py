@@ -50,7 +50,7 @@ def taken(placement: Placement) -> Counter[str]:
     sums: Counter[str] = Counter()
     for post in placement.posts:
         for device in post.group:
-            sums.update({device.name: sum(seat.share for seat in post.seats)})  # type: ignore[dict-item]
+            sums.update({device.name: sum(seat.share for seat in post.seats)})
     return sums
 
 
@@ -159,7 +159,7 @@ def test_what_a_checkpoint_takes(
     config: dict[str, object], dtype: str, weights: int, cache: int, heads: int, tmp_path: Path
 ) -> None:
     folder = checkpoint(tmp_path, **config)
-    model = ModelConfig(path=str(folder), dtype=dtype, max_model_len=100)  # type: ignore[arg-type]
+    model = ModelConfig(path=str(folder), dtype=dtype, max_model_len=100)
     assert checkpoint_memory(model) == (weights, cache * 100 * WINDOWS, heads)
 
 

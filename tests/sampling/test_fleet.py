@@ -242,11 +242,28 @@ def test_half_the_cores_work_unless_memory_is_short(
     monkeypatch.setattr(placing, "free_memory", lambda: 100 * GIB)
     raw = weighty()
     raw["sampling"] = {}
-    for gib, workers in ((1, 8), (10, 4), (40, 0)):
+    for gib, workers in ((1, 8), (10, 8), (20, 4), (40, 2), (60, 0)):
         for model in raw["models"].values():
             model["engine_args"] = {"bytes": gib * GIB}
         placement = placement_of(load(folder, raw))
         assert (len(placement.posts) if placement else 0) == workers
+
+
+def test_a_run_with_nothing_to_make_needs_no_place(
+    folder: Path, two_gpus: Path, capsys: Any
+) -> None:
+    from hcache.commands.sampling import sample as command
+
+    def run(gib: int) -> None:
+        load(folder, weighty(1, bytes=gib * GIB, budget=str(two_gpus)))
+        command(folder / "experiment.yaml", folder / "small.duckdb", split="train,valid,test")
+
+    with pytest.raises(ConfigError, match=r"needs 22\.0 GiB"):
+        run(20)
+    assert not list(two_gpus.glob("*.taken"))
+    run(1)
+    run(20)
+    assert "0 generations made" in capsys.readouterr().out
 
 
 # Ends
