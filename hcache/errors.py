@@ -53,6 +53,8 @@ class EngineError(HcacheError):
 class ArmError(EngineError):
     """An engine cannot serve one of its arms; what else it serves goes on."""
 
+    request = ""  # key of the one that was refused, where it had been queued
+
 
 def together(errors: Sequence[EngineError]) -> EngineError:
     """One error that says what several do."""

@@ -166,6 +166,11 @@ def load_file(path: Path) -> None:
         ) from error
 
 
+def loaded_files() -> list[Path]:
+    """The plug-in files that this process has loaded, in that order."""
+    return [Path(source.name) for source in _files.values()]
+
+
 def sources() -> list[Source]:
     """The sources of all entries from outside the package that this process has loaded."""
     entries = [entry for registry in _registries for entry in registry.entries.values()]

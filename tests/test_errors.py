@@ -20,7 +20,7 @@ from hcache import errors
 from hcache.commands import main
 from hcache.config.schema import ExperimentConfig
 from hcache.errors import ArmError, EngineError, HcacheError, together
-from hcache.runs.signals import ENDING
+from hcache.processes.signals import ENDING
 
 KINDS: list[type[HcacheError]] = [
     kind

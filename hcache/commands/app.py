@@ -25,7 +25,7 @@ from hcache.commands import (
 from hcache.commands.console import notes, say
 from hcache.data.visible import one_line, tell_of_warnings
 from hcache.errors import HcacheError
-from hcache.runs.signals import ENDING, EndRequest, end_now, ending_signals
+from hcache.processes.signals import ENDING, EndRequest, end_now, ending_signals
 
 INTERRUPTED = 130  # what typer exits with after any KeyboardInterrupt
 EXIT_CODES = {

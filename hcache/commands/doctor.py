@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hcache.commands.console import console, print_json, table_of
 from hcache.commands.options import AsJson
-from hcache.engines.vllm import has_gpu
+from hcache.engines.devices import has_gpu
 from hcache.packages import installed_version
 
 INSTALL = "run: make setup"

@@ -14,8 +14,8 @@ import typer
 from hcache.commands.console import console, csv_text, field, print_json, say, table_of
 from hcache.commands.options import AsJson
 from hcache.errors import RunError, StoreError
+from hcache.processes.signals import ended_at_once
 from hcache.runs.folder import Run, all_runs, find_run
-from hcache.runs.signals import ended_at_once
 from hcache.store import answer, open_for_people
 from hcache.store.queries import CALLS, FIND
 

@@ -27,6 +27,14 @@ With = Annotated[
         "--with", help="An experiment of another workflow on the same questions. Repeatable."
     ),
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="GPUs, or shares of the cores, to run models on; all GPUs or half the cores if not "
+        "said.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TrackerName = Annotated[
     str,

@@ -16,13 +16,17 @@ from hcache.commands.options import (
     ExperimentFile,
     Overrides,
     Plugins,
+    Workers,
 )
 from hcache.config.schema import Server
 from hcache.data.queries import SPLITS, dropped_in_words
+from hcache.engines.fleet import Fleet
+from hcache.engines.placement import Placement
 from hcache.errors import ConfigError, StoreError, together
 from hcache.experiment import Experiment
 from hcache.models.replies import in_words
 from hcache.sampling import Plan, Sampler, Tally, make_plan
+from hcache.sampling.placing import placement_of, serving
 from hcache.sampling.sampler import PATIENCE_SECONDS
 from hcache.sampling.scoring import rescore as score_again
 from hcache.store import Store
@@ -34,12 +38,13 @@ def plan(
     set_: Overrides = None,
     plugin: Plugins = None,
     show: Annotated[int, typer.Option(help="Print this many real prompts.")] = 0,
+    workers: Workers = None,
 ) -> None:
     """Say what sampling would do: generations, what is cached, tokens, time. Runs no model.
 
     Example: `hcache plan data/demo/experiment.yaml --show 3`
     """
-    loaded = Experiment.load(experiment, set_ or (), db, plugins=plugin or ())
+    loaded = Experiment.load(experiment, _with(set_, workers), db, plugins=plugin or ())
     made = make_plan(loaded, show)
     console.print(table_of(_plan_rows(made), f"plan of {loaded.name}"))
     say(
@@ -51,6 +56,8 @@ def plan(
         console.rule(f"prompt {number}: {request.arm.name}")
         for message in request.messages:
             field(f"{message.role}:", message.content, "dim")
+    if (placement := placement_of(loaded)) is not None:
+        console.print(table_of(_placement_rows(placement), _title(placement)))
     if made.errors:
         raise together(made.errors)
 
@@ -77,6 +84,7 @@ def sample(
         Server | None,
         typer.Option(help="With --policy: what runs the models, transformers if not said."),
     ] = None,
+    workers: Workers = None,
 ) -> None:
     """Run every model sequence of every query, and keep all of it. Made once, never again.
 
@@ -84,7 +92,7 @@ def sample(
 
     Example: `hcache sample data/demo/experiment.yaml`
     """
-    loaded = Experiment.load(experiment, set_ or (), db, plugins=plugin or ())
+    loaded = Experiment.load(experiment, _with(set_, workers), db, plugins=plugin or ())
     if policy is not None:
         from hcache.runs.folder import find_run
         from hcache.runs.routing import with_changes
@@ -93,18 +101,29 @@ def sample(
         loaded = with_changes(loaded, run, db, engine or "transformers")
     elif engine is not None:
         raise ConfigError("--engine is for models with a ΔW.", "Name its run: --policy RUN.")
+    served = serving(loaded)
     with SamplingProgress() as bars:
         tally = Sampler(
             loaded,
+            served.factory,
             splits=split.split(","),
             budget=budget,
             minutes=minutes,
+            workers=served.workers,
+            swap=served.swap,
             on_progress=bars.update,
         ).run()
     say(summary(tally, str(loaded.db)))
+    if served.fleet is not None:
+        say(_said_of(served.fleet))
     for sentence in in_words(tally.replies):
         say(sentence)
     _print_dropped(loaded)
+
+
+def _with(overrides: list[str] | None, workers: int | None) -> list[str]:
+    """Overrides with the number of workers, where it is given."""
+    return [*(overrides or ()), *([] if workers is None else [f"sampling.workers={workers}"])]
 
 
 def _print_dropped(experiment: Experiment) -> None:
@@ -218,6 +237,30 @@ def _plan_rows(made: Plan) -> list[dict[str, object]]:
             "minutes": None if line.seconds is None else line.seconds / 60,
         }
         for line in made.lines
+    ]
+
+
+def _title(placement: Placement) -> str:
+    return "workers, one model at a time" if placement.swap else "workers"
+
+
+def _said_of(fleet: Fleet) -> str:
+    """What each worker did."""
+    made = ", ".join(f"{name}: {count}" for name, count in fleet.answered.items())
+    lost = f"; ended by themselves: {fleet.deaths}, what they owed was asked again"
+    return f"generations by worker: {made}" + (lost if fleet.deaths else "")
+
+
+def _placement_rows(placement: Placement) -> list[dict[str, object]]:
+    return [
+        {
+            "worker": number,
+            "on": post.name,
+            "model": seat.model,
+            "share of memory": seat.share,
+        }
+        for number, post in enumerate(placement.posts, 1)
+        for seat in post.seats
     ]
 
 

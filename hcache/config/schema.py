@@ -205,6 +205,14 @@ class SamplingConfig(Section):
     schedule: Literal["resident", "swap"] = Field(
         "resident", description="all engines at once, or one at a time"
     )
+    workers: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="GPUs, or shares of the cores, that run models beside each other, each in a "
+        "process of its own; all GPUs that are visible, or half the cores, where omitted; "
+        "provenance, not identity",
+    )
     logprobs: bool = Field(False, description="keep the log-probability of each output token")
     seed: Seed = Field(0, description="order in which queries are taken")
 

@@ -15,6 +15,7 @@ from pydantic import JsonValue
 
 from hcache.config.schema import ModelConfig
 from hcache.data.thoughts import opens_thought
+from hcache.engines.memory import Memory
 from hcache.keys import digest, generation_key, seed_of, well_formed
 from hcache.models.arms import Arm
 from hcache.plugins import Registry
@@ -151,6 +152,7 @@ class Engine(Protocol):
         """Work a little; what has finished since.
 
         Raises:
+            ArmError: a request that was queued is refused; its `request` says which.
             EngineError: the engine has failed; what it had queued is lost.
         """
 
@@ -170,6 +172,11 @@ class QueueEngine(ABC):
     def reply_arguments(arguments: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
         """See `EngineType`: any argument may change a reply."""
         return dict(arguments)
+
+    @staticmethod
+    def memory(model: ModelConfig) -> Memory | None:
+        """See `EngineType`: no model is loaded."""
+        return None
 
     @staticmethod  # noqa: B027 - a default, not a part left out
     def check(request: Request) -> None:
@@ -225,6 +232,13 @@ class EngineType(Protocol):
 
         Raises:
             ArmError: saying why, and what to change.
+        """
+
+    @staticmethod
+    def memory(model: ModelConfig) -> Memory | None:
+        """The memory that a model takes once it is loaded.
+
+        None where none is loaded: what a server or a script says needs no process of its own.
         """
 
     @staticmethod

@@ -21,6 +21,8 @@ from pydantic import JsonValue
 
 from hcache.config.schema import ModelConfig
 from hcache.engines.base import ENGINES, TOO_LONG, Generation, Prompt, Request, as_said, render
+from hcache.engines.devices import has_gpu
+from hcache.engines.memory import Memory, checkpoint_memory
 from hcache.engines.rendering import check_rendering, rendering
 from hcache.engines.vllm_arguments import check_arguments, rank_for, reply_arguments
 from hcache.engines.vllm_errors import WRONG_SETTING, hint_for, reasons
@@ -56,11 +58,6 @@ ENVIRONMENT = {  # variables that vLLM reads, as the user set them; it adds some
     if name.startswith("VLLM_") and not any(word in name for word in SECRETS) and "@" not in value
 }
 BATCH_TOKENS = 4096  # most tokens of a step on a CPU; a prompt has to fit
-
-
-def has_gpu() -> bool:
-    """Whether an NVIDIA device is there, without importing torch."""
-    return Path("/proc/driver/nvidia/version").exists()
 
 
 def prepare_environment() -> None:
@@ -99,6 +96,11 @@ class CheckpointType:
     def check(request: Request) -> None:
         """See `EngineType`: prompts are rendered with the chat template."""
         check_rendering(request)
+
+    @staticmethod
+    def memory(model: ModelConfig) -> Memory:
+        """See `EngineType`."""
+        return checkpoint_memory(model)
 
 
 @ENGINES.register("vllm")

@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from hcache.engines import Request
-from hcache.engines.vllm import VllmEngine, has_gpu
+from hcache.engines.devices import has_gpu
+from hcache.engines.vllm import VllmEngine
 from hcache.engines.vllm_arguments import room_for
 from hcache.errors import EngineError
 from hcache.joint.adapter import Adapter

@@ -62,14 +62,15 @@ def digests_of(folder: Path) -> Iterator[tuple[str, str]]:
     """Digest of each file that can change an output; those of weights are remembered."""
     memo = _Memo()
     for file in sorted([*folder.iterdir(), *(folder / TEMPLATES).glob("*.jinja")]):
-        if _is_weights(file):
+        if is_weights(file):
             yield file.name, memo.digest(file)
         elif _is_text(file):
             yield file.relative_to(folder).as_posix(), digest_file(file)
     memo.save()
 
 
-def _is_weights(file: Path) -> bool:
+def is_weights(file: Path) -> bool:
+    """Whether a file holds weights that are loaded to reply."""
     return file.suffix in WEIGHTS and file.name not in OF_TRAINING
 
 
@@ -109,7 +110,7 @@ def _content_of(path: Path) -> JsonValue:
 
 def encoder_digest(folder: Path) -> str:
     """Key of a sentence encoder: the names and contents of its files, wherever they lie."""
-    files = sorted(file for file in folder.rglob("*") if _is_weights(file) or _is_text(file))
+    files = sorted(file for file in folder.rglob("*") if is_weights(file) or _is_text(file))
     contents = [[file.relative_to(folder).as_posix(), digest_file(file)] for file in files]
     return digest(["sentence-transformers", contents])
 
@@ -148,7 +149,7 @@ def checkpoint_content(model: ModelConfig, place: str) -> dict[str, object]:
     """
     path = Path(model.path)
     content: dict[str, object] = dict(digests_of(path)) if path.is_dir() else {}
-    has_weights = any(_is_weights(Path(file)) for file in content)
+    has_weights = any(is_weights(Path(file)) for file in content)
     for lacks, ok in (("config.json", "config.json" in content), ("weights", has_weights)):
         if not ok:
             raise EngineError(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hcache.config.schema import LowRankConfig, Server
 from hcache.data.queries import Query
-from hcache.engines import EngineFactory, Engines, make_engine
+from hcache.engines import EngineFactory, Engines
 from hcache.errors import DataError, RunError
 from hcache.experiment import Experiment
 from hcache.keys import well_formed
@@ -17,6 +17,7 @@ from hcache.live import Episode, Live
 from hcache.policies import ChangesReplies, Policy
 from hcache.replay.features import make_encoder
 from hcache.runs.folder import Run, find_run
+from hcache.sampling.placing import in_process
 from hcache.workflows import Ask
 
 
@@ -115,7 +116,7 @@ def with_changes(
 def live_router(
     name: str | Path,
     experiment: Path | None = None,
-    factory: EngineFactory = make_engine,
+    factory: EngineFactory | None = None,
 ) -> Iterator[Router]:
     """The router of a run with engines behind it; models are loaded when first asked.
 
@@ -128,7 +129,7 @@ def live_router(
     loaded = Experiment(run.config, experiment or Path(run.manifest["source"]))
     if isinstance(policy, ChangesReplies):
         loaded = with_changes(loaded, run)
-    engines = Engines(factory)
+    engines = Engines(factory or in_process(loaded))
     encoder = make_encoder(run.config.features)
     try:
         yield Router(Live(loaded.config, loaded.workflow, loaded.pool, encoder, engines), policy)

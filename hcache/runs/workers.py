@@ -3,41 +3,27 @@
 OpenMP and BLAS start a thread for each core in every process, so that processes beside each other
 wait for one another. This module is light, since a worker reads it first: libraries that load
 after it take the number of their threads from the environment.
-
-No worker outlives its parent, however that ends: Linux kills it, and elsewhere, or where the parent
-has ended before Linux was asked to, a thread of the worker sees the end of a pipe.
 """
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
-from threading import Thread
 from typing import TypeVar
 
 from hcache.errors import RunError
-from hcache.runs.signals import born_shielded, ignore_ending
+from hcache.processes.children import THREADS, cores, end_with_parent
+from hcache.processes.signals import ignore_ending, shielded
 
 T = TypeVar("T")
 A = TypeVar("A")
-VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 WAKE_SECONDS = 0.5  # a wait without an end sleeps through signals where a library has SA_RESTART
-PR_SET_PDEATHSIG = 1  # of prctl(2)
-
-
-def cores() -> int:
-    """Number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @contextmanager
@@ -75,7 +61,7 @@ def submit_all(
     pool: ProcessPoolExecutor, work: Callable[[A], T], items: Iterable[A]
 ) -> dict[Future[T], A]:
     """Hand out work, which starts the workers; the items by the futures of their results."""
-    with born_shielded():
+    with shielded():
         return {pool.submit(work, item): item for item in items}
 
 
@@ -90,8 +76,8 @@ def as_finished(futures: Iterable[Future[T]]) -> Iterator[Future[T]]:
 def _begin(threads: int) -> None:
     """Prepare a worker: signals are for the process that hands out the jobs, to live no longer."""
     ignore_ending()
-    _end_with_parent()
-    os.environ.update(dict.fromkeys(VARIABLES, str(threads)))
+    end_with_parent()
+    os.environ.update(dict.fromkeys(THREADS, str(threads)))
     import torch
     from threadpoolctl import threadpool_limits
 
@@ -100,16 +86,3 @@ def _begin(threads: int) -> None:
     tell_of_warnings(partial(print, file=sys.stderr))
     torch.set_num_threads(threads)
     threadpool_limits(threads)  # of libraries that the main module had loaded before
-
-
-def _end_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    Thread(target=_end_after_parent, daemon=True).start()
-
-
-def _end_after_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

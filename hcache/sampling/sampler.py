@@ -16,12 +16,13 @@ from typing import Any
 import polars as pl
 
 from hcache.data.queries import SPLITS, Query, known_split
-from hcache.engines import Engine, EngineFactory, Engines, Generation, Request, make_engine
+from hcache.engines import Engine, EngineFactory, Engines, Generation, Request
 from hcache.errors import ArmError, ConfigError, EngineError, StoreBusyError, together
 from hcache.experiment import Experiment
 from hcache.files import Identity, identity
 from hcache.models.arms import Arm
 from hcache.sampling.enumerator import Enumerator, Reply
+from hcache.sampling.placing import in_process
 from hcache.sampling.plan import check_size, tree_size
 from hcache.sampling.records import record_of, tables_of
 from hcache.sampling.schedules import Resident, Sweep
@@ -32,8 +33,8 @@ from hcache.store.queries import COMPLETE, GENERATIONS, GENERATIONS_BY_ARM, TRAJ
 from hcache.store.spool import taken_away
 
 BATCH = 256  # queries begun together, so that the store is asked once for all
-IN_FLIGHT = 256  # requests given to an engine at once
-BACKLOG = 1024  # requests queued before further queries are begun
+IN_FLIGHT = 256  # requests given to an engine at once, for each worker
+BACKLOG = 1024  # requests queued before further queries are begun, for each worker
 COMMIT_SECONDS = 2.0  # between two commits, at least
 COMMIT_SHARE = 0.1  # of the time, at most: each commit reads keys of all that is stored
 MOST_UNCOMMITTED = 50_000  # generations in memory, after which commits may take a larger share
@@ -46,15 +47,18 @@ class Sampler:
     def __init__(
         self,
         experiment: Experiment,
-        factory: EngineFactory = make_engine,
+        factory: EngineFactory | None = None,
         *,
         splits: Sequence[str] = SPLITS,
         budget: int | None = None,
         minutes: float | None = None,
+        workers: int = 1,
+        swap: bool = False,
         on_progress: Callable[[Tally], None] = lambda tally: None,
     ) -> None:
         """The queries of some splits; `budget` bounds the generations of this run, `minutes` when
-        queries are still begun.
+        queries are still begun. `workers` answer beside each other where the engines are in several
+        processes; `swap` asks for one model at a time whatever the schedule.
 
         Raises:
             ConfigError: no such split, or none with queries; or see `check_size`.
@@ -73,9 +77,11 @@ class Sampler:
             )
         self.by_id = {query.id: query for query in self.queries}
         self.enumerator = Enumerator(experiment.workflow, experiment.pool)
-        self.engines = Engines(factory, self.config.logprobs)
+        self.engines = Engines(factory or in_process(experiment), self.config.logprobs)
         self.budget = budget
         self.minutes = minutes
+        self.in_flight, self.backlog = IN_FLIGHT * workers, BACKLOG * workers
+        self.swap = swap or self.config.schedule == "swap"
         self.on_progress = on_progress
         self.tally = Tally(queries=len(self.queries))
         self.queued: dict[str, deque[Request]] = {
@@ -200,9 +206,9 @@ class Sampler:
 
     def _admit(self, started: float) -> None:
         """Begin queries while there is room, so that the engines never wait."""
-        while self.order and len(self.held) + sum(map(len, self.queued.values())) < BACKLOG:
+        while self.order and len(self.held) + sum(map(len, self.queued.values())) < self.backlog:
             # One engine at a time wants all there is to do.
-            count = len(self.order) if self.config.schedule == "swap" else BATCH
+            count = len(self.order) if self.swap else BATCH
             self._begin_queries([self.order.popleft() for _ in range(min(count, len(self.order)))])
         while self.held and self._affordable(started):
             owner, requests = self.held.popleft()
@@ -265,7 +271,7 @@ class Sampler:
 
     def _schedule(self) -> Resident | Sweep:
         keys = list(self.queued)
-        if self.config.schedule == "resident":
+        if not self.swap:
             return Resident(keys, self._busy)
         tools = [tool.engine_key for tool in self.experiment.workflow.tools()]
         return Sweep([key for key in keys if key not in tools], tools, self._busy, self._keep)
@@ -283,9 +289,12 @@ class Sampler:
         queue, running = self.queued[key], self.running[key]
         try:
             engine = self._engine(key)
-            while queue and len(running) < IN_FLIGHT:
+            while queue and len(running) < self.in_flight:
                 self._submit(engine, queue.popleft())
             finished = engine.step()
+        except ArmError as error:  # of a request that was queued
+            self._give_up(running.pop(error.request).arm, error)
+            return
         except EngineError as error:
             self._fail(key, error)
             return
@@ -303,7 +312,8 @@ class Sampler:
 
     def _give_up(self, arm: Arm, error: ArmError) -> None:
         """Give up an arm: what it was to say stays missing, its engine goes on with others."""
-        self.errors.append(error)
+        if arm.id not in self.given_up:
+            self.errors.append(error)
         self.given_up.add(arm.id)
         queue = self.queued[arm.engine_key]
         kept = [request for request in queue if request.arm != arm]

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from hcache.errors import RunError
+from hcache.processes.children import THREADS, cores
 from hcache.runs import workers
-from hcache.runs.workers import VARIABLES, as_finished, cores, submit_all, worker_pool
+from hcache.runs.workers import as_finished, submit_all, worker_pool
 
 
 def pools() -> tuple[int, list[dict[str, Any]], dict[str, str]]:
@@ -23,7 +24,7 @@ def pools() -> tuple[int, list[dict[str, Any]], dict[str, str]]:
     import torch
     from threadpoolctl import threadpool_info
 
-    environment = {name: os.environ[name] for name in VARIABLES}
+    environment = {name: os.environ[name] for name in THREADS}
     return torch.get_num_threads(), threadpool_info(), environment
 
 
@@ -58,7 +59,7 @@ BUSY = """
 import multiprocessing, os, sys, time
 import polars  # whose handler of SIGINT lets a wait without an end sleep on
 from hcache.runs.workers import as_finished, submit_all, worker_pool
-from hcache.runs.signals import ending_signals
+from hcache.processes.signals import ending_signals
 if __name__ == "__main__":
     with ending_signals() as request:
         try:

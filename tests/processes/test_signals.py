@@ -10,11 +10,11 @@ import time
 
 import pytest
 
-from hcache.runs.signals import ECHO_SECONDS, ENDING, born_shielded, ending_signals
+from hcache.processes.signals import ECHO_SECONDS, ENDING, ending_signals, shielded
 
 ROOTED = (
     "import signal, sys, time\n"
-    "from hcache.runs.signals import ending_signals\n"
+    "from hcache.processes.signals import ending_signals\n"
     "with ending_signals() as request:\n"
     "    try:\n"
     "        print('ready', flush=True); time.sleep({work})\n"
@@ -80,7 +80,7 @@ def test_what_was_ignored_stays_ignored(number: signal.Signals) -> None:
 def test_a_wait_for_a_lock_ends_though_polars_is_there() -> None:
     code = (
         "import polars, os, signal, threading\n"
-        "from hcache.runs.signals import ending_signals\n"
+        "from hcache.processes.signals import ending_signals\n"
         "lock = threading.Lock(); lock.acquire()\n"
         "threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
         "late = threading.Timer(60, lock.release); late.daemon = True; late.start()\n"
@@ -103,7 +103,7 @@ def test_handlers_are_given_back() -> None:
 def test_a_process_is_born_with_the_signals_held_back() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     code = "import signal; print(*sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())))"
-    with born_shielded():
+    with shielded():
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert set(map(int, done.stdout.split())) >= set(map(int, ENDING))
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before

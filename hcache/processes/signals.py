@@ -101,8 +101,8 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
 
 
 @contextmanager
-def born_shielded() -> Iterator[None]:
-    """Keep the signals from processes that are started meanwhile, until they can ignore them."""
+def shielded() -> Iterator[None]:
+    """Hold the signals back meanwhile; processes that are started then do so until they ask."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield

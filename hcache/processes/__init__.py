@@ -1,0 +1,1 @@
+"""Processes of ours beside each other: what asks them to end, and what ends with whom."""

@@ -1,0 +1,140 @@
+"""Where the models of an experiment run: in this process, or in workers on its devices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import NoReturn
+
+from hcache.config.schema import ModelConfig
+from hcache.engines import ENGINES, Engine, EngineFactory, engine_of, make_engine
+from hcache.engines.devices import core_shares, default_shares, find_gpus, free_memory, has_gpu
+from hcache.engines.fleet import Fleet
+from hcache.engines.placement import GIB, Demand, Placement, Post, place
+from hcache.errors import ConfigError
+from hcache.experiment import Experiment
+from hcache.models.arms import Arm
+
+ON_GPU = 2 * GIB  # of an engine besides weights and cache: CUDA, activations, graphs
+ON_CPU = GIB // 4
+CPU_CACHE = GIB // 2  # what vLLM is given on a CPU, see `engines/vllm.py`
+
+
+def placement_of(experiment: Experiment) -> Placement | None:
+    """The workers that run the models of an experiment; None where this process does.
+
+    It does on a CPU with one worker, and where no model is loaded.
+
+    Raises:
+        ConfigError: a model does not fit, or there are fewer GPUs than asked for.
+    """
+    demands = _demands(experiment)
+    workers = experiment.config.sampling.workers
+    swap = experiment.config.sampling.schedule == "swap"
+    if not demands:
+        return None
+    if has_gpu():
+        gpus = find_gpus(workers)
+        return place(demands, gpus, swap) if gpus else None
+    free = free_memory()
+    if workers is None:
+        placement = _as_fits(demands, free, swap)
+    else:
+        placement = place(demands, core_shares(workers, free), swap)
+    return placement if len({post.group for post in placement.posts}) > 1 else None
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What answers the requests of a run."""
+
+    factory: EngineFactory
+    workers: int = 1  # that serve a model beside each other
+    swap: bool = False
+    fleet: Fleet | None = None
+
+
+def serving(experiment: Experiment) -> Serving:
+    """What answers the requests of an experiment: a fleet, or engines in this process.
+
+    That there is no place for a model is an error when the first engine is asked for, since a run
+    that finds everything in the database asks for none.
+    """
+    try:
+        placement = placement_of(experiment)
+    except ConfigError as error:
+        return Serving(partial(_refuse, error))
+    if placement is None:
+        return Serving(make_engine)
+    fleet = Fleet(placement, experiment.pool)
+    return Serving(fleet, placement.replicas, placement.swap, fleet)
+
+
+def _refuse(error: ConfigError, arm: Arm, logprobs: bool) -> NoReturn:
+    raise error
+
+
+def in_process(experiment: Experiment) -> EngineFactory:
+    """Makes engines in this process; they share the first GPU that is visible, if there is one.
+
+    The factory raises a ConfigError where a model does not fit it, unless settings split one over
+    several.
+    """
+    plan = cache(lambda: _on_one_gpu(experiment))
+
+    def factory(arm: Arm, logprobs: bool) -> Engine:
+        key = arm.engine_key
+        found = [post for post in plan() if any(seat.key == key for seat in post.seats)]
+        return make_engine(found[0].seated(arm) if found else arm, logprobs)
+
+    return factory
+
+
+def _on_one_gpu(experiment: Experiment) -> tuple[Post, ...]:
+    demands = _demands(experiment) if has_gpu() else []
+    gpus = find_gpus(None)[:1] if demands else ()
+    if not gpus or any(demand.devices for demand in demands):
+        return ()
+    return place(demands, gpus).posts
+
+
+def _as_fits(demands: Sequence[Demand], free: int, swap: bool) -> Placement:
+    """Workers on half the cores, or fewer where memory is short."""
+    for workers in range(default_shares(), 1, -1):
+        with suppress(ConfigError):  # the shares of fewer workers are larger
+            placement = place(demands, core_shares(workers, free), swap)
+            if placement.swap == swap:
+                return placement
+    return place(demands, core_shares(1, free), swap)
+
+
+def _demands(experiment: Experiment) -> list[Demand]:
+    """What the engine of each checkpoint needs, of those that load one."""
+    arms = {arm.engine_key: arm for arm in experiment.pool}
+    found = (_demand(arm.model, key, arm.model_config) for key, arm in arms.items())
+    return [demand for demand in found if demand is not None]
+
+
+def _demand(name: str, key: str, model: ModelConfig) -> Demand | None:
+    memory = ENGINES.find(engine_of(model)).memory(model)
+    if memory is None:
+        return None
+    gpu = has_gpu()
+    cache = _number(model, "kv_cache_memory_bytes") or (memory.cache if gpu else CPU_CACHE)
+    parts = [_number(model, f"{way}_parallel_size") for way in ("tensor", "pipeline")]
+    return Demand(
+        name,
+        key,
+        split=memory.weights + int(cache),
+        each=ON_GPU if gpu else ON_CPU,
+        heads=memory.heads,
+        devices=int((parts[0] or 1) * (parts[1] or 1)) if any(parts) else None,
+        share=_number(model, "gpu_memory_utilization") if gpu else None,
+    )
+
+
+def _number(model: ModelConfig, argument: str) -> float | None:
+    value = model.engine_args.get(argument)
+    return value if isinstance(value, int | float) else None
