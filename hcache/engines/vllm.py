@@ -20,7 +20,16 @@ from typing import Any
 from pydantic import JsonValue
 
 from hcache.config.schema import ModelConfig
-from hcache.engines.base import ENGINES, TOO_LONG, Generation, Prompt, Request, as_said, render
+from hcache.engines.base import (
+    ENGINES,
+    MODEL_FILES,
+    TOO_LONG,
+    Generation,
+    Prompt,
+    Request,
+    as_said,
+    render,
+)
 from hcache.engines.rendering import check_rendering, rendering
 from hcache.engines.vllm_arguments import check_arguments, rank_for, reply_arguments
 from hcache.engines.vllm_errors import WRONG_SETTING, hint_for, reasons
@@ -83,6 +92,8 @@ def _quiet() -> Iterator[None]:
 
 class CheckpointType:
     """What is common to the engines of checkpoints that take vLLM's arguments, see `EngineType`."""
+
+    files: tuple[str, ...] = MODEL_FILES
 
     @staticmethod
     def content(model: ModelConfig, place: str) -> dict[str, object]:

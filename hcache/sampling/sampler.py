@@ -17,7 +17,14 @@ import polars as pl
 
 from hcache.data.queries import SPLITS, Query, known_split
 from hcache.engines import Engine, EngineFactory, Engines, Generation, Request, make_engine
-from hcache.errors import ArmError, ConfigError, EngineError, StoreBusyError, together
+from hcache.errors import (
+    ArmError,
+    ConfigError,
+    EngineError,
+    RequestError,
+    StoreBusyError,
+    together,
+)
 from hcache.experiment import Experiment
 from hcache.files import Identity, identity
 from hcache.models.arms import Arm
@@ -286,6 +293,11 @@ class Sampler:
             while queue and len(running) < IN_FLIGHT:
                 self._submit(engine, queue.popleft())
             finished = engine.step()
+        except RequestError as error:
+            del running[error.key]
+            self.errors.append(error)
+            self.tally.missing += 1
+            return
         except EngineError as error:
             self._fail(key, error)
             return
