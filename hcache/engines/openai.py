@@ -183,7 +183,8 @@ class OpenaiEngine:
         return EngineError(
             f"models.{self.model}: no reply from {answer.url} ({status}{answer.words}).",
             "See that it runs there and has quota, or correct "
-            f"models.{self.model}.server.endpoints (or OPENAI_BASE_URL). Then run the same command again: what was finished is kept.",
+            f"models.{self.model}.server.endpoints (or OPENAI_BASE_URL). Then run the same "
+            "command again: what was finished is kept.",
         )
 
     def _no(self, request: Request, answer: Answer) -> EngineError:

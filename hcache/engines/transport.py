@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import queue
 import random
 import threading
@@ -57,11 +58,16 @@ class Answer:
 
 
 class _Passing(Exception):
-    """A failure that may pass; `pause` is how many seconds the server asks for."""
+    """A failure that may pass; `pause` is how many seconds the server asks for.
 
-    def __init__(self, words: str, status: int = 0, pause: float | None = None) -> None:
+    Where no connection could be made (`away`) it passes only for a server that was there before.
+    """
+
+    def __init__(
+        self, words: str, status: int = 0, pause: float | None = None, away: bool = False
+    ) -> None:
         super().__init__(words)
-        self.words, self.status, self.pause = words, status, pause
+        self.words, self.status, self.pause, self.away = words, status, pause, away
 
 
 class _Refused(Exception):
@@ -167,7 +173,8 @@ class Transport:
         except _Passing as error:
             endpoint.failures += 1
             pause = _pause(tried) if error.pause is None else error.pause
-            if not last and endpoint.reached and pause <= self.server.timeout:
+            there = endpoint.reached or not error.away
+            if there and not last and pause <= self.server.timeout:
                 await asyncio.sleep(pause)
                 return None
             words = self._without_key(error.words)
@@ -185,6 +192,8 @@ class Transport:
         try:
             async with asyncio.timeout(self.server.timeout):
                 response = await self.client.post(url, content=body, headers=json_type)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise _Passing(_cause(error), away=True) from error
         except (TimeoutError, httpx.TimeoutException) as error:
             raise _Passing(f"no reply within {self.server.timeout:g} s") from error
         except httpx.RequestError as error:
@@ -259,7 +268,7 @@ def _cause(error: BaseException) -> str:
     """Why a connection failed, in the system's words where it has any."""
     below: BaseException | None = error
     while below is not None:
-        if isinstance(below, OSError) and below.strerror:
-            return str(below.strerror)
+        if isinstance(below, OSError) and below.errno:
+            return os.strerror(below.errno) if below.errno > 0 else str(below.strerror)
         below = below.__cause__ or below.__context__
-    return f"the connection was lost ({type(error).__name__})"
+    return f"the connection failed, {type(error).__name__}"
