@@ -19,10 +19,12 @@ from hcache.commands.options import (
 )
 from hcache.config.schema import Server
 from hcache.data.queries import SPLITS, dropped_in_words
+from hcache.engines import make_engine
 from hcache.errors import ConfigError, StoreError, together
 from hcache.experiment import Experiment
 from hcache.models.replies import in_words
 from hcache.sampling import Plan, Sampler, Tally, make_plan
+from hcache.sampling.batches import Written, read_results, write_batch
 from hcache.sampling.sampler import PATIENCE_SECONDS
 from hcache.sampling.scoring import rescore as score_again
 from hcache.store import Store
@@ -34,12 +36,19 @@ def plan(
     set_: Overrides = None,
     plugin: Plugins = None,
     show: Annotated[int, typer.Option(help="Print this many real prompts.")] = 0,
+    batch: Annotated[
+        Path | None,
+        typer.Option(help="Write what servers' models can be asked now as a batch file instead."),
+    ] = None,
 ) -> None:
     """Say what sampling would do: generations, what is cached, tokens, time. Runs no model.
 
     Example: `hcache plan data/demo/experiment.yaml --show 3`
     """
     loaded = Experiment.load(experiment, set_ or (), db, plugins=plugin or ())
+    if batch is not None:
+        _say_written(write_batch(loaded, batch))
+        return
     made = make_plan(loaded, show)
     console.print(table_of(_plan_rows(made), f"plan of {loaded.name}"))
     say(
@@ -77,6 +86,10 @@ def sample(
         Server | None,
         typer.Option(help="With --policy: what runs the models, transformers if not said."),
     ] = None,
+    results: Annotated[
+        list[Path] | None,
+        typer.Option("--from", help="Results of a batch, in place of servers. Repeatable."),
+    ] = None,
 ) -> None:
     """Run every model sequence of every query, and keep all of it. Made once, never again.
 
@@ -93,18 +106,33 @@ def sample(
         loaded = with_changes(loaded, run, db, engine or "transformers")
     elif engine is not None:
         raise ConfigError("--engine is for models with a ΔW.", "Name its run: --policy RUN.")
+    came = read_results(loaded, results) if results else None
     with SamplingProgress() as bars:
         tally = Sampler(
             loaded,
+            make_engine if came is None else came.factory,
             splits=split.split(","),
             budget=budget,
             minutes=minutes,
+            only=None if came is None else came.generations,
             on_progress=bars.update,
         ).run()
     say(summary(tally, str(loaded.db)))
+    if came is not None and came.failed:
+        say(f"{len(came.failed)} lines of results hold no reply; the first is {came.failed[0]}.")
     for sentence in in_words(tally.replies):
         say(sentence)
     _print_dropped(loaded)
+
+
+def _say_written(written: Written) -> None:
+    """Where batch files are, and how to go on."""
+    for file, count in written.requests.items():
+        say(f"{count} requests in {file}; take their results with: hcache sample … --from RESULTS")
+    if not written.requests:
+        say("nothing that can be asked of a server's model is missing")
+    if written.others:
+        say(f"{written.others} requests of other models are missing too: hcache sample makes them")
 
 
 def _print_dropped(experiment: Experiment) -> None:
@@ -194,6 +222,17 @@ def summary(tally: Tally, db: str) -> str:
     )
     if tally.scored.new or tally.scored.anew:
         text += f"; {tally.scored}"
+    if tally.spent:
+        text += f"; cost {tally.spent:.4g}"
+    if tally.unpaid:
+        text += (
+            f"; {tally.unpaid} requests not sent: sampling.max_cost is reached, a run with another "
+            "goes on"
+        )
+    if tally.absent:
+        text += (
+            f"; {tally.absent} requests are not in the results: `hcache plan … --batch` writes them"
+        )
     if tally.left:
         text += f"; {tally.left} queries left for want of budget: run the same command again"
     if tally.moved:

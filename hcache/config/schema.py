@@ -216,6 +216,9 @@ class SamplingConfig(Section):
         "resident", description="all engines at once, or one at a time"
     )
     logprobs: bool = Field(False, description="keep the log-probability of each output token")
+    max_cost: float | None = Field(
+        None, ge=0, description="of one run, at the prices of the arms; nothing is asked beyond it"
+    )
     seed: Seed = Field(0, description="order in which queries are taken")
 
 
@@ -304,6 +307,16 @@ class ExperimentConfig(Section):
             if ">" in name or name == "STOP":
                 raise ValueError(f"an arm cannot be called {name!r}; use letters, digits, _ and -")
         return arms
+
+    @model_validator(mode="after")
+    def _capped_arms_have_prices(self) -> ExperimentConfig:
+        """A cap at prices that nobody gave would be none."""
+        for name, arm in self.arms.items():
+            model = self.models.get(arm.model)
+            priced = "price" in arm.model_fields_set or model is None or not model.remote
+            if self.sampling.max_cost is not None and not priced:
+                raise ValueError(f"arms.{name}.price: missing, which sampling.max_cost needs")
+        return self
 
     @model_validator(mode="after")
     def _names_resolve(self) -> ExperimentConfig:

@@ -6,6 +6,7 @@ go beyond it are used where a model's `engine_args` ask for them.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 
@@ -157,6 +158,23 @@ def is_overflow(status: int, code: str, words: str) -> bool:
     if code == "context_length_exceeded" or status == 413:
         return True
     return status == 400 and _OVERFLOW.search(words) is not None
+
+
+def error_of(content: bytes) -> tuple[str, str]:
+    """Code and words of the error in the body of a response, of whatever form."""
+    try:
+        return error_in(json.loads(content))
+    except (ValueError, RecursionError):
+        return "", content.decode("utf-8", "replace")
+
+
+def error_in(data: object) -> tuple[str, str]:
+    """Code and words of an error, which servers wrap differently; empty where there is none."""
+    if not isinstance(data, dict):
+        return "", "" if data is None else str(data)
+    if "error" in data:
+        return error_in(data["error"])
+    return str(data.get("code") or ""), str(data.get("message") or data)
 
 
 def check_model(arm: Arm, said: Completion) -> None:

@@ -26,7 +26,7 @@ import httpx
 from pydantic import JsonValue
 
 from hcache.config.server import ServerConfig
-from hcache.engines.chat import LONGEST, Completion, is_overflow, read_completion
+from hcache.engines.chat import LONGEST, Completion, error_of, is_overflow, read_completion
 
 PASSING = frozenset({408, 409, 425, 429})  # statuses after which it is tried again; so is any 5xx
 FOR_GOOD = frozenset({"insufficient_quota"})  # codes with which such a status does not pass
@@ -234,19 +234,6 @@ def _refusal(response: httpx.Response) -> _Passing | _Refused:
     if (status in PASSING or status >= 500) and code not in FOR_GOOD:
         return _Passing(words, status, _retry_after(response.headers.get("retry-after")))
     return _Refused(status, code, words)
-
-
-def error_of(content: bytes | str) -> tuple[str, str]:
-    """Code and words of an error in the body of a response, of whatever form."""
-    try:
-        data = json.loads(content)
-    except (ValueError, RecursionError):
-        text = content.decode("utf-8", "replace") if isinstance(content, bytes) else content
-        return "", text
-    error = data.get("error", data) if isinstance(data, dict) else data
-    if not isinstance(error, dict):
-        return "", str(error)
-    return str(error.get("code") or ""), str(error.get("message") or error)
 
 
 def _retry_after(text: str | None) -> float | None:

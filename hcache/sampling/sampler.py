@@ -10,25 +10,19 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 import polars as pl
 
 from hcache.data.queries import SPLITS, Query, known_split
 from hcache.engines import Engine, EngineFactory, Engines, Generation, Request, make_engine
-from hcache.errors import (
-    ArmError,
-    ConfigError,
-    EngineError,
-    RequestError,
-    StoreBusyError,
-    together,
-)
+from hcache.errors import ArmError, ConfigError, EngineError, RequestError, StoreBusyError, together
 from hcache.experiment import Experiment
 from hcache.files import Identity, identity
 from hcache.models.arms import Arm
 from hcache.sampling.enumerator import Enumerator, Reply
+from hcache.sampling.gate import Gate
 from hcache.sampling.plan import check_size, tree_size
 from hcache.sampling.records import record_of, tables_of
 from hcache.sampling.schedules import Resident, Sweep
@@ -58,10 +52,11 @@ class Sampler:
         splits: Sequence[str] = SPLITS,
         budget: int | None = None,
         minutes: float | None = None,
+        only: Container[str] | None = None,
         on_progress: Callable[[Tally], None] = lambda tally: None,
     ) -> None:
         """The queries of some splits; `budget` bounds the generations of this run, `minutes` when
-        queries are still begun.
+        queries are still begun; of a server's models, `only` generations of these keys are made.
 
         Raises:
             ConfigError: no such split, or none with queries; or see `check_size`.
@@ -83,6 +78,7 @@ class Sampler:
         self.engines = Engines(factory, self.config.logprobs)
         self.budget = budget
         self.minutes = minutes
+        self.gate = Gate(self.config.max_cost, only)
         self.on_progress = on_progress
         self.tally = Tally(queries=len(self.queries))
         self.queued: dict[str, deque[Request]] = {
@@ -200,6 +196,7 @@ class Sampler:
             self.engines.close()
             self.tally.loads = self.engines.loads
             self.tally.left = len(self.held) + len(self.order)
+            self.tally.spent = self.gate.spent
             self.tally.seconds = time.monotonic() - started
             self.on_progress(self.tally)
 
@@ -228,7 +225,8 @@ class Sampler:
 
     def _affordable(self, started: float) -> bool:
         """Whether one more whole tree fits the budget, beside all that are open."""
-        if self.minutes is not None and time.monotonic() - started > 60 * self.minutes:
+        minutes = (time.monotonic() - started) / 60
+        if self.gate.shut or (self.minutes is not None and minutes > self.minutes):
             return False
         if self.budget is None:
             return True
@@ -265,6 +263,8 @@ class Sampler:
             queue = self.queued.get(request.arm.engine_key)
             if queue is None or request.arm.id in self.given_up:  # its engine, or it, has failed
                 self.tally.missing += 1
+            elif self.gate.bars(request):
+                self.tally.absent += 1
             else:
                 queue.append(request)
 
@@ -290,8 +290,12 @@ class Sampler:
         queue, running = self.queued[key], self.running[key]
         try:
             engine = self._engine(key)
-            while queue and len(running) < IN_FLIGHT:
+            self.gate.reckon(request for each in self.running.values() for request in each.values())
+            while queue and len(running) < IN_FLIGHT and self.gate.passes(queue[0]):
                 self._submit(engine, queue.popleft())
+            if self.gate.shut:  # what was asked is still answered
+                self.tally.unpaid += len(queue)
+                queue.clear()
             finished = engine.step()
         except RequestError as error:
             del running[error.key]
@@ -349,6 +353,7 @@ class Sampler:
             self.fresh[request.key] = reply
             self.known.add(request.key)
             self.tally.generated[request.arm.name] += 1
+            self.gate.pay(request, generation)
             self.tally.output_tokens += generation.output_tokens
             unlocked += self.enumerator.supply(request.key, reply)
         self._queue(self._answer_known(unlocked))
