@@ -50,7 +50,9 @@ class ServerConfig(Section):
     served_as: str | None = Field(
         None, description="model that replies name, where it is not `path`; identity"
     )
-    concurrency: int = Field(32, ge=1, le=4096, description="requests at once to each endpoint")
+    concurrency: int = Field(
+        32, ge=1, le=4096, description="requests at once to each endpoint, of this model"
+    )
     timeout: float = Field(600, gt=0, description="seconds until a reply has to be there")
     retries: int = Field(
         6, ge=0, le=100, description="after a time-out, a broken reply, status 408, 409, 429 or 5xx"

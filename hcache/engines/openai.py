@@ -52,7 +52,15 @@ class OpenaiEngine:
         self.name = arm.model_config.path
         self.server = arm.model_config.at_server
         urls = _endpoints(self.model, arm.model_config)
-        self.transport = Transport(urls, _key(self.model, arm.model_config, urls), self.server)
+        key = _key(self.model, arm.model_config, urls)
+        try:
+            self.transport = Transport(urls, key, self.server)
+        except (ValueError, ImportError, OSError) as error:  # not repeated: it may hold a password
+            raise EngineError(
+                f"models.{self.model}: the proxy or the certificates of the environment cannot be "
+                f"used ({type(error).__name__}).",
+                "Correct HTTP_PROXY, HTTPS_PROXY, ALL_PROXY or SSL_CERT_FILE, or unset them.",
+            ) from None
         self.requests: dict[str, Request] = {}
         self.answered: set[str] = set()  # arms that have had a reply
         self.refused: dict[str, ArmError] = {}  # arms that never had one, and why

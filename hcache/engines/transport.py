@@ -13,6 +13,7 @@ import json
 import os
 import queue
 import random
+import ssl
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -255,6 +256,8 @@ def _cause(error: BaseException) -> str:
     """Why a connection failed, in the system's words where it has any."""
     below: BaseException | None = error
     while below is not None:
+        if isinstance(below, ssl.SSLError):
+            return f"TLS, {below.reason or below.strerror}"
         if isinstance(below, OSError) and below.errno:
             return os.strerror(below.errno) if below.errno > 0 else str(below.strerror)
         below = below.__cause__ or below.__context__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import threading
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from helpers.experiments import facts, load, settings, table, write_scripts
+from helpers.paths import ROOT
 from helpers.servers import (
     HANG,
     MALFORMED,
@@ -21,6 +23,7 @@ from helpers.servers import (
     Fault,
     fake_server,
     free_port,
+    listens,
     remote,
 )
 
@@ -29,9 +32,11 @@ from hcache.engines import Request, transport
 from hcache.engines.chat import chat_body, is_overflow, read_completion
 from hcache.engines.openai import OpenaiEngine
 from hcache.errors import ArmError, ConfigError, EngineError, HcacheError, RequestError
+from hcache.experiment import Experiment
 from hcache.sampling import Sampler, Tally
 from hcache.workflows import Message
 
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 KEY = "canary-of-the-key"
 LATER = Fault(status=429, headers=(("retry-after", "0"),))
 
@@ -275,6 +280,50 @@ def test_an_endpoint_that_dies_leaves_its_work_to_the_other(
     assert facts(folder / "small.duckdb") == undisturbed
 
 
+def test_a_server_that_goes_and_comes_back_is_waited_for(
+    folder: Path,
+    undisturbed: dict[str, list[tuple[Any, ...]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transport, "FIRST_PAUSE", 0.05)
+    port, gone, done = free_port(), threading.Event(), threading.Event()
+    asked: list[int] = []
+
+    def serve() -> None:
+        with fake_server(lambda number, body: RESET if gone.is_set() else None, port) as first:
+            first.delay = 0.02
+            while len(first.bodies) < 8:
+                time.sleep(0.005)
+            gone.set()
+        time.sleep(0.5)
+        with fake_server(port=port) as second:
+            done.wait(60)
+            asked.append(len(second.bodies))
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    url, ends = f"http://127.0.0.1:{port}/v1", time.monotonic() + 10
+    while time.monotonic() < ends and not listens(port):
+        time.sleep(0.01)
+    try:
+        tally = run(folder, url, concurrency=1, retries=40)
+    finally:
+        done.set()
+        thread.join()
+    assert asked[0] >= 20 and sum(tally.generated.values()) == 30
+    assert facts(folder / "small.duckdb") == undisturbed
+
+
+def test_a_proxy_that_is_none_is_said_and_not_repeated(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("HTTPS_PROXY", "nothing://u:canary@x")
+    with pytest.raises(EngineError, match="proxy or the certificates") as caught:
+        run(folder, "https://example.org/v1", names="a")
+    assert "canary" not in str(caught.value)
+
+
 def test_retry_after_is_kept_to(folder: Path) -> None:
     times: list[float] = []
 
@@ -395,6 +444,24 @@ def test_ids_and_thoughts_that_a_server_gives_are_kept(folder: Path) -> None:
 def test_what_is_no_reply_is_none(content: str | bytes) -> None:
     with pytest.raises(ValueError):
         read_completion(content)
+
+
+def test_the_example_of_the_readme_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (example,) = re.findall(r"^```\n(db: api.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    assert example.count("\n") == 10
+    (folder / "mine.yaml").write_text(example, encoding="utf-8")
+    rows = [{"question": f"question {number}", "answer": "small"} for number in range(30)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "questions.jsonl").write_text(lines, encoding="utf-8")
+
+    def dated(number: int, body: Body) -> Body:
+        return {"model": f"{body['model']}-2025-04-14"}
+
+    with fake_server(dated) as fake:
+        monkeypatch.setenv("OPENAI_BASE_URL", fake.url)
+        experiment = Experiment.load(folder / "mine.yaml", db=folder / "api.duckdb")
+        tally = Sampler(experiment).run()
+    assert tally.complete == 30 and 0 < tally.spent < 5
 
 
 # Settings that do not hold, and secrets

@@ -163,11 +163,13 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def fake_server(behaviour: Behaviour = lambda number, body: None) -> Iterator[FakeServer]:
-    """A server at a free port, up while the block runs."""
+def fake_server(
+    behaviour: Behaviour = lambda number, body: None, port: int = 0
+) -> Iterator[FakeServer]:
+    """A server at a port, a free one if not said, up while the block runs."""
     fake = FakeServer(behaviour=behaviour)
     handler = type("Handler", (_Handler,), {"fake": fake})
-    with _Server(("127.0.0.1", 0), handler) as server:
+    with _Server(("127.0.0.1", port), handler) as server:
         fake.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
@@ -184,6 +186,12 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def listens(port: int) -> bool:
+    """Whether a server is there."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def remote(names: str, *urls: str, **server: Any) -> dict[str, Any]:
