@@ -13,9 +13,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from hcache.data.source import Source
+from hcache.data.source import Row, Source
 from hcache.engines import Engine, Generation, Request, make_engine
 from hcache.engines.base import QueueEngine
 from hcache.engines.chat import (
@@ -186,7 +185,7 @@ def _lines(path: Path) -> Iterator[tuple[str, _Line]]:
         yield key, _line(source, row)
 
 
-def _line(source: Source, row: dict[str, Any]) -> _Line:
+def _line(source: Source, row: Row) -> _Line:
     response = row.get("response")
     response = response if isinstance(response, dict) else {}
     status, body = response.get("status_code"), response.get("body")
