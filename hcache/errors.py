@@ -6,7 +6,8 @@ HcacheError                   exit code 1, one line on the terminal, no tracebac
 ├── StoreError                the database cannot be opened, read or written
 │   └── StoreBusyError        another process holds it; trying later helps
 ├── EngineError               a model cannot be loaded, or the engine died
-│   └── ArmError              an engine cannot serve one of its arms; the others it can
+│   ├── ArmError              an engine cannot serve one of its arms; the others it can
+│   └── RequestError          an engine has no reply to one request; to others it has
 └── RunError                  a run folder is missing, incomplete or does not fit
 """
 
@@ -56,9 +57,17 @@ class ArmError(EngineError):
     request = ""  # key of the one that was refused, where it had been queued
 
 
+class RequestError(EngineError):
+    """An engine has no reply to one of its requests; all else goes on."""
+
+    def __init__(self, message: str, hint: str, key: str = "") -> None:
+        super().__init__(message, hint)
+        self.key = key  # of the request
+
+
 def together(errors: Sequence[EngineError]) -> EngineError:
-    """One error that says what several do."""
-    *others, last = errors
+    """One error that says what several do; what several say alike stands there once."""
+    *others, last = {str(error): error for error in errors}.values()
     if not others:
         return last
     return EngineError(" ".join([*map(str, others), last.message]), last.hint)

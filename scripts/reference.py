@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from hcache.config import schema as config
+from hcache.config.server import ServerConfig
 from hcache.data.extractors import EXTRACTORS
 from hcache.data.metrics import METRICS
 from hcache.data.readers import READERS
@@ -33,6 +34,7 @@ relative to the working directory.
 SECTIONS: dict[str, type[BaseModel]] = {
     "The file": config.ExperimentConfig,
     "`models.NAME`": config.ModelConfig,
+    "`models.NAME.server`": ServerConfig,
     "`models.NAME.low_rank`": config.LowRankConfig,
     "`arms.NAME`": config.ArmConfig,
     "`data.NAME`": config.DatasetConfig,
@@ -84,7 +86,7 @@ def _section(title: str, model: type[BaseModel], shared: type[BaseModel] | None 
 def _type(field: FieldInfo) -> str:
     kind: Any = field.annotation
     text = getattr(kind, "__name__", "") if isinstance(kind, type) else str(kind)
-    for prefix in ("typing.", "hcache.config.schema."):
+    for prefix in ("typing.", "hcache.config.schema.", "hcache.config.server."):
         text = text.replace(prefix, "")
     text = _ANNOTATED.sub(r"\1", text)
     return f"`{text.replace('|', 'or')}`"

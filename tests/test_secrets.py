@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from helpers.experiments import load, settings
 from helpers.paths import ROOT
+from helpers.servers import fake_server, remote
 
 from hcache.errors import ConfigError
 
@@ -52,15 +53,35 @@ COMMANDS = [
     ["runs"],
     ["doctor"],
 ]
+SERVED = [
+    ["plan", "served.yaml", "--batch", "requests.jsonl"],
+    ["sample", "served.yaml"],
+    ["train", "served.yaml"],
+    ["eval", "served.yaml"],
+    ["check", "served.duckdb"],
+    ["verify", "served.yaml"],
+    ["export", "served.jsonl", "--db", "served.duckdb"],
+]
 
 
 def test_no_value_of_the_environment_is_ever_written(folder: Path) -> None:
-    load(folder, settings("ab", train={"iterations": 5, "also": {"sft": {"iterations": 5}}}))
+    train = {"iterations": 5, "also": {"sft": {"iterations": 5}}}
+    load(folder, settings("ab", train=train))
+    with fake_server() as fake:
+        models = remote("ab", fake.url)
+        models["b"]["server"]["api_key_env"] = "ANYTHING"
+        served = settings("ab", models=models, train=train, name="served", db="served.duckdb")
+        (folder / "served.yaml").write_text(json.dumps(served))
+        check_nothing_is_written(folder)
+        assert len(fake.bodies) > 30 and all(key and "canary" in key for key in fake.keys)
+
+
+def check_nothing_is_written(folder: Path) -> None:
     canaries = {name: f"canary-{number}-{name[::-1]}" for number, name in enumerate(NAMES)}
     canaries |= {name: f"http://user:canary-{name[::-1]}@127.0.0.1:9" for name in URLS}
     environment = os.environ | canaries | {"PYTHONPATH": str(ROOT), "VLLM_LOGGING_LEVEL": "ERROR"}
     done = subprocess.run(
-        [sys.executable, "-c", CHAIN, json.dumps(COMMANDS)],
+        [sys.executable, "-c", CHAIN, json.dumps(COMMANDS + SERVED)],
         cwd=folder,
         env=environment,
         capture_output=True,

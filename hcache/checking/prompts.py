@@ -56,7 +56,9 @@ def check_prompts(
 def _at_hand(experiment: Experiment, findings: Findings) -> Pool:
     """The arms of an experiment with a checkpoint; none, and a note, where files are missing."""
     try:
-        return tuple(arm for arm in experiment.pool if arm.path.is_dir())
+        return tuple(
+            arm for arm in experiment.pool if arm.path.is_dir() and not arm.model_config.remote
+        )
     except (HcacheError, OSError) as error:
         findings.notes.append(f"No prompt was rendered: {error}")
         return ()

@@ -68,13 +68,18 @@ def read_arms(store: Store, findings: Findings) -> dict[str, Arm]:
 def fingerprints(arms: Mapping[str, Arm]) -> pl.DataFrame:
     """Limits of the replies of each fingerprint, for the rules of `store/checks.py`."""
     schema = {"fingerprint": pl.String, "max_tokens": pl.Int64, "context": pl.Int64,
-              "tool": pl.Boolean, "by_question": pl.Boolean}  # fmt: skip
+              "tool": pl.Boolean, "by_question": pl.Boolean, "remote": pl.Boolean}  # fmt: skip
     rows = [
-        (arm.fingerprint, arm.config.max_tokens, arm.model_config.max_model_len,
-         arm.model_config.engine == "search", arm.by_question)
+        (arm.fingerprint, arm.config.max_tokens, _window(arm.model_config),
+         arm.model_config.engine == "search", arm.by_question, arm.model_config.remote)
         for arm in arms.values()
     ]  # fmt: skip
     return pl.DataFrame(rows, schema, orient="row").unique("fingerprint")
+
+
+def _window(model: ModelConfig) -> int:
+    """Tokens that prompt and reply may have; that of a server is not known."""
+    return 1 << 31 if model.remote else model.max_model_len
 
 
 def read_experiments(store: Store, arms: Mapping[str, Arm], findings: Findings) -> list[Recorded]:

@@ -83,7 +83,7 @@ def _compare(
         engine.submit(Request(row["generation_id"], arm, messages, "", row["sample"]))
     while found.made < len(rows):
         for again in engine.step():
-            _judge(rows[again.key], again, engine.provenance, found)
+            _judge(rows[again.key], again, engine.provenance | dict(again.facts), found)
             on_progress(arm.name, found.made, len(rows))
 
 

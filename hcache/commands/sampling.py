@@ -26,6 +26,7 @@ from hcache.errors import ConfigError, StoreError, together
 from hcache.experiment import Experiment
 from hcache.models.replies import in_words
 from hcache.sampling import Plan, Sampler, Tally, make_plan
+from hcache.sampling.batches import Written, read_results, write_batch
 from hcache.sampling.placing import placement_of, serving
 from hcache.sampling.sampler import PATIENCE_SECONDS
 from hcache.sampling.scoring import rescore as score_again
@@ -39,12 +40,19 @@ def plan(
     plugin: Plugins = None,
     show: Annotated[int, typer.Option(help="Print this many real prompts.")] = 0,
     workers: Workers = None,
+    batch: Annotated[
+        Path | None,
+        typer.Option(help="Write what servers' models can be asked now as a batch file instead."),
+    ] = None,
 ) -> None:
     """Say what sampling would do: generations, what is cached, tokens, time. Runs no model.
 
     Example: `hcache plan data/demo/experiment.yaml --show 3`
     """
     loaded = Experiment.load(experiment, _with(set_, workers), db, plugins=plugin or ())
+    if batch is not None:
+        _say_written(write_batch(loaded, batch))
+        return
     made = make_plan(loaded, show)
     console.print(table_of(_plan_rows(made), f"plan of {loaded.name}"))
     say(
@@ -85,6 +93,10 @@ def sample(
         typer.Option(help="With --policy: what runs the models, transformers if not said."),
     ] = None,
     workers: Workers = None,
+    results: Annotated[
+        list[Path] | None,
+        typer.Option("--from", help="Results of a batch, in place of servers. Repeatable."),
+    ] = None,
 ) -> None:
     """Run every model sequence of every query, and keep all of it. Made once, never again.
 
@@ -102,20 +114,24 @@ def sample(
     elif engine is not None:
         raise ConfigError("--engine is for models with a ΔW.", "Name its run: --policy RUN.")
     served = serving(loaded)
+    came = read_results(loaded, results) if results else None
     with SamplingProgress() as bars:
         tally = Sampler(
             loaded,
-            served.factory,
+            served.factory if came is None else came.before(served.factory),
             splits=split.split(","),
             budget=budget,
             minutes=minutes,
             workers=served.workers,
             swap=served.swap,
+            only=None if came is None else came.generations,
             on_progress=bars.update,
         ).run()
     say(summary(tally, str(loaded.db)))
     if served.fleet is not None:
         say(_said_of(served.fleet))
+    if came is not None and came.failed:
+        say(f"{len(came.failed)} lines of results hold no reply; the first is {came.failed[0]}.")
     for sentence in in_words(tally.replies):
         say(sentence)
     _print_dropped(loaded)
@@ -124,6 +140,16 @@ def sample(
 def _with(overrides: list[str] | None, workers: int | None) -> list[str]:
     """Overrides with the number of workers, where it is given."""
     return [*(overrides or ()), *([] if workers is None else [f"sampling.workers={workers}"])]
+
+
+def _say_written(written: Written) -> None:
+    """Where batch files are, and how to go on."""
+    for file, count in written.requests.items():
+        say(f"{count} requests in {file}; take their results with: hcache sample … --from RESULTS")
+    if not written.requests:
+        say("nothing that can be asked of a server's model is missing")
+    if written.others:
+        say(f"{written.others} requests of other models are missing too: hcache sample makes them")
 
 
 def _print_dropped(experiment: Experiment) -> None:
@@ -213,6 +239,17 @@ def summary(tally: Tally, db: str) -> str:
     )
     if tally.scored.new or tally.scored.anew:
         text += f"; {tally.scored}"
+    if tally.spent:
+        text += f"; cost {tally.spent:.4g}"
+    if tally.unpaid:
+        text += (
+            f"; {tally.unpaid} requests not sent: sampling.max_cost is reached, a run with another "
+            "goes on"
+        )
+    if tally.absent:
+        text += (
+            f"; {tally.absent} requests are not in the results: `hcache plan … --batch` writes them"
+        )
     if tally.left:
         text += f"; {tally.left} queries left for want of budget: run the same command again"
     if tally.moved:

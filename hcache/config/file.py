@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import UnionType
 from typing import Any, TypeVar, get_args
 
 import yaml
@@ -215,6 +216,8 @@ def _fields_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
         if isinstance(current, type) and issubclass(current, BaseModel):
             field = current.model_fields.get(str(part))
             current = field.annotation if field else None
+            if isinstance(current, UnionType):  # with None: it may be left out
+                current = get_args(current)[0]
         else:  # dict[str, Section]: the part is a free name
             current = (get_args(current) or (None,))[-1]
     if isinstance(current, type) and issubclass(current, BaseModel):

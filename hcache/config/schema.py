@@ -4,32 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    JsonValue,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, JsonValue, field_validator, model_validator
 
+from hcache.config.section import Section as Section
+from hcache.config.section import Settings as Settings
+from hcache.config.server import ServerConfig
 from hcache.data.queries import SPLITS
 from hcache.data.thoughts import KNOWN_TAGS, Tags
 from hcache.plugins import did_you_mean, plain_name
-
-
-class Section(BaseModel):
-    """A section of the file: unknown keys are refused, and so are NaN and infinity."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Settings(Section):
-    """Settings of an algorithm, defined next to it; nothing is converted on the way."""
-
-    model_config = ConfigDict(strict=True)
-
 
 Seed = Annotated[int, Field(ge=0, lt=1 << 32)]  # as NumPy takes them
 MOST_REPLICAS = 1 << 16  # keys of generations have room for as many
@@ -74,12 +56,18 @@ class LowRankConfig(Section):
 
 
 class ModelConfig(Section):
-    """A checkpoint and how it is loaded."""
+    """A checkpoint and how it is loaded, or a model that a server has."""
 
-    path: str = Field(description="folder of a checkpoint, or org/name in the hub's local cache")
-    engine: str = Field(
-        "vllm", description="runs it: vllm, or scripted; search serves the tool of a workflow alone"
+    path: str = Field(
+        description="folder of a checkpoint, or org/name in the hub's local cache; with engine "
+        "openai, the name that the server gives the model"
     )
+    engine: str = Field(
+        "vllm",
+        description="runs it: vllm, openai (a server, see docs/servers.md), or scripted; search "
+        "serves the tool of a workflow alone",
+    )
+    server: ServerConfig | None = Field(None, description="with engine openai: where, and how")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "bfloat16", description="explicit, so that identity does not follow the machine"
     )
@@ -101,7 +89,8 @@ class ModelConfig(Section):
     engine_args: dict[str, JsonValue] = Field(
         {},
         description="further arguments of the engine; of vLLM's, those of memory, parallelism, "
-        "scheduling, kernels and logging are provenance, all others identity",
+        "scheduling, kernels and logging are provenance, all others identity; with openai, further "
+        "fields of each request",
     )
 
     @field_validator("reasoning_tags")
@@ -116,6 +105,27 @@ class ModelConfig(Section):
     def tags(self) -> Tags:
         """Pairs of tags that a thought of this model stands in."""
         return KNOWN_TAGS if self.reasoning_tags is None else self.reasoning_tags
+
+    @property
+    def at_server(self) -> ServerConfig:
+        """Where and how its server is asked."""
+        return self.server or ServerConfig()
+
+    @property
+    def served_name(self) -> str:
+        """The model that replies of its server name."""
+        return self.at_server.served_as or self.path
+
+    @property
+    def remote(self) -> bool:
+        """Whether a server has the model: tokens are counted there, and its window is not known."""
+        return self.engine == "openai"
+
+    @model_validator(mode="after")
+    def _has_a_server(self) -> ModelConfig:
+        if self.server is not None and not self.remote:
+            raise ValueError(f"server: a model with engine {self.engine} has none")
+        return self
 
     @model_validator(mode="after")
     def _has_weights_to_change(self) -> ModelConfig:
@@ -214,6 +224,9 @@ class SamplingConfig(Section):
         "provenance, not identity",
     )
     logprobs: bool = Field(False, description="keep the log-probability of each output token")
+    max_cost: float | None = Field(
+        None, ge=0, description="of one run, at the prices of the arms; nothing is asked beyond it"
+    )
     seed: Seed = Field(0, description="order in which queries are taken")
 
 
@@ -302,6 +315,16 @@ class ExperimentConfig(Section):
             if ">" in name or name == "STOP":
                 raise ValueError(f"an arm cannot be called {name!r}; use letters, digits, _ and -")
         return arms
+
+    @model_validator(mode="after")
+    def _capped_arms_have_prices(self) -> ExperimentConfig:
+        """A cap at prices that nobody gave would be none."""
+        for name, arm in self.arms.items():
+            model = self.models.get(arm.model)
+            priced = "price" in arm.model_fields_set or model is None or not model.remote
+            if self.sampling.max_cost is not None and not priced:
+                raise ValueError(f"arms.{name}.price: missing, which sampling.max_cost needs")
+        return self
 
     @model_validator(mode="after")
     def _names_resolve(self) -> ExperimentConfig:

@@ -26,6 +26,9 @@ TOO_LONG = "too_long"
 
 It costs its prompt tokens, see docs/checking.md."""
 
+MODEL_FILES = ("path", "chat_template", "adapter")
+"""Settings of a model that name files."""
+
 REPLICA_STRIDE = 1 << 16
 """Sample index of a generation: replica + REPLICA_STRIDE · (sample index of its Ask)."""
 
@@ -124,6 +127,9 @@ class Generation:
     seconds: float = 0.0
     thinking: bool = False  # the prompt ends inside a thought, so the reply begins there
     prompt_key: str = ""  # digest of the prompt's token ids; "" where nothing was rendered
+    counted: int | None = None  # tokens generated, as a server counts them
+    reasoning_tokens: int = 0  # of these, in a thought, where a server says so
+    facts: tuple[tuple[str, str], ...] = ()  # provenance of this reply alone
 
     def __post_init__(self) -> None:
         """Make the text one that can be stored: half a surrogate pair becomes U+FFFD."""
@@ -132,7 +138,7 @@ class Generation:
     @property
     def output_tokens(self) -> int:
         """Tokens generated, the end-of-turn token included where the model said it."""
-        return len(self.token_ids)
+        return len(self.token_ids) if self.counted is None else self.counted
 
 
 class Engine(Protocol):
@@ -153,6 +159,7 @@ class Engine(Protocol):
 
         Raises:
             ArmError: a request that was queued is refused; its `request` says which.
+            RequestError: it has no reply to one request; it goes on with others.
             EngineError: the engine has failed; what it had queued is lost.
         """
 
@@ -167,6 +174,7 @@ class QueueEngine(ABC):
     """An engine that computes each reply at once: `batch` replies of its queue a step."""
 
     provenance: dict[str, str]
+    files: tuple[str, ...] = MODEL_FILES  # see `EngineType`
 
     @staticmethod
     def reply_arguments(arguments: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
@@ -210,6 +218,9 @@ class QueueEngine(ABC):
 
 class EngineType(Protocol):
     """What is registered under the name of an engine; `QueueEngine` has a default for most."""
+
+    files: tuple[str, ...]
+    """Settings of a model that name files, which are looked for before all else."""
 
     @staticmethod
     def content(model: ModelConfig, place: str) -> dict[str, object]:

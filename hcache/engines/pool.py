@@ -41,9 +41,10 @@ def build_pool(
 
 def _located(name: str, model: ModelConfig, folder: Path) -> ModelConfig:
     """The same model with every path of it found."""
+    kind = ENGINES.find(engine_of(model), f"models.{name}.engine")
     paths = {
         field: str(locate(value, folder, f"models.{name}.{field}"))
-        for field in ("path", "chat_template", "adapter")
+        for field in kind.files
         if (value := getattr(model, field)) is not None
     }
     return model.model_copy(update=paths)

@@ -20,7 +20,16 @@ from typing import Any
 from pydantic import JsonValue
 
 from hcache.config.schema import ModelConfig
-from hcache.engines.base import ENGINES, TOO_LONG, Generation, Prompt, Request, as_said, render
+from hcache.engines.base import (
+    ENGINES,
+    MODEL_FILES,
+    TOO_LONG,
+    Generation,
+    Prompt,
+    Request,
+    as_said,
+    render,
+)
 from hcache.engines.devices import has_gpu
 from hcache.engines.memory import Memory, checkpoint_memory
 from hcache.engines.rendering import check_rendering, rendering
@@ -80,6 +89,8 @@ def _quiet() -> Iterator[None]:
 
 class CheckpointType:
     """What is common to the engines of checkpoints that take vLLM's arguments, see `EngineType`."""
+
+    files: tuple[str, ...] = MODEL_FILES
 
     @staticmethod
     def content(model: ModelConfig, place: str) -> dict[str, object]:

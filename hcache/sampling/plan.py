@@ -97,7 +97,7 @@ def make_plan(experiment: Experiment, show: int = 0) -> Plan:
         ConfigError: see `check_size`.
     """
     check_size(experiment)
-    stored = _stored(experiment)
+    stored = stored_replies(experiment)
     rates = _rates(experiment)
     lengths = {arm.name: _Tokens(arm.path) for arm in experiment.pool}  # a tool reads no tokens
     lines: dict[tuple[str, int], Line] = {}
@@ -152,7 +152,8 @@ def _walk(
     return found
 
 
-def _stored(experiment: Experiment) -> dict[str, Reply]:
+def stored_replies(experiment: Experiment) -> dict[str, Reply]:
+    """The replies that the database holds, by the key of their generation."""
     if not exists(experiment.db):
         return {}
     with Store(experiment.db) as store:

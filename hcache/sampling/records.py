@@ -8,12 +8,13 @@ from typing import Any
 from hcache.engines import Engine, Generation, Request
 from hcache.keys import canonical, digest, well_formed
 
-UNKNOWN = {"thinking": False, "prompt_key": ""}
+UNKNOWN = {"thinking": False, "prompt_key": "", "reasoning_tokens": 0}
 """What records of an older version lack."""
 
 
 def record_of(request: Request, generation: Generation, engine: Engine) -> dict[str, Any]:
     """A finished generation as it stands in the spool."""
+    provenance = engine.provenance | dict(generation.facts)
     return {
         "generation_id": generation.key,
         "fingerprint": request.arm.fingerprint,
@@ -28,11 +29,12 @@ def record_of(request: Request, generation: Generation, engine: Engine) -> dict[
         "finish_reason": generation.finish_reason,
         "logprobs": generation.logprobs,
         "seconds": generation.seconds,
-        "provenance_id": digest(engine.provenance),
-        "provenance": canonical(engine.provenance),
+        "provenance_id": digest(provenance),
+        "provenance": canonical(provenance),
         "created": datetime.now(UTC).replace(tzinfo=None).isoformat(),
         "thinking": generation.thinking,
         "prompt_key": generation.prompt_key,
+        "reasoning_tokens": generation.reasoning_tokens,
     }
 
 

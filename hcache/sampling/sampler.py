@@ -10,18 +10,19 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 import polars as pl
 
 from hcache.data.queries import SPLITS, Query, known_split
 from hcache.engines import Engine, EngineFactory, Engines, Generation, Request
-from hcache.errors import ArmError, ConfigError, EngineError, StoreBusyError, together
+from hcache.errors import ArmError, ConfigError, EngineError, RequestError, StoreBusyError, together
 from hcache.experiment import Experiment
 from hcache.files import Identity, identity
 from hcache.models.arms import Arm
 from hcache.sampling.enumerator import Enumerator, Reply
+from hcache.sampling.gate import Gate
 from hcache.sampling.placing import in_process
 from hcache.sampling.plan import check_size, tree_size
 from hcache.sampling.records import record_of, tables_of
@@ -54,11 +55,13 @@ class Sampler:
         minutes: float | None = None,
         workers: int = 1,
         swap: bool = False,
+        only: Container[str] | None = None,
         on_progress: Callable[[Tally], None] = lambda tally: None,
     ) -> None:
         """The queries of some splits; `budget` bounds the generations of this run, `minutes` when
-        queries are still begun. `workers` answer beside each other where the engines are in several
-        processes; `swap` asks for one model at a time whatever the schedule.
+        queries are still begun; of a server's models, `only` generations of these keys are made.
+        `workers` answer beside each other where the engines are in several processes; `swap` asks
+        for one model at a time whatever the schedule.
 
         Raises:
             ConfigError: no such split, or none with queries; or see `check_size`.
@@ -82,6 +85,7 @@ class Sampler:
         self.minutes = minutes
         self.in_flight, self.backlog = IN_FLIGHT * workers, BACKLOG * workers
         self.swap = swap or self.config.schedule == "swap"
+        self.gate = Gate(self.config.max_cost, only)
         self.on_progress = on_progress
         self.tally = Tally(queries=len(self.queries))
         self.queued: dict[str, deque[Request]] = {
@@ -199,6 +203,7 @@ class Sampler:
             self.engines.close()
             self.tally.loads = self.engines.loads
             self.tally.left = len(self.held) + len(self.order)
+            self.tally.spent = self.gate.spent
             self.tally.seconds = time.monotonic() - started
             self.on_progress(self.tally)
 
@@ -227,7 +232,8 @@ class Sampler:
 
     def _affordable(self, started: float) -> bool:
         """Whether one more whole tree fits the budget, beside all that are open."""
-        if self.minutes is not None and time.monotonic() - started > 60 * self.minutes:
+        minutes = (time.monotonic() - started) / 60
+        if self.gate.shut or (self.minutes is not None and minutes > self.minutes):
             return False
         if self.budget is None:
             return True
@@ -264,6 +270,8 @@ class Sampler:
             queue = self.queued.get(request.arm.engine_key)
             if queue is None or request.arm.id in self.given_up:  # its engine, or it, has failed
                 self.tally.missing += 1
+            elif self.gate.bars(request):
+                self.tally.absent += 1
             else:
                 queue.append(request)
 
@@ -289,11 +297,20 @@ class Sampler:
         queue, running = self.queued[key], self.running[key]
         try:
             engine = self._engine(key)
-            while queue and len(running) < self.in_flight:
+            self.gate.reckon(request for each in self.running.values() for request in each.values())
+            while queue and len(running) < self.in_flight and self.gate.passes(queue[0]):
                 self._submit(engine, queue.popleft())
+            if self.gate.shut:  # what was asked is still answered
+                self.tally.unpaid += len(queue)
+                queue.clear()
             finished = engine.step()
         except ArmError as error:  # of a request that was queued
             self._give_up(running.pop(error.request).arm, error)
+            return
+        except RequestError as error:
+            del running[error.key]
+            self.errors.append(error)
+            self.tally.missing += 1
             return
         except EngineError as error:
             self._fail(key, error)
@@ -347,6 +364,7 @@ class Sampler:
             self.fresh[request.key] = reply
             self.known.add(request.key)
             self.tally.generated[request.arm.name] += 1
+            self.gate.pay(request, generation)
             self.tally.output_tokens += generation.output_tokens
             unlocked += self.enumerator.supply(request.key, reply)
         self._queue(self._answer_known(unlocked))

@@ -22,6 +22,9 @@ class Tally:
     loads: int = 0
     moved: int = 0  # queries in another split than when they were recorded before
     missing: int = 0  # outcomes lost to a failed engine, or an arm that it cannot serve
+    absent: int = 0  # of a server's models, not in the file of results that was given
+    unpaid: int = 0  # requests not sent, since sampling.max_cost was reached
+    spent: float = 0.0  # by this run, at the prices of its arms
     left: int = 0  # queries not begun, for want of budget
     waiting: bool = False  # whether finished generations wait in the spool
     seconds: float = 0.0

@@ -1,7 +1,8 @@
 """Rules that the rows of a sound database obey, as questions for the rows that break them.
 
 Each question gives one column, an example of a row by its key; what it gives none for is sound.
-`fingerprints` is a frame of the caller's: fingerprint, max_tokens, context, tool, by_question.
+`fingerprints` is a frame of the caller's: fingerprint, max_tokens, context, tool, by_question,
+remote.
 """
 
 from __future__ import annotations
@@ -156,7 +157,8 @@ def _tokens() -> Iterator[Rule]:
         return Rule("generations", fault, f"select generation_id from {source} where {where}")
 
     yield generations(
-        "output_tokens is not the number of token_ids", "g.output_tokens != len(g.token_ids)"
+        "output_tokens is not the number of token_ids",
+        "g.output_tokens != len(g.token_ids) and not (f.remote and len(g.token_ids) = 0)",
     )
     yield generations(
         "has no prompt_tokens",
@@ -172,6 +174,10 @@ def _tokens() -> Iterator[Rule]:
         "g.cached_tokens not between 0 and g.prompt_tokens",
     )
     yield generations(
+        "reasoning_tokens are not a part of output_tokens",
+        "g.reasoning_tokens not between 0 and g.output_tokens",
+    )
+    yield generations(
         "finish_reason is none of stop, length, too_long",
         "g.finish_reason not in ('stop', 'length', 'too_long')",
     )
@@ -181,7 +187,7 @@ def _tokens() -> Iterator[Rule]:
     )
     yield generations(
         "was cut, yet is shorter than max_tokens and the window allow",
-        f"g.finish_reason = 'length' and g.output_tokens < {_ROOM}",
+        f"g.finish_reason = 'length' and g.output_tokens < {_ROOM} and not f.remote",
     )
     yield generations(
         "has a reply although its prompt was too long",

@@ -1,8 +1,9 @@
 """The digest of a database: what it holds, in whatever order and on whatever day it was written.
 
 Two files with equal digests have the same rows in every table. Left out are the circumstances of
-their making: when, how fast, by what version and on what device, how much of a prompt was cached,
-and where the files of the models lay. What replies depend on is in their keys.
+their making: when, how fast, by what version and on what device, how much of a prompt was cached
+and, where a server counts it, how much of a reply was thought, and where the files of the models
+lay. What replies depend on is in their keys.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from hcache.store.queries import DIGEST
 from hcache.store.schema import UNIQUE
 from hcache.store.store import Store
 
-CIRCUMSTANCES = ("created", "seconds", "cached_tokens", "provenance_id", "settings", "config")
+CIRCUMSTANCES = (
+    "created", "seconds", "cached_tokens", "reasoning_tokens", "provenance_id", "settings",
+    "config",
+)  # fmt: skip
 """Columns that may differ between two makings of the same content."""
 
 TABLES = tuple(sorted(UNIQUE.keys() - {"provenance"}))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-VERSION = 4
+VERSION = 5
 OLDEST = 2  # the first version that was released
 
 ASK = """struct(arm varchar, generation varchar, prompt_tokens integer, output_tokens integer,
@@ -41,7 +41,8 @@ create table generations (
     prompt_tokens integer not null, output_tokens integer not null, cached_tokens integer not null,
     finish_reason varchar not null, logprobs float[], seconds double not null,
     provenance_id varchar not null, created timestamp not null,
-    thinking boolean not null default false, prompt_key varchar not null default ''
+    thinking boolean not null default false, prompt_key varchar not null default '',
+    reasoning_tokens integer not null default 0
 );
 create table provenance (provenance_id varchar not null, facts varchar not null);
 create table texts (text_id varchar not null, text varchar not null);
@@ -262,6 +263,10 @@ alter table generations add column thinking boolean default false;
 alter table generations alter column thinking set not null;
 alter table generations add column prompt_key varchar default '';
 alter table generations alter column prompt_key set not null;
+""",
+    4: """
+alter table generations add column reasoning_tokens integer default 0;
+alter table generations alter column reasoning_tokens set not null;
 """,
 }
 """SQL that lifts a file from the version that is its key to the next one."""

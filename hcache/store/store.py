@@ -67,7 +67,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "text": TEXT, "token_ids": pl.List(INT), "prompt_tokens": INT, "output_tokens": INT,
         "cached_tokens": INT, "finish_reason": TEXT, "logprobs": pl.List(pl.Float32),
         "seconds": pl.Float64, "provenance_id": TEXT, "created": pl.Datetime,
-        "thinking": pl.Boolean, "prompt_key": TEXT,
+        "thinking": pl.Boolean, "prompt_key": TEXT, "reasoning_tokens": INT,
     },
     "provenance": {"provenance_id": TEXT, "facts": TEXT},
     "texts": {"text_id": TEXT, "text": TEXT},
