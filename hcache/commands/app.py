@@ -18,6 +18,7 @@ from hcache.commands import (
     doctor,
     export,
     inspect,
+    merge,
     report,
     routers,
     sampling,
@@ -50,6 +51,7 @@ app.command()(demo.demo)
 app.command()(sampling.plan)
 app.command()(sampling.sample)
 app.command()(sampling.rescore)
+app.command()(merge.merge)
 app.command()(routers.train)
 app.command()(bench.bench)
 app.command("eval")(routers.evaluate)

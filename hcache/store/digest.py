@@ -2,7 +2,8 @@
 
 Two files with equal digests have the same rows in every table. Left out are the circumstances of
 their making: when, how fast, by what version and on what device, how much of a prompt was cached,
-and where the files of the models lay. What replies depend on is in their keys.
+where the files of the models lay, in which order the actions of a state came, and the conflicts
+that merging has kept aside. What replies depend on is in their keys.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from hcache.store.store import Store
 CIRCUMSTANCES = ("created", "seconds", "cached_tokens", "provenance_id", "settings", "config")
 """Columns that may differ between two makings of the same content."""
 
-TABLES = tuple(sorted(UNIQUE.keys() - {"provenance"}))
+TABLES = tuple(sorted(UNIQUE.keys() - {"provenance", "conflicts"}))
+SETS = ("actions",)
+"""Columns of lists whose order is one of arrival."""
 
 
 @dataclass(frozen=True)
@@ -48,5 +51,9 @@ def content_digest(store: Store) -> ContentDigest:
 
 def _table_digest(store: Store, table: str) -> TableDigest:
     columns = sorted(store.sql(f"from {table} limit 0").columns)
-    chosen = ", ".join(f'"{name}"' for name in columns if name not in CIRCUMSTANCES)
+    chosen = ", ".join(_content(name) for name in columns if name not in CIRCUMSTANCES)
     return TableDigest(*store.sql(DIGEST.format(columns=chosen, table=table)).row(0))
+
+
+def _content(column: str) -> str:
+    return f'list_sort("{column}") as "{column}"' if column in SETS else f'"{column}"'
