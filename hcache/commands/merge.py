@@ -68,8 +68,8 @@ def _told(merged: Merged, into: Path) -> Iterator[str]:
         )
     if merged.other_arms:
         yield (
-            f"{', '.join(merged.other_arms)}: in no pool of {into} yet; an experiment with all arms "
-            "takes them in and makes what is missing: hcache sample EXPERIMENT.yaml"
+            f"{', '.join(merged.other_arms)}: in no pool of {into} yet; with an experiment of all "
+            "arms they are, and what is missing is made: hcache sample EXPERIMENT.yaml"
         )
     if merged.in_two_splits:
         yield (

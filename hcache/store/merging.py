@@ -74,6 +74,11 @@ create temp table others as
     where f.workflow != i.workflow;
 """
 """What was made with a reply that stays out; experiments that only have the same name."""
+THEN = {
+    "generations": LOST,
+    "trajectories": "insert into lost select key from found where table_name = 'trajectories'",
+}
+"""What follows from the conflicts of a table."""
 BY_ARM = """
 with arms_of as (
     select fingerprint, string_agg(name, ', ' order by name) as name from source.arms group by all
@@ -235,8 +240,7 @@ def _merge_one(into: Path, source: Path) -> Merged:
         connection.execute(FOUND)
         for table in COMPARED:
             _find_conflicts(connection, table)
-            if table == "generations":
-                connection.execute(LOST)
+            connection.execute(THEN.get(table, ""))
         found = connection.execute(BY_ARM.format(examples=EXAMPLES)).fetchall()
         new = {table: _bring(connection, table, str(source)) for table in UNIQUE}
         [(left_out, missing)] = connection.execute(LEFT_OUT).fetchall()
