@@ -22,13 +22,13 @@ from hcache.experiment import Experiment
 from hcache.files import Identity, identity
 from hcache.models.arms import Arm
 from hcache.sampling.enumerator import Enumerator, Reply
-from hcache.sampling.plan import check_size, tree_size
+from hcache.sampling.plan import check_size, complete_queries, stored_scope, tree_size
 from hcache.sampling.records import record_of, tables_of
 from hcache.sampling.schedules import Resident, Sweep
 from hcache.sampling.scoring import rescore, score
 from hcache.sampling.tally import Tally
 from hcache.store import Spool, Store, check_kind, wait_and_write, write
-from hcache.store.queries import COMPLETE, GENERATIONS, GENERATIONS_BY_ARM, TRAJECTORIES
+from hcache.store.queries import GENERATIONS, GENERATIONS_BY_ARM, TRAJECTORIES
 from hcache.store.spool import taken_away
 
 BATCH = 256  # queries begun together, so that the store is asked once for all
@@ -140,21 +140,16 @@ class Sampler:
         """Begin only queries of which something is missing; a count tells, without enumeration."""
         size = tree_size(self.experiment, self.queries[0])
         self.tree = sum(size.values())
-        if self.experiment.workflow.regular:
-            complete = self._complete_queries(store)
-            self.order = deque(query for query in self.order if query.id not in complete)
-            self.tally.complete = self.complete_before = len(complete)
+        complete = self._complete_queries(store)
+        self.order = deque(query for query in self.order if query.id not in complete)
+        self.tally.complete = self.complete_before = len(complete)
         for (arm, _), count in size.items():
             self.tally.expected[arm] += self.tally.cached[arm] + count * len(self.order)
 
     def _complete_queries(self, store: Store) -> set[str]:
         """Ids of the queries whose every trajectory is stored; counts their generations too."""
-        workflow, arms = self.experiment.workflow, [arm.id for arm in self.experiment.pool]
-        trajectories = workflow.trajectories(len(arms)) * self.config.replicas
-        stored = [workflow.fingerprint, self.config.replicas, workflow.hops, arms]
-        queries = pl.DataFrame({"query_id": [query.id for query in self.queries]})
-        complete = store.sql(COMPLETE, [*stored, trajectories], chosen=queries)
-        counts = store.sql(GENERATIONS_BY_ARM, stored, chosen=complete)
+        complete = complete_queries(store, self.experiment, self.queries)
+        counts = store.sql(GENERATIONS_BY_ARM, stored_scope(self.experiment), chosen=complete)
         self.tally.cached.update(dict(counts.iter_rows()))
         return set(complete.to_series())
 
