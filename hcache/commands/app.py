@@ -22,6 +22,7 @@ from hcache.commands import (
     report,
     routers,
     sampling,
+    status,
 )
 from hcache.commands.console import notes, say
 from hcache.data.visible import one_line, tell_of_warnings
@@ -51,6 +52,7 @@ app.command()(demo.demo)
 app.command()(sampling.plan)
 app.command()(sampling.sample)
 app.command()(sampling.rescore)
+app.command()(status.status)
 app.command()(merge.merge)
 app.command()(routers.train)
 app.command()(bench.bench)

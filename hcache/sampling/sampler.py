@@ -26,6 +26,7 @@ from hcache.sampling.plan import check_size, complete_queries, stored_scope, tre
 from hcache.sampling.records import record_of, tables_of
 from hcache.sampling.schedules import Resident, Sweep
 from hcache.sampling.scoring import rescore, score
+from hcache.sampling.status import StatusFile
 from hcache.sampling.tally import Tally
 from hcache.store import Spool, Store, check_kind, wait_and_write, write
 from hcache.store.queries import GENERATIONS, GENERATIONS_BY_ARM, TRAJECTORIES
@@ -105,6 +106,8 @@ class Sampler:
         started = time.monotonic()
         check_kind(self.db)
         self.spool = Spool(self.db)
+        self.status = StatusFile(self.db, self.experiment.name)
+        self.status.write(self.tally)
         try:
             self._begin()
             self._loop(started)
@@ -177,6 +180,7 @@ class Sampler:
                 took = ended - began
             self.tally.seconds = time.monotonic() - started
             self.on_progress(self.tally)
+            self.status.write(self.tally)
 
     def _end(self, started: float) -> None:
         for engine in self.engines.loaded.values():
@@ -184,6 +188,7 @@ class Sampler:
         try:
             self._commit(PATIENCE_SECONDS)
         finally:
+            self.status.remove()  # while the lock is held: the next sampler writes its own
             self.spool.close()
             self.engines.close()
             self.tally.loads = self.engines.loads
@@ -331,8 +336,7 @@ class Sampler:
             reply = Reply.of(generation)
             self.fresh[request.key] = reply
             self.known.add(request.key)
-            self.tally.generated[request.arm.name] += 1
-            self.tally.output_tokens += generation.output_tokens
+            self.tally.count(request.arm, generation)
             unlocked += self.enumerator.supply(request.key, reply)
         self._queue(self._answer_known(unlocked))
         self.tally.complete = self.complete_before + self.enumerator.complete

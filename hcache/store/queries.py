@@ -188,6 +188,20 @@ order by a.trajectory_id, a.place
 
 # For people
 
+# By experiment and arm: generations of its fingerprint, whichever experiment asked for them.
+STORED = f"""
+with own as (
+    select p.experiment, p.position, a.name as arm, a.fingerprint, p.input_price, p.output_price
+    from pools p join arms a using (arm_id)
+)
+select o.experiment, o.arm, count(g.generation_id) as generations,
+       coalesce(sum(g.prompt_tokens), 0)::bigint as prompt_tokens,
+       coalesce(sum(g.output_tokens), 0)::bigint as output_tokens,
+       coalesce(sum({price("g", "o.input_price", "o.output_price")}), 0) / 1000 as spent
+from own o left join generations g using (fingerprint)
+group by o.experiment, o.position, o.arm order by o.experiment, o.position
+"""
+
 FIND = """
 select o.*, q.question from outcomes o join queries q using (query_id)
 where starts_with(o.trajectory_id, $1) order by o.trajectory_id, o.experiment limit 100
