@@ -253,7 +253,9 @@ def _merge_one(into: Path, source: Path) -> Merged:
     return Merged(
         source=str(source),
         new=new,
-        conflicts=tuple(Conflict(*row, tuple(keys)) for *row, keys in found),
+        conflicts=tuple(
+            Conflict(table, arm, count, tuple(keys)) for table, arm, count, keys in found
+        ),
         left_out=left_out,
         missing=missing,
         other_versions=versions,

@@ -1,4 +1,4 @@
-"""`hcache status`: who samples, how far, what it has cost; a run that was killed is seen as such."""
+"""`hcache status`: who samples, how far, at what cost; a run that was killed is seen as such."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ import pytest
 from helpers.experiments import Raw, failing, load, sample, settings
 from helpers.shell import Shell
 
-from hcache.engines import ScriptedEngine
-from hcache.models.arms import Arm
 from hcache.sampling import Sampler, status
 from hcache.sampling.status import read_status, status_path
 from hcache.store import Spool
@@ -30,16 +28,13 @@ from helpers.experiments import failing, load, settings
 from hcache.sampling import Sampler, status
 status.SECONDS_BETWEEN = 0
 
-class Slow(Exception):
-    pass
-
 def factory(arm, logprobs, made=failing("ab", 8)):
     engine = made(arm, logprobs)
     fault = engine.fault
     engine.fault = lambda answered: time.sleep(600) if answered >= 8 else fault(answered)
     return engine
 
-Sampler(load(Path.cwd(), settings("ab")), factory, on_progress=lambda tally: print(flush=True)).run()
+Sampler(load(Path.cwd(), settings("ab")), factory).run()
 """
 
 
@@ -54,16 +49,13 @@ def shell(
 
 def asked_meanwhile(shell: Shell, raw: Raw, ask: Callable[[], Any]) -> list[Any]:
     """What is said after the fourth reply of a run, from within it."""
-    said = []
+    said: list[Any] = []
 
     def look(tally: Any) -> None:
         if sum(tally.generated.values()) >= 4 and not said:
             said.append(ask())
 
-    def factory(arm: Arm, logprobs: bool) -> ScriptedEngine:
-        return failing([], 0)(arm, logprobs)
-
-    Sampler(load(shell.folder, raw), factory, on_progress=look).run()
+    Sampler(load(shell.folder, raw), failing([], 0), on_progress=look).run()
     return said
 
 
@@ -119,7 +111,10 @@ def test_meanwhile_it_says_so_in_words(shell: Shell) -> None:
 
 def test_workers_and_endpoints_are_shown_whatever_they_say(shell: Shell) -> None:
     write = status.StatusFile.write
-    parts = [{"worker": "0", "device": "cuda:0"}, {"worker": "1", "tokens/s": 7.5}]
+    parts: list[dict[str, Any]] = [
+        {"worker": "0", "device": "cuda:0"},
+        {"worker": "1", "tokens/s": 7.5},
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(status.StatusFile, "write", lambda self, tally: write(self, tally, parts))
         [said] = asked_meanwhile(shell, settings("ab"), lambda: shell("status", "small.duckdb"))
