@@ -10,12 +10,14 @@ from typing import Any
 from hcache.commands.check import ExperimentOrDatabase, database_of
 from hcache.commands.console import console, print_json, say, table_of
 from hcache.commands.options import AsJson, Database
+from hcache.errors import StoreBusyError
 from hcache.sampling.status import RunStatus, read_status
 from hcache.store import Store, exists, spool_path
 from hcache.store.queries import STORED
 from hcache.store.spool import sampling
 
 KILLED = "killed"
+PATIENCE_SECONDS = 2.0  # for a sampler that writes; what it says of itself is enough
 
 
 def status(target: ExperimentOrDatabase, db: Database = None, as_json: AsJson = False) -> None:
@@ -28,11 +30,7 @@ def status(target: ExperimentOrDatabase, db: Database = None, as_json: AsJson = 
     """
     path = database_of(target, db)
     sampler, run = sampling(path), read_status(path)
-    if run is None or exists(path):
-        with Store(path) as store:
-            stored = store.sql(STORED).to_dicts()
-    else:
-        stored = []  # the run has only begun
+    stored = _stored(path, run)
     if as_json:
         print_json(_plain(path, sampler, run, stored))
         return
@@ -44,6 +42,20 @@ def status(target: ExperimentOrDatabase, db: Database = None, as_json: AsJson = 
         console.print(table_of(_filled(run.parts), "workers"))
     if stored:
         console.print(table_of(stored, "in the database"))
+
+
+def _stored(path: Path, run: RunStatus | None) -> list[dict[str, Any]]:
+    """What the database holds; nothing while a run has just made it, or is writing it."""
+    if run is None:
+        with Store(path) as store:
+            return store.sql(STORED).to_dicts()
+    if not exists(path):
+        return []
+    try:
+        with Store(path, PATIENCE_SECONDS) as store:
+            return store.sql(STORED).to_dicts()
+    except StoreBusyError:
+        return []
 
 
 def _state(sampler: str, run: RunStatus | None) -> str:

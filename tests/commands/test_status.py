@@ -173,3 +173,23 @@ def test_a_sampler_without_a_status_is_still_named(shell: Shell) -> None:
     said = shell("status", "small.duckdb")
     assert f"process {os.getpid()}" in said and "is sampling into small.duckdb" in said
     spool.close()
+
+
+def test_while_the_database_is_written_it_still_says_how_far_the_run_is(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hcache.commands.status.PATIENCE_SECONDS", 0.1)
+    code = "import duckdb; c = duckdb.connect('small.duckdb'); print(flush=True); input()"
+
+    def ask() -> Any:
+        with subprocess.Popen(
+            [sys.executable, "-c", code], cwd=shell.folder, stdin=-1, stdout=-1
+        ) as process:
+            assert process.stdout is not None and process.stdout.readline()
+            said = json.loads(shell("status", "small.duckdb", "--json"))
+            process.communicate(b"\n")
+        return said
+
+    [found] = asked_meanwhile(shell, settings("ab"), ask)
+    assert found["state"] == "sampling" and found["run"]["generated"] > 0
+    assert found["stored"] == []
