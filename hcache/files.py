@@ -18,6 +18,11 @@ def cache_folder() -> Path:
     return home / "hcache"
 
 
+def features_folder(db: Path) -> Path:
+    """Folder of vectors of a database's states, which can be encoded again."""
+    return db.with_name(db.name + ".features")
+
+
 def find(path: str, *folders: Path) -> Path | None:
     """Place of a path below the first of some folders that has it; None where none can have it."""
     with contextlib.suppress(OSError, ValueError, RuntimeError):  # too long, NUL, ~nobody

@@ -18,9 +18,11 @@ from hcache.commands import (
     doctor,
     export,
     inspect,
+    merge,
     report,
     routers,
     sampling,
+    status,
 )
 from hcache.commands.console import notes, say
 from hcache.data.visible import one_line, tell_of_warnings
@@ -50,6 +52,8 @@ app.command()(demo.demo)
 app.command()(sampling.plan)
 app.command()(sampling.sample)
 app.command()(sampling.rescore)
+app.command()(status.status)
+app.command()(merge.merge)
 app.command()(routers.train)
 app.command()(bench.bench)
 app.command("eval")(routers.evaluate)

@@ -117,7 +117,7 @@ def digest(
     """
     from hcache.store.digest import content_digest
 
-    with Store(_database(target, db)) as store:
+    with Store(database_of(target, db)) as store:
         found = content_digest(store)
     if as_json:
         print_json(asdict(found))
@@ -127,7 +127,7 @@ def digest(
     say(f"{found.digest}  all")
 
 
-def _database(target: Path, db: Path | None) -> Path:
+def database_of(target: Path, db: Path | None) -> Path:
     """The database that a target names."""
     if target.suffix in (".yaml", ".yml"):
         return Experiment.load(target, (), db).db

@@ -21,7 +21,7 @@ from rich.text import Text
 from hcache.data.visible import visible
 from hcache.files import json_text
 
-SECONDS_BETWEEN_LINES = 60.0
+SECONDS_BETWEEN_LINES = 30.0
 WIDE = 160  # where output is not a terminal: files and pipes have no margin
 
 _CSV_SPECIAL = re.compile('[,"\r\n]')

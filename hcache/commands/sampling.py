@@ -209,18 +209,12 @@ class SamplingProgress:
             self.bars.stop()
 
     def update(self, tally: Tally) -> None:
-        """Show a tally.
-
-        A total is what is done and the whole trees of all queries not complete, an upper bound:
-        branches with equal replies share generations.
-        """
+        """Show a tally."""
         if not tally.expected:
             return  # nothing has begun
         self.bars.start()
-        open_share = 1 - tally.complete / tally.queries
-        for arm, expected in tally.expected.items():
-            done = tally.cached[arm] + tally.generated[arm]
-            total = min(expected, done + round(expected * open_share))
+        for arm in tally.expected:
+            done, total = tally.done(arm), tally.total(arm)
             if arm not in self.tasks:
                 self.tasks[arm] = self.bars.add_task(arm, total=total, rate="")
             rate = tally.generated[arm] / max(tally.seconds, 1e-9)

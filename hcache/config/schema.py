@@ -140,6 +140,10 @@ class Price(Section):
     input: float = Field(ge=0)
     output: float = Field(ge=0)
 
+    def of(self, read: int, written: int) -> float:
+        """Cost of so many tokens."""
+        return (self.input * read + self.output * written) / 1000
+
 
 class ArmConfig(Section):
     """A model with its generation settings: one choice of the router."""

@@ -8,6 +8,7 @@ options of a multiple choice and the context before it. Passages that a tool sea
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -64,6 +65,13 @@ def split_by_hash(queries: Iterable[Query], names: Sequence[str]) -> dict[str, l
         value = int(digest_text("split:" + query.wording), 16)
         dealt[names[value * len(names) >> 4 * KEY_DIGITS]].append(query)
     return dealt
+
+
+def shuffled(queries: Iterable[Query], seed: int) -> list[Query]:
+    """Queries in a random order, which depends on nothing but the seed and what they are."""
+    ordered = sorted(queries, key=lambda query: query.id)
+    random.Random(seed).shuffle(ordered)
+    return ordered
 
 
 REPEATED = "repeated"

@@ -26,6 +26,7 @@ from safetensors.numpy import save
 from hcache.artefacts import check_tensors, damaged, write_tensors
 from hcache.config.schema import FeaturesConfig
 from hcache.errors import ConfigError, RunError
+from hcache.files import features_folder
 from hcache.keys import digest
 from hcache.models.causal_lm import (
     beginning,
@@ -264,7 +265,7 @@ class FeatureStore:
 
     def __init__(self, db: Path, encoder: Encoder) -> None:
         self.encoder = encoder
-        self.folder = db.with_name(db.name + ".features") / encoder.fingerprint
+        self.folder = features_folder(db) / encoder.fingerprint
         self._shards = list(self._read())
 
     def missing(self, ids: Iterable[str]) -> list[str]:

@@ -46,12 +46,11 @@ class Gate:
     def pay(self, request: Request, generation: Generation) -> None:
         """Note what a reply cost."""
         price = request.arm.config.price
-        read, written = generation.prompt_tokens, generation.output_tokens
-        self.spent += (price.input * read + price.output * written) / 1000
+        self.spent += price.of(generation.prompt_tokens, generation.output_tokens)
 
 
 def most(request: Request) -> float:
     """The most that a request can cost: no token of a prompt is shorter than a byte."""
     config = request.arm.config
     read = TEMPLATE_TOKENS + sum(len(message.content.encode()) for message in request.messages)
-    return (config.price.input * read + config.price.output * config.max_tokens) / 1000
+    return config.price.of(read, config.max_tokens)

@@ -17,7 +17,7 @@ from hcache.experiment import Experiment
 from hcache.keys import digest_text
 from hcache.sampling.enumerator import Enumerator, Reply
 from hcache.store import Store, exists
-from hcache.store.queries import RATE
+from hcache.store.queries import COMPLETE, GENERATIONS_BY_HOP, RATE, REPLIES_BY_KEY
 
 MOST_TRAJECTORIES = 100_000
 """Trajectories of one question, over all replicas, that are enumerated; see docs/experiment.md."""
@@ -91,19 +91,20 @@ def check_size(experiment: Experiment) -> None:
 
 
 def make_plan(experiment: Experiment, show: int = 0) -> Plan:
-    """Enumerate everything with what is stored, and stand-ins for replies that are not.
+    """Count what is complete, enumerate the rest with stand-ins for replies that are not stored.
 
     Raises:
         ConfigError: see `check_size`.
     """
     check_size(experiment)
-    stored = stored_replies(experiment)
+    counted, queries = _counted(experiment)
+    stored = stored_replies(experiment) if queries else {}
     rates = _rates(experiment)
     lengths = {arm.name: _Tokens(arm.path) for arm in experiment.pool}  # a tool reads no tokens
-    lines: dict[tuple[str, int], Line] = {}
+    lines = {place: Line(*place, count, count) for place, count in counted.items()}
     prompts: list[Request] = []
     first: dict[tuple[str, int], Request] = {}  # that is not cached
-    for query in experiment.queries():
+    for query in queries:
         for request, hop in _walk(experiment, query, lambda r: stored.get(r.key)):
             arm = request.arm
             line = lines.setdefault((arm.name, hop), Line(arm.name, hop))
@@ -152,18 +153,53 @@ def _walk(
     return found
 
 
+def complete_queries(
+    store: Store, experiment: Experiment, queries: Iterable[Query]
+) -> pl.DataFrame:
+    """Ids of queries whose every trajectory is stored; a count tells, without enumeration."""
+    if not experiment.workflow.regular:
+        return pl.DataFrame(schema={"query_id": pl.String})
+    replicas = experiment.config.sampling.replicas
+    trajectories = experiment.workflow.trajectories(len(experiment.pool)) * replicas
+    chosen = pl.DataFrame({"query_id": [query.id for query in queries]})
+    return store.sql(COMPLETE, [*stored_scope(experiment), trajectories], chosen=chosen)
+
+
+def stored_scope(experiment: Experiment) -> list[object]:
+    """Parameters of the questions about an experiment's stored trees."""
+    workflow, replicas = experiment.workflow, experiment.config.sampling.replicas
+    return [workflow.fingerprint, replicas, workflow.hops, [arm.id for arm in experiment.pool]]
+
+
+def _counted(experiment: Experiment) -> tuple[Counter[tuple[str, int]], list[Query]]:
+    """Generations of complete queries by (arm, hop), and the queries that are to be enumerated."""
+    queries = experiment.queries()
+    counts: Counter[tuple[str, int]] = Counter()
+    if not exists(experiment.db):
+        return counts, queries
+    with Store(experiment.db) as store:
+        complete = complete_queries(store, experiment, queries)
+        found = store.sql(GENERATIONS_BY_HOP, stored_scope(experiment), chosen=complete)
+    names = {arm.id: arm.name for arm in experiment.all_arms}
+    torn = set()
+    for query_id, arm, hop, count in found.iter_rows():
+        if arm is None:
+            torn.add(query_id)
+        else:
+            counts[names[arm], hop] += count
+    known = set(complete.to_series()) - torn
+    return counts, [query for query in queries if query.id not in known]
+
+
 def stored_replies(experiment: Experiment) -> dict[str, Reply]:
     """The replies that the database holds, by the key of their generation."""
     if not exists(experiment.db):
         return {}
+    fingerprints = {arm.fingerprint for arm in experiment.all_arms}
     with Store(experiment.db) as store:
-        frame = store.match("generations", _fingerprints(experiment))
-    columns = frame.select("generation_id", *Reply.__dataclass_fields__)
-    return {key: Reply(*rest) for key, *rest in columns.iter_rows()}
-
-
-def _fingerprints(experiment: Experiment) -> pl.DataFrame:
-    return pl.DataFrame({"fingerprint": [arm.fingerprint for arm in experiment.all_arms]}).unique()
+        chosen = pl.DataFrame({"fingerprint": sorted(fingerprints)})
+        frame = store.sql(REPLIES_BY_KEY, chosen=chosen)
+    return {key: Reply(*rest) for key, *rest in frame.iter_rows()}
 
 
 def _rates(experiment: Experiment) -> dict[str, float]:

@@ -7,7 +7,6 @@ same run started again generates only what is missing.
 
 from __future__ import annotations
 
-import random
 import time
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from hcache.data.queries import SPLITS, Query, known_split
+from hcache.data.queries import SPLITS, Query, known_split, shuffled
 from hcache.engines import Engine, EngineFactory, Engines, Generation, Request
 from hcache.errors import ArmError, ConfigError, EngineError, RequestError, StoreBusyError, together
 from hcache.experiment import Experiment
@@ -24,13 +23,14 @@ from hcache.models.arms import Arm
 from hcache.sampling.enumerator import Enumerator, Reply
 from hcache.sampling.gate import Gate
 from hcache.sampling.placing import in_process
-from hcache.sampling.plan import check_size, tree_size
+from hcache.sampling.plan import check_size, complete_queries, stored_scope, tree_size
 from hcache.sampling.records import record_of, tables_of
 from hcache.sampling.schedules import Resident, Sweep
 from hcache.sampling.scoring import rescore, score
+from hcache.sampling.status import StatusFile
 from hcache.sampling.tally import Tally
 from hcache.store import Spool, Store, check_kind, wait_and_write, write
-from hcache.store.queries import COMPLETE, GENERATIONS, GENERATIONS_BY_ARM, TRAJECTORIES
+from hcache.store.queries import GENERATIONS, GENERATIONS_BY_ARM, TRAJECTORIES
 from hcache.store.spool import taken_away
 
 BATCH = 256  # queries begun together, so that the store is asked once for all
@@ -69,8 +69,7 @@ class Sampler:
         check_size(experiment)
         self.experiment = experiment
         self.config = experiment.config.sampling
-        self.splits = splits
-        self.db = experiment.db
+        self.splits, self.db = splits, experiment.db
         self.queries = [
             query for split in splits for query in experiment.splits.get(known_split(split), [])
         ]
@@ -81,8 +80,7 @@ class Sampler:
         self.by_id = {query.id: query for query in self.queries}
         self.enumerator = Enumerator(experiment.workflow, experiment.pool)
         self.engines = Engines(factory or in_process(experiment), self.config.logprobs)
-        self.budget = budget
-        self.minutes = minutes
+        self.budget, self.minutes = budget, minutes
         self.in_flight, self.backlog = IN_FLIGHT * workers, BACKLOG * workers
         self.swap = swap or self.config.schedule == "swap"
         self.gate = Gate(self.config.max_cost, only)
@@ -92,7 +90,7 @@ class Sampler:
             arm.engine_key: deque() for arm in experiment.all_arms
         }
         self.running: dict[str, dict[str, Request]] = {key: {} for key in self.queued}
-        self.order = deque(self._shuffled())
+        self.order = deque(shuffled(self.queries, self.config.seed))
         self.held: deque[tuple[str, list[Request]]] = deque()  # begun, not yet within budget
         self.begun: set[str] = set()  # open queries whose requests went to engines
         self.complete_before = 0  # queries that earlier runs have completed
@@ -115,6 +113,8 @@ class Sampler:
         started = time.monotonic()
         check_kind(self.db)
         self.spool = Spool(self.db)
+        self.status = StatusFile(self.db, self.experiment.name)
+        self.status.write(self.tally)
         try:
             self._begin()
             self._loop(started)
@@ -125,11 +125,6 @@ class Sampler:
         self.tally.scored = rescore(self.experiment, PATIENCE_SECONDS)
         self.tally.replies = self.experiment.replies(self.splits)
         return self.tally
-
-    def _shuffled(self) -> list[Query]:
-        queries = sorted(self.queries, key=lambda query: query.id)
-        random.Random(self.config.seed).shuffle(queries)
-        return queries
 
     # The run: begin, loop, end
 
@@ -150,21 +145,16 @@ class Sampler:
         """Begin only queries of which something is missing; a count tells, without enumeration."""
         size = tree_size(self.experiment, self.queries[0])
         self.tree = sum(size.values())
-        if self.experiment.workflow.regular:
-            complete = self._complete_queries(store)
-            self.order = deque(query for query in self.order if query.id not in complete)
-            self.tally.complete = self.complete_before = len(complete)
+        complete = self._complete_queries(store)
+        self.order = deque(query for query in self.order if query.id not in complete)
+        self.tally.complete = self.complete_before = len(complete)
         for (arm, _), count in size.items():
             self.tally.expected[arm] += self.tally.cached[arm] + count * len(self.order)
 
     def _complete_queries(self, store: Store) -> set[str]:
         """Ids of the queries whose every trajectory is stored; counts their generations too."""
-        workflow, arms = self.experiment.workflow, [arm.id for arm in self.experiment.pool]
-        trajectories = workflow.trajectories(len(arms)) * self.config.replicas
-        stored = [workflow.fingerprint, self.config.replicas, workflow.hops, arms]
-        queries = pl.DataFrame({"query_id": [query.id for query in self.queries]})
-        complete = store.sql(COMPLETE, [*stored, trajectories], chosen=queries)
-        counts = store.sql(GENERATIONS_BY_ARM, stored, chosen=complete)
+        complete = complete_queries(store, self.experiment, self.queries)
+        counts = store.sql(GENERATIONS_BY_ARM, stored_scope(self.experiment), chosen=complete)
         self.tally.cached.update(dict(counts.iter_rows()))
         return set(complete.to_series())
 
@@ -192,6 +182,7 @@ class Sampler:
                 took = ended - began
             self.tally.seconds = time.monotonic() - started
             self.on_progress(self.tally)
+            self.status.write(self.tally)
 
     def _end(self, started: float) -> None:
         for engine in self.engines.loaded.values():
@@ -199,11 +190,11 @@ class Sampler:
         try:
             self._commit(PATIENCE_SECONDS)
         finally:
+            self.status.remove()  # while the lock is held: the next sampler writes its own
             self.spool.close()
             self.engines.close()
             self.tally.loads = self.engines.loads
             self.tally.left = len(self.held) + len(self.order)
-            self.tally.spent = self.gate.spent
             self.tally.seconds = time.monotonic() - started
             self.on_progress(self.tally)
 
@@ -363,9 +354,8 @@ class Sampler:
             reply = Reply.of(generation)
             self.fresh[request.key] = reply
             self.known.add(request.key)
-            self.tally.generated[request.arm.name] += 1
+            self.tally.count(request.arm, generation)
             self.gate.pay(request, generation)
-            self.tally.output_tokens += generation.output_tokens
             unlocked += self.enumerator.supply(request.key, reply)
         self._queue(self._answer_known(unlocked))
         self.tally.complete = self.complete_before + self.enumerator.complete

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import duckdb
 import polars as pl
 
-from hcache.store.schema import TABLES, UNIQUE, VERSION, views
+from hcache.store.schema import CONFLICT, TABLES, UNIQUE, VERSION, views
 
 SMALL = 8  # prompts of an arm below which equal counts of tokens may be chance
 SPREAD = 64  # bytes by which the longest of them is longer than the shortest
@@ -130,6 +130,7 @@ HASHED = (  # (table, key, what it is made of, digits, for which rows)
     ("texts", "text_id", "text", 32, "true"),
     ("states", "context_id", _list("context"), 32, "true"),
     ("trajectories", "trajectory_id", TRAJECTORY, 16, "true"),
+    ("conflicts", "conflict_id", CONFLICT, 32, "true"),
     ("generations", "generation_id", GENERATION, 32,
      "fingerprint not in (select fingerprint from fingerprints where by_question)"),
 )  # fmt: skip

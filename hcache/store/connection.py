@@ -17,6 +17,7 @@ import polars as pl
 
 from hcache.errors import StoreBusyError, StoreError
 from hcache.store.holders import UNKNOWN, process_named
+from hcache.store.schema import literal
 from hcache.store.spool import disk_full
 
 # The second where it reads rows from Python.
@@ -40,6 +41,7 @@ _CLOSED = _OPEN | {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
 }
+_NO_MORE = "set enable_external_access = false"
 # It takes a process started by another for a session at a prompt, and draws bars there.
 _NO_BARS = "set enable_progress_bar = false"
 # Without external access, DuckDB still writes to the open database's own path, its log and its
@@ -48,9 +50,9 @@ _NO_FILES = "set disabled_filesystems = 'LocalFileSystem'; set lock_configuratio
 
 
 def connect(
-    path: Path, *, read_only: bool, reach: Reach = Reach.SPILL
+    path: Path, *, read_only: bool, reach: Reach = Reach.SPILL, source: Path | None = None
 ) -> duckdb.DuckDBPyConnection:
-    """Open a database file.
+    """Open a database file; its SQL also reads the tables of another, `source`, by that name.
 
     Raises:
         StoreBusyError: another process or connection has it open.
@@ -58,14 +60,27 @@ def connect(
     """
     check_kind(path)
     settings: dict[str, str | bool | int | float | list[str]] = {
-        **(_OPEN if reach is Reach.EVERYTHING else _CLOSED)
+        **(_OPEN if reach is Reach.EVERYTHING or source else _CLOSED)
     }
     with translating(path):  # an absolute path: `md:x` and `:memory:` would be no files
         connection = duckdb.connect(str(path.absolute()), read_only=read_only, config=settings)
         connection.execute(_NO_BARS)
         if reach is Reach.NOTHING:
             connection.execute(_NO_FILES)
+    if source is not None:
+        _attach(connection, source)
     return connection
+
+
+def _attach(connection: duckdb.DuckDBPyConnection, source: Path) -> None:
+    """Open a second file for reading, the last that the connection opens."""
+    try:
+        with translating(source):
+            connection.execute(f"attach {literal(str(source.absolute()))} as source (read_only)")
+            connection.execute(_NO_MORE)
+    except BaseException:
+        connection.close()
+        raise
 
 
 def exists(path: Path) -> bool:

@@ -2,8 +2,9 @@
 
 Two files with equal digests have the same rows in every table. Left out are the circumstances of
 their making: when, how fast, by what version and on what device, how much of a prompt was cached
-and, where a server counts it, how much of a reply was thought, and where the files of the models
-lay. What replies depend on is in their keys.
+and, where a server counts it, how much of a reply was thought, where the files of the models lay,
+in which order the actions of a state came, and the conflicts that merging has kept aside. What
+replies depend on is in their keys.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ CIRCUMSTANCES = (
 )  # fmt: skip
 """Columns that may differ between two makings of the same content."""
 
-TABLES = tuple(sorted(UNIQUE.keys() - {"provenance"}))
+TABLES = tuple(sorted(UNIQUE.keys() - {"provenance", "conflicts"}))
+SETS = ("actions",)
+"""Columns of lists whose order is one of arrival."""
 
 
 @dataclass(frozen=True)
@@ -52,5 +55,9 @@ def content_digest(store: Store) -> ContentDigest:
 
 def _table_digest(store: Store, table: str) -> TableDigest:
     columns = sorted(store.sql(f"from {table} limit 0").columns)
-    chosen = ", ".join(f'"{name}"' for name in columns if name not in CIRCUMSTANCES)
+    chosen = ", ".join(_content(name) for name in columns if name not in CIRCUMSTANCES)
     return TableDigest(*store.sql(DIGEST.format(columns=chosen, table=table)).row(0))
+
+
+def _content(column: str) -> str:
+    return f'list_sort("{column}") as "{column}"' if column in SETS else f'"{column}"'

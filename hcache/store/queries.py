@@ -43,6 +43,42 @@ select a.name, count(distinct ask.generation) from (select unnest(asks) as ask f
 join arms a on a.arm_id = ask.arm group by a.name
 """
 
+# Of complete queries: generations by arm and the first hop that asks for them. A query in which two
+# arms ask for the same one is named instead: only the order of enumeration tells whose it is.
+GENERATIONS_BY_HOP = """
+with own as (
+    select s.query_id, s.replica, s.decisions, s.depth, s.asks
+    from states s semi join chosen using (query_id)
+    where s.workflow = $1 and s.replica < $2 and s.depth < $3 and list_has_all($4, s.decisions)
+),
+nodes as (
+    from own union all
+    select t.query_id, t.replica, t.decisions, t.depth, t.asks
+    from trajectories t semi join chosen using (query_id)
+    where t.workflow = $1 and t.replica < $2 and t.depth <= $3 and list_has_all($4, t.decisions)
+),
+asked as (
+    select n.query_id, greatest(n.depth, 1) as hop,
+           unnest(n.asks[coalesce(len(p.asks), 0) + 1:]) as ask
+    from nodes n left join own p
+         on n.depth > 0 and p.query_id = n.query_id and p.replica = n.replica
+            and p.decisions = array_pop_back(n.decisions)
+),
+found as materialized (
+    select query_id, min(ask.arm) as arm, min(hop) as hop, min(ask.arm) != max(ask.arm) as torn
+    from asked group by query_id, ask.generation
+),
+torn as (select distinct query_id from found where torn)
+select null as query_id, arm, hop, count(*) as generations
+from found anti join torn using (query_id) group by all
+union all select query_id, null, null, 0 from torn
+"""
+
+REPLIES_BY_KEY = """
+select g.generation_id, g.text, g.prompt_tokens, g.output_tokens, g.thinking
+from generations g semi join chosen using (fingerprint)
+"""
+
 GENERATIONS = "select generation_id from generations semi join chosen using (fingerprint)"
 
 TRAJECTORIES = "select trajectory_id from trajectories where workflow = $1"
@@ -154,6 +190,20 @@ order by a.trajectory_id, a.place
 """
 
 # For people
+
+# By experiment and arm: generations of its fingerprint, whichever experiment asked for them.
+STORED = f"""
+with own as (
+    select p.experiment, p.position, a.name as arm, a.fingerprint, p.input_price, p.output_price
+    from pools p join arms a using (arm_id)
+)
+select o.experiment, o.arm, count(g.generation_id) as generations,
+       coalesce(sum(g.prompt_tokens), 0)::bigint as prompt_tokens,
+       coalesce(sum(g.output_tokens), 0)::bigint as output_tokens,
+       coalesce(sum({price("g", "o.input_price", "o.output_price")}), 0) / 1000 as spent
+from own o left join generations g using (fingerprint)
+group by o.experiment, o.position, o.arm order by o.experiment, o.position
+"""
 
 FIND = """
 select o.*, q.question from outcomes o join queries q using (query_id)

@@ -13,6 +13,13 @@ OLDEST = 2  # the first version that was released
 ASK = """struct(arm varchar, generation varchar, prompt_tokens integer, output_tokens integer,
     "role" varchar)"""
 
+CONFLICTS = """
+create table conflicts (
+    conflict_id varchar not null, table_name varchar not null, key varchar not null,
+    content varchar not null, facts varchar not null, origin varchar not null
+);
+"""
+
 TABLES = f"""
 create table queries (
     query_id varchar not null, dataset varchar not null, kind varchar not null,
@@ -62,7 +69,7 @@ create table scores (
     trajectory_id varchar not null, extractor varchar not null, metric varchar not null,
     answer varchar not null, value double not null, version varchar not null default ''
 );
-"""
+{CONFLICTS}"""
 
 UNIQUE = {
     "queries": "query_id",
@@ -77,8 +84,12 @@ UNIQUE = {
     "states": "query_id, workflow, replica, decisions",
     "trajectories": "trajectory_id",
     "scores": "trajectory_id, extractor, metric",
+    "conflicts": "conflict_id",
 }
 """What identifies a row. The writer keeps it so; primary keys would make commits 3 times slower."""
+
+CONFLICT = "table_name || chr(10) || key || chr(10) || content"
+"""What the key of a conflict is made of."""
 
 MERGE = {
     "states": """
@@ -126,7 +137,8 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
+    """An SQL text."""
     return "'" + text.replace("'", "''") + "'"
 
 
@@ -143,7 +155,7 @@ def columns(metrics: Iterable[str]) -> list[str]:
 def views(metrics: Iterable[str]) -> str:
     """The views for people, where the scores are of these metrics."""
     names = columns(metrics)
-    found = [(f"metric_{place}", _literal(name), quoted(name)) for place, name in enumerate(names)]
+    found = [(f"metric_{place}", literal(name), quoted(name)) for place, name in enumerate(names)]
     maxima = "".join(f", max(value) filter (metric = {text}) as {at}" for at, text, _ in found)
     values = "".join(f" v.{at} as {name}," for at, _, name in found)
     means = "".join(f" avg({name}) as {name}," for _, _, name in found)
@@ -264,9 +276,9 @@ alter table generations alter column thinking set not null;
 alter table generations add column prompt_key varchar default '';
 alter table generations alter column prompt_key set not null;
 """,
-    4: """
+    4: f"""
 alter table generations add column reasoning_tokens integer default 0;
 alter table generations alter column reasoning_tokens set not null;
-""",
+{CONFLICTS}""",
 }
 """SQL that lifts a file from the version that is its key to the next one."""

@@ -51,10 +51,7 @@ class Spool:
         except OSError as error:
             holder = UNKNOWN if isinstance(error, FileNotFoundError) else holder_of(self._file)
             self._file.close()
-            raise StoreBusyError(
-                f"{holder} is sampling into {db}.",
-                "Wait for it to end, or sample into another file with --db.",
-            ) from error
+            raise sampled_meanwhile(holder, db) from error
 
     def recover(self) -> list[dict[str, Any]]:
         """The records that were never committed; a torn tail is cut off.
@@ -125,6 +122,27 @@ class Spool:
             self._file.close()
         self._file = os.fdopen(descriptor, "a+b")
         self._file.truncate(end)
+
+
+def sampling(db: Path) -> str:
+    """The process that is sampling into a database, in words; empty where none is."""
+    try:
+        with spool_path(db).open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return holder_of(file)
+    except FileNotFoundError:
+        pass
+    return ""
+
+
+def sampled_meanwhile(holder: str, db: Path) -> StoreBusyError:
+    """The error for a database that another process is sampling into."""
+    return StoreBusyError(
+        f"{holder} is sampling into {db}.",
+        "Wait for it to end, or sample into another file with --db.",
+    )
 
 
 def encode(record: dict[str, Any]) -> bytes:

@@ -85,6 +85,10 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "trajectory_id": TEXT, "extractor": TEXT, "metric": TEXT, "answer": TEXT,
         "value": pl.Float64, "version": TEXT,
     },
+    "conflicts": {
+        "conflict_id": TEXT, "table_name": TEXT, "key": TEXT, "content": TEXT, "facts": TEXT,
+        "origin": TEXT,
+    },
 }  # fmt: skip
 
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -115,7 +119,7 @@ class Store:
             )
         self.connection = _patiently(self._open, patience)
         try:
-            older = _check_version(self.connection, self.path) < VERSION
+            older = check_version(self.connection, self.path) < VERSION
         except BaseException:
             self.connection.close()
             raise
@@ -213,12 +217,12 @@ def write(path: Path, rows: Rows, replace: Sequence[str] = (), experiment: str =
         StoreError: the disk is full, or the file is not ours to write.
     """
     metrics = _metrics_of(rows)
-    with _writing(path, metrics) as connection:
+    with writing(path, metrics) as connection:
         for table in replace:
             connection.execute(f"delete from {table} where experiment = ?", [experiment])
         for table, items in rows.items():
             _insert(connection, table, items)
-        _follow_metrics(connection, metrics)
+        follow_metrics(connection, metrics)
 
 
 def _insert(
@@ -231,12 +235,19 @@ def _insert(
         keys, keep="first", maintain_order=True
     )
     connection.register("batch", frame)
+    insert_batch(connection, table)
+    connection.unregister("batch")
+
+
+def insert_batch(connection: duckdb.DuckDBPyConnection, table: str) -> int:
+    """Add what `batch` has and a table lacks; returns the number of rows that are new."""
     if table in MERGE:
         connection.execute(MERGE[table])
-    connection.execute(
+    added = connection.execute(
         f"insert into {table} by name select * from batch anti join {table} using ({UNIQUE[table]})"
     )
-    connection.unregister("batch")
+    [(count,)] = added.fetchall()
+    return int(count)
 
 
 def _metrics_of(rows: Rows) -> set[str]:
@@ -245,7 +256,7 @@ def _metrics_of(rows: Rows) -> set[str]:
     return held | {row["quality"] for row in rows.get("splits", ())}
 
 
-def _follow_metrics(connection: duckdb.DuckDBPyConnection, metrics: set[str]) -> None:
+def follow_metrics(connection: duckdb.DuckDBPyConnection, metrics: set[str]) -> None:
     """Give the views a column for each of these metrics, if they lack one."""
     if not metrics:
         return
@@ -280,10 +291,13 @@ def _patiently(action: Callable[[], T], seconds: float) -> T:
 
 
 @contextmanager
-def _writing(path: Path, metrics: Iterable[str] = ()) -> Iterator[duckdb.DuckDBPyConnection]:
+def writing(
+    path: Path, metrics: Iterable[str] = (), source: Path | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A transaction on a database, made if there is none; `source` is read in it as `source`."""
     if not exists(path):
         _create(path, metrics)
-    with translating(path), connect(path, read_only=False) as connection:
+    with translating(path), connect(path, read_only=False, source=source) as connection:
         connection.begin()
         _migrate(connection, path)
         yield connection
@@ -316,7 +330,7 @@ def _remove(path: Path) -> None:
 
 
 def _migrate(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-    version = _check_version(connection, path)
+    version = check_version(connection, path)
     if version == VERSION:
         return
     for step in range(version, VERSION):
@@ -325,7 +339,12 @@ def _migrate(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
     connection.execute("update meta set version = ?", [VERSION])
 
 
-def _check_version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
+def check_version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
+    """The version of a database's schema.
+
+    Raises:
+        StoreError: it is no database of hcache, or one that this version cannot read.
+    """
     with translating(path):
         try:
             [(found,)] = connection.execute("select max(version::integer) from meta").fetchall()

@@ -17,6 +17,7 @@ from hcache.data.extractors import version_of
 from hcache.data.metrics import METRICS
 from hcache.errors import EngineError
 from hcache.experiment import Experiment
+from hcache.store.schema import CONFLICT
 from hcache.store.store import SCHEMAS
 
 UNSEEN = {
@@ -24,6 +25,9 @@ UNSEEN = {
     ("generations", "seconds"): "a duration; only what is none is a fault",
     ("generations", "cached_tokens"): "depends on what an engine had in memory",
     ("generations", "token_ids +"): "ids are words of a tokenizer, which is not in the database",
+    ("conflicts", "facts"): "what another file has said",
+    ("conflicts", "origin"): "which file that was",
+    ("conflicts", "delete"): "rows of other files are needed by no row",
     ("generations", "logprobs +"): "any numbers of 0 or less may be log-probabilities",
 }
 """Columns of which a plausible other value cannot be told from the right one, and why."""
@@ -94,6 +98,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     sample(folder, raw)
     with duckdb.connect(str(folder / "small.duckdb")) as connection:
         connection.execute("update generations set logprobs = [-1.0 for t in token_ids]")
+        connection.execute(
+            f"insert into conflicts by name select *, left(sha256({CONFLICT}), 32) as conflict_id "
+            "from (values ('queries', 'q', '{}', '', 'other.duckdb')) "
+            "t(table_name, key, content, facts, origin)"
+        )
         connection.execute("checkpoint")
     return load(folder, raw)
 

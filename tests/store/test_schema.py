@@ -193,7 +193,7 @@ UNDO = {
     2: "alter table scores drop column version;",
     3: "alter table generations drop column thinking;"
        "alter table generations drop column prompt_key;",
-    4: "alter table generations drop column reasoning_tokens;",
+    4: "alter table generations drop column reasoning_tokens; drop table conflicts;",
 }  # fmt: skip
 """SQL that takes from a file what the migration of this version adds."""
 
