@@ -76,6 +76,14 @@ def test_sampling_in_parts_and_in_another_order_gives_the_same(
     assert digest_of(tmp_path / "small.duckdb") == digest_of(sampled / "small.duckdb")
 
 
+def test_arms_that_came_later_are_arms_like_the_others(tmp_path: Path) -> None:
+    write_scripts(tmp_path, "abc")
+    for arms in ("ba", "ca", "abc"):
+        sample(tmp_path, settings(arms))
+    sample(tmp_path, settings("abc", db="whole.duckdb"))
+    assert digest_of(tmp_path / "small.duckdb") == digest_of(tmp_path / "whole.duckdb")
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_the_order_of_rows_is_nothing_and_their_number_is(db: Path, name: str) -> None:
     before = digest_of(db)
