@@ -25,6 +25,7 @@ UNSEEN = {
     ("generations", "seconds"): "a duration; only what is none is a fault",
     ("generations", "cached_tokens"): "depends on what an engine had in memory",
     ("generations", "token_ids +"): "ids are words of a tokenizer, which is not in the database",
+    ("generations", "reasoning_tokens"): "a part of the reply that a server alone counts",
     ("conflicts", "facts"): "what another file has said",
     ("conflicts", "origin"): "which file that was",
     ("conflicts", "delete"): "rows of other files are needed by no row",
