@@ -114,8 +114,8 @@ def test_an_event_file_has_what_metrics_has(experiment: Experiment) -> None:
     assert read(reader_of(run.folder / "events")) == kept(run)
     assert [step for step, _ in kept(run)] == [*range(8)]
     scalars = {
-        "train_reward", "train_hops", "policy_loss", "value_loss", "entropy", "approx_kl",
-        "clip_fraction", "explained_variance", "grad_norm",
+        "train_reward", "train_hops", "policy_loss", "entropy", "approx_kl", "clip_fraction",
+        "grad_norm",
     }  # fmt: skip
     assert scalars <= kept(run)[1][1].keys()
     evaluated = {f"valid_{name}" for name in ("reward", "quality", "cost", "hops")}
@@ -206,7 +206,7 @@ def test_a_tracker_is_told_all(experiment: Experiment, fake: type[Fake]) -> None
     run = train(experiment, tracker="fake")
     (start, name, told), *logs, end = fake.told
     assert (start, name, end) == ("start", run.name, ("end",))
-    assert told["lr"] == 3e-3 and told["algo"] == "ppo" and told["experiment"] == "small"
+    assert told["lr"] == 6e-3 and told["algo"] == "ppo" and told["experiment"] == "small"
     lines = [{"iteration": float(i), **metrics} for _, i, metrics in logs]
     assert lines == run.metrics()
     assert not (run.folder / "events").exists()
