@@ -60,9 +60,9 @@ class ArmError(EngineError):
 class RequestError(EngineError):
     """An engine has no reply to one of its requests; all else goes on."""
 
-    def __init__(self, message: str, hint: str, key: str = "") -> None:
+    def __init__(self, message: str, hint: str, request: str = "") -> None:
         super().__init__(message, hint)
-        self.key = key  # of the request
+        self.request = request  # its key
 
 
 def together(errors: Sequence[EngineError]) -> EngineError:

@@ -177,7 +177,7 @@ def family_of(name: str) -> str:
 
 
 def rank(rows_of: dict[str, list[Figures]]) -> Callable[[str], tuple[float, float]]:
-    """What orders names by how well they learned the training questions."""
+    """A key that orders names by how well they learned the training questions."""
 
     def order(name: str) -> tuple[float, float]:
         rows = rows_of[name]

@@ -1,4 +1,4 @@
-"""What the table of learners asks of each: steps, and a policy as it stands."""
+"""The interface of a learner in the table: steps, and a policy as it stands."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Vector(VecEnv):
         return seen, rewards.astype(np.float32), over, self.infos
 
     def env_method(self, method_name: str, *args: Any, **kwargs: Any) -> list[Any]:
-        """What a method gives for each environment, as `action_masks` does."""
+        """Results of a method for each environment, as `action_masks` gives them."""
         return list(getattr(self.envs, method_name)())
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:

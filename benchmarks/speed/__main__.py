@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def machine() -> Figures:
-    """What it ran on, and what else ran."""
+    """The machine, and the load on it."""
     return {
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),

@@ -46,7 +46,7 @@ def rows(rounds: int, work: Path) -> list[Figures]:
 
 @contextmanager
 def contestants(tree: Tree) -> Iterator[dict[str, Action]]:
-    """What plays some steps, by name; workers end with the block."""
+    """Players of some steps, by name; workers end with the block."""
     one = partial(RoutingEnv, tree, ALPHA)
     with (
         closing(SubprocVecEnv([one] * WORKERS)) as subproc,

@@ -41,7 +41,7 @@ def rows(rounds: int, work: Path) -> list[Figures]:
 
 
 def rows_of(hops: int, features: int, rounds: int, work: Path) -> list[Figures]:
-    """Those on trees of so many hops, with so many features."""
+    """Rows of trees of so many hops, with so many features."""
     folder = work / f"scale-{hops}-{features}"
     if not folder.exists():
         forests = [half(hops, features, seed) for seed in range(DISTINCT)]
@@ -94,7 +94,7 @@ def joined(forests: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def places_of(hops: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Where the states of each forest come to stand, by hop and then by forest."""
+    """Places of the states of each forest, by hop and then by forest."""
     order = torch.cat([*hops]).argsort(stable=True)
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order))

@@ -143,7 +143,7 @@ def _with(overrides: list[str] | None, workers: int | None) -> list[str]:
 
 
 def _say_written(written: Written) -> None:
-    """Where batch files are, and how to go on."""
+    """Say where batch files are, and how to go on."""
     for file, count in written.requests.items():
         say(f"{count} requests in {file}; take their results with: hcache sample … --from RESULTS")
     if not written.requests:
@@ -276,7 +276,7 @@ def _title(placement: Placement) -> str:
 
 
 def _said_of(fleet: Fleet) -> str:
-    """What each worker did."""
+    """Generations and ends of each worker, in words."""
     made = ", ".join(f"{name}: {count}" for name, count in fleet.answered.items())
     lost = f"; ended by themselves: {fleet.deaths}, what they owed was asked again"
     return f"generations by worker: {made}" + (lost if fleet.deaths else "")

@@ -45,7 +45,7 @@ def status(target: ExperimentOrDatabase, db: Database = None, as_json: AsJson = 
 
 
 def _stored(path: Path, run: RunStatus | None) -> list[dict[str, Any]]:
-    """What the database holds; nothing while a run has just made it, or is writing it."""
+    """Contents of the database; nothing while a run has just made it, or is writing it."""
     if run is None:
         with Store(path) as store:
             return store.sql(STORED).to_dicts()

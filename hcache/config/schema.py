@@ -108,7 +108,7 @@ class ModelConfig(Section):
 
     @property
     def at_server(self) -> ServerConfig:
-        """Where and how its server is asked."""
+        """The server's section, with its defaults where there is none."""
         return self.server or ServerConfig()
 
     @property

@@ -193,7 +193,7 @@ def check_model(arm: Arm, said: Completion) -> None:
 
 
 def _text(message: _Message, model: ModelConfig) -> str:
-    """What was said; a thought that the server took out stands before it, in the model's tags."""
+    """The reply; a thought that the server took out stands before it, in the model's tags."""
     content = message.content or ""
     thought = message.reasoning_content or message.reasoning
     if not thought or not model.tags:

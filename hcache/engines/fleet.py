@@ -223,7 +223,7 @@ class _Worker:
         self._send(Drop(key))
 
     def ended(self) -> str:
-        """How it has ended, in words."""
+        """The way it has ended, in words."""
         assert self.process is not None
         self.process.join(1)
         code = self.process.exitcode

@@ -20,7 +20,7 @@ UNKNOWN_CACHE = 0.3  # of the weights, where a configuration does not say what a
 
 
 class Memory(NamedTuple):
-    """What an engine of a model needs."""
+    """Memory that an engine of a model needs."""
 
     weights: int  # bytes
     cache: int  # bytes of keys and values, at least

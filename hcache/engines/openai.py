@@ -162,7 +162,7 @@ class OpenaiEngine:
         return generation
 
     def _trouble(self, request: Request, answer: Answer, before: int) -> EngineError:
-        """What a request without a reply means: for the server, for its arm, or for it alone."""
+        """The error of a request without a reply: of the server, of its arm, or of it alone."""
         place, url = f"models.{self.model}", answer.url
         if answer.status in (401, 403):
             given = (

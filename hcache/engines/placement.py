@@ -25,7 +25,7 @@ Group = tuple[Device, ...]
 
 @dataclass(frozen=True)
 class Demand:
-    """What an engine needs."""
+    """Memory that an engine needs."""
 
     model: str  # name in the experiment
     key: str  # of the engine

@@ -59,7 +59,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a request: a completion, or why there is none."""
+    """The outcome of a request: a completion, or why there is none."""
 
     key: str
     url: str
@@ -233,7 +233,7 @@ class Transport:
             raise _Passing(f"a broken reply ({error})") from error
 
     def _without_key(self, words: str) -> str:
-        """What a server says, as one short line without the key, which some repeat."""
+        """A server's words as one short line without the key, which some repeat."""
         said = words.replace(self.key, "…") if self.key else words
         return " ".join(said.split())[:LONGEST].rstrip(".")
 
@@ -254,7 +254,7 @@ def _pause(tried: int) -> float:
 
 
 def _refusal(response: httpx.Response) -> _Passing | _Refused:
-    """What a response that is no reply means."""
+    """The failure that a response without a reply stands for."""
     status = response.status_code
     code, words = error_of(response.content)
     if (status in PASSING or status >= 500) and code not in FOR_GOOD:

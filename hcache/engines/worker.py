@@ -31,7 +31,7 @@ from hcache.workflows.effects import Message
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker serves, and where."""
+    """The arms that a worker serves, and where."""
 
     arms: Mapping[str, tuple[str, Arm]]  # by id: the key of its engine, and how it is loaded
     logprobs: bool
@@ -78,7 +78,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Replies:
-    """What an engine has finished."""
+    """Generations that an engine has finished."""
 
     engine: str
     generations: list[Generation]

@@ -48,7 +48,7 @@ class Written:
 
 @dataclass
 class Results:
-    """What came back, by the key of its generation."""
+    """Replies that came back, by the key of their generation."""
 
     generations: dict[str, Generation] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)  # place and words of each line without a reply

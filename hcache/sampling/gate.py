@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterable
 
-from hcache.engines import Generation, Request
+from hcache.engines import Request
+from hcache.sampling.tally import Tally
 
 TEMPLATE_TOKENS = 256  # that a chat template adds to a prompt, at most
 
@@ -13,10 +14,12 @@ TEMPLATE_TOKENS = 256  # that a chat template adds to a prompt, at most
 class Gate:
     """Says which requests may be given to an engine now."""
 
-    def __init__(self, max_cost: float | None, only: Container[str] | None = None) -> None:
-        """`max_cost` is at the prices of the arms; of a server's models, `only` some keys pass."""
-        self.max_cost, self.only = max_cost, only
-        self.spent = 0.0
+    def __init__(
+        self, max_cost: float | None, tally: Tally, only: Container[str] | None = None
+    ) -> None:
+        """`max_cost` is at the prices of the arms, by which the tally knows what was spent; of a
+        server's models, `only` some keys pass."""
+        self.max_cost, self.tally, self.only = max_cost, tally, only
         self.room = math.inf  # what may be spent, beside all that is being answered
         self.shut = False  # whether the next request could have gone over the cap, alone
 
@@ -29,24 +32,19 @@ class Gate:
     def reckon(self, running: Iterable[Request]) -> None:
         """Find what may be spent beside what these requests may cost."""
         if self.max_cost is not None:
-            self.room = self.max_cost - self.spent - sum(map(most, running))
+            self.room = self.max_cost - self.tally.spent - sum(map(most, running))
 
     def passes(self, request: Request) -> bool:
         """Whether a request can be paid for whatever its reply; if so, that much is set aside."""
         if self.max_cost is None:
             return True
         cost = most(request)
-        if cost > self.max_cost - self.spent:
+        if cost > self.max_cost - self.tally.spent:
             self.shut = True
         if self.shut or cost > self.room:
             return False
         self.room -= cost
         return True
-
-    def pay(self, request: Request, generation: Generation) -> None:
-        """Note what a reply cost."""
-        price = request.arm.config.price
-        self.spent += price.of(generation.prompt_tokens, generation.output_tokens)
 
 
 def most(request: Request) -> float:

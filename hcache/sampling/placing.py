@@ -1,4 +1,4 @@
-"""Where the models of an experiment run: in this process, or in workers on its devices."""
+"""Places of an experiment's models: in this process, or in workers on its devices."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def placement_of(experiment: Experiment) -> Placement | None:
 
 @dataclass(frozen=True)
 class Serving:
-    """What answers the requests of a run."""
+    """The engines of a run."""
 
     factory: EngineFactory
     workers: int = 1  # that serve a model beside each other
@@ -57,7 +57,7 @@ class Serving:
 
 
 def serving(experiment: Experiment) -> Serving:
-    """What answers the requests of an experiment: a fleet, or engines in this process.
+    """The engines of an experiment: a fleet, or engines in this process.
 
     That there is no place for a model is an error when the first engine is asked for, since a run
     that finds everything in the database asks for none.
@@ -111,7 +111,7 @@ def _as_fits(demands: Sequence[Demand], free: int, swap: bool) -> Placement:
 
 
 def _demands(experiment: Experiment) -> list[Demand]:
-    """What the engine of each checkpoint needs, of those that load one."""
+    """Memory that the engine of each checkpoint needs, of those that load one."""
     arms = {arm.engine_key: arm for arm in experiment.pool}
     found = (_demand(arm.model, key, arm.model_config) for key, arm in arms.items())
     return [demand for demand in found if demand is not None]

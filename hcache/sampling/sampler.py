@@ -83,9 +83,9 @@ class Sampler:
         self.budget, self.minutes = budget, minutes
         self.in_flight, self.backlog = IN_FLIGHT * workers, BACKLOG * workers
         self.swap = swap or self.config.schedule == "swap"
-        self.gate = Gate(self.config.max_cost, only)
-        self.on_progress = on_progress
         self.tally = Tally(queries=len(self.queries))
+        self.gate = Gate(self.config.max_cost, self.tally, only)
+        self.on_progress = on_progress
         self.queued: dict[str, deque[Request]] = {
             arm.engine_key: deque() for arm in experiment.all_arms
         }
@@ -299,7 +299,7 @@ class Sampler:
             self._give_up(running.pop(error.request).arm, error)
             return
         except RequestError as error:
-            del running[error.key]
+            del running[error.request]
             self.errors.append(error)
             self.tally.missing += 1
             return
@@ -355,7 +355,6 @@ class Sampler:
             self.fresh[request.key] = reply
             self.known.add(request.key)
             self.tally.count(request.arm, generation)
-            self.gate.pay(request, generation)
             unlocked += self.enumerator.supply(request.key, reply)
         self._queue(self._answer_known(unlocked))
         self.tally.complete = self.complete_before + self.enumerator.complete

@@ -71,12 +71,12 @@ class RunStatus(BaseModel):
 
     @property
     def spent(self) -> float:
-        """What the tokens of this run cost."""
+        """Cost of the tokens of this run."""
         return sum(arm.spent for arm in self.arms.values())
 
 
 def status_path(db: Path) -> Path:
-    """Where the status of whoever samples into a database lies."""
+    """Path of the status of whoever samples into a database."""
     return db.with_name(db.name + ".status.json")
 
 

@@ -46,7 +46,7 @@ class Tally:
 
     @property
     def spent(self) -> float:
-        """What this run has cost, at the prices of its arms."""
+        """Cost of this run, at the prices of its arms."""
         return sum(self.spent_of.values())
 
     def done(self, arm: str) -> int:

@@ -73,12 +73,12 @@ create temp table others as
     select f.experiment from source.experiments f join experiments i using (experiment)
     where f.workflow != i.workflow;
 """
-"""What was made with a reply that stays out; experiments that only have the same name."""
+"""Rows made with a reply that stays out; experiments that only have the same name."""
 THEN = {
     "generations": LOST,
     "trajectories": "insert into lost select key from found where table_name = 'trajectories'",
 }
-"""What follows from the conflicts of a table."""
+"""SQL that follows the conflicts of a table."""
 BY_ARM = """
 with arms_of as (
     select fingerprint, string_agg(name, ', ' order by name) as name from source.arms group by all
@@ -152,7 +152,7 @@ class Conflict:
 
 @dataclass(frozen=True)
 class Merged:
-    """What a file has brought."""
+    """The rows that a file has brought."""
 
     source: str
     new: dict[str, int]  # rows, by table

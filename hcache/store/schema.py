@@ -89,7 +89,7 @@ UNIQUE = {
 """What identifies a row. The writer keeps it so; primary keys would make commits 3 times slower."""
 
 CONFLICT = "table_name || chr(10) || key || chr(10) || content"
-"""What the key of a conflict is made of."""
+"""The content that the key of a conflict is made of."""
 
 MERGE = {
     "states": """

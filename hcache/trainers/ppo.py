@@ -63,7 +63,7 @@ class PPOSettings(DropoutSettings):
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What is exact of a policy on some trees, before the updates that learn from them."""
+    """Exact values of a policy on some trees, before the updates that learn from them."""
 
     logprob_NA: Tensor
     advantage_NA: Tensor  # 0 where an action is not valid

@@ -7,10 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.processes import runs
 
 from hcache.errors import RunError
 from hcache.processes.children import THREADS, cores
@@ -70,15 +70,6 @@ if __name__ == "__main__":
         except KeyboardInterrupt:
             sys.exit(request.exit_code)
 """
-
-
-def runs(pid: int) -> bool:
-    """Whether a process is there and has not ended."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
-        return stat.rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from helpers.experiments import SPLITS, Raw, load, settings, table, write_scripts
 from helpers.paths import ROOT
+from helpers.processes import runs
 
 from hcache.engines import devices
 from hcache.engines.devices import Device
@@ -74,14 +75,6 @@ def sample(experiment: Experiment, fleet: Fleet) -> Tally:
     return Sampler(experiment, fleet, workers=len(fleet.workers), swap=fleet.swap).run()
 
 
-def lives(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
-        return stat.rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
-
-
 def processes(experiment: Experiment) -> set[int]:
     """The processes that have answered, by provenance."""
     facts = table(experiment.db, "provenance")["facts"]
@@ -98,7 +91,7 @@ def test_content_is_that_of_one_process(
     assert sum(tally.generated.values()) == ALL and tally.complete == sum(SPLITS.values())
     assert digest(experiment) == expected
     found = processes(experiment)
-    assert len(found) >= workers and os.getpid() not in found and not any(map(lives, found))
+    assert len(found) >= workers and os.getpid() not in found and not any(map(runs, found))
     assert fleet.deaths == 0
 
 
@@ -313,9 +306,9 @@ def driver(folder: Path, made: int) -> Iterator[tuple[subprocess.Popen[str], lis
 
 def gone(pids: list[int]) -> bool:
     until = time.monotonic() + 10
-    while any(map(lives, pids)) and time.monotonic() < until:
+    while any(map(runs, pids)) and time.monotonic() < until:
         time.sleep(0.05)
-    return not any(map(lives, pids))
+    return not any(map(runs, pids))
 
 
 @pytest.mark.parametrize(
@@ -328,7 +321,7 @@ def test_no_worker_outlives_the_driver_and_nothing_is_lost(
     raw = weighty(slow=0.05)
     load(folder, raw)
     with driver(folder, made) as (process, pids):
-        assert pids and all(map(lives, pids))
+        assert pids and all(map(runs, pids))
         process.send_signal(signal.Signals[ending])
         assert process.wait(30) == code
         assert gone(pids)
