@@ -20,7 +20,7 @@ from threading import Thread
 from typing import NoReturn
 
 from hcache.engines.base import Engine, Generation, Request, make_engine
-from hcache.errors import ArmError, EngineError, HcacheError
+from hcache.errors import ArmError, EngineError, HcacheError, RequestError
 from hcache.files import cache_folder
 from hcache.models.arms import Arm
 from hcache.plugins import load_file
@@ -87,7 +87,7 @@ class Replies:
 
 @dataclass(frozen=True)
 class Failure:
-    """An error of an engine: an ArmError is about one request."""
+    """An error of an engine; one with a `request` is of that alone."""
 
     engine: str
     error: HcacheError
@@ -177,6 +177,10 @@ class _Worker:
         engine = self.engines[key]
         try:
             finished = engine.step()
+        except (ArmError, RequestError) as error:  # of one request; it goes on with others
+            self.owed[key] -= 1
+            self._send(Failure(key, error))
+            return
         except Exception as error:  # likewise
             model = next(arm.model for own, arm in self.job.arms.values() if own == key)
             self._fail(key, model, error)

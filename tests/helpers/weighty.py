@@ -8,7 +8,8 @@ A model's `engine_args` say how it behaves, none of which is identity:
 - `dies`: a folder; every time a request of its is begun whose question has a file there, a number,
   the number goes down by one, and the process kills itself;
 - `slow`: seconds that each step takes;
-- `refuses`: a word; a request that has it is refused with an ArmError.
+- `refuses`: a word; a request that has it is refused with an ArmError;
+- `silent`: a word; a request that has it stays without a reply, which is a RequestError of `step`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from hcache.config.schema import ModelConfig
 from hcache.engines import ENGINES, Generation, Request, ScriptedEngine
 from hcache.engines.memory import Memory
 from hcache.engines.scripted import read_script
-from hcache.errors import ArmError, EngineError
+from hcache.errors import ArmError, EngineError, RequestError
 from hcache.models.arms import Arm
 
 
@@ -59,6 +60,10 @@ class Weighty(ScriptedEngine):
     def step(self) -> list[Generation]:
         """See `Engine`."""
         time.sleep(self.how.get("slow", 0))
+        if word := self.how.get("silent"):
+            for request in [each for each in self.queue if word in each.question]:
+                self.queue.remove(request)
+                raise RequestError("no reply.", "Ask another.", request.key)
         return super().step()
 
     def reply(self, request: Request) -> Generation:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -151,6 +152,19 @@ def test_an_arm_that_is_refused_is_given_up_its_engine_goes_on(folder: Path) -> 
     with pytest.raises(EngineError, match=r"arms\.a: it will not\. Ask another\.$"):
         sample(experiment, fleet_of(experiment))
     assert len(table(experiment.db, "generations")) >= 2 * sum(SPLITS.values())
+
+
+def test_a_request_without_a_reply_is_missing_all_else_goes_on(folder: Path) -> None:
+    raw = weighty()
+    raw["models"]["a"]["engine_args"] = {"silent": "train0"}
+    experiment = load(folder, raw)
+    with pytest.raises(EngineError, match=r"^no reply\. Ask another\.$"):
+        sample(experiment, fleet_of(experiment))
+    made = Counter(table(experiment.db, "trajectories")["query_id"])
+    (lost,) = [query for query in experiment.queries() if "train0" in query.question]
+    each = experiment.workflow.trajectories(2)
+    assert made[lost.id] < each
+    assert {made[query.id] for query in experiment.queries() if query != lost} == {each}
 
 
 # Memory
