@@ -78,6 +78,10 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     load(folder, raw)
     for arguments in (["sample"], *(["train", "--algo", algo] for algo in ("sft", "joint"))):
         hcache([arguments[0], "experiment.yaml", *arguments[1:]], folder)
+    for number, name in enumerate(("ONE.duckdb", "TWO.duckdb")):  # sampled apart, to be merged
+        part = ["--set", f"db={name}", "--set", f"data.made.sources.train.path=train{number}.jsonl"]
+        write_questions(folder, f"train{number}", 4 + number)
+        hcache(["sample", "experiment.yaml", *part], folder)
     return folder
 
 
