@@ -1,14 +1,15 @@
 """The enumerator: every trajectory of a workflow, for each query and replica.
 
-It answers every `Choose` with every arm (and STOP), by restarting the workflow with each list
-of decisions. Replies it does not have it hands out as requests; each reply that comes in takes
-the branches that waited for it further. It runs no model and keeps no order: results do not
-depend on when replies arrive.
+It answers every `Choose` with every arm (and STOP): the first goes on where the workflow stands,
+and for each of the others the workflow is restarted and taken along the same decisions. Replies
+that it does not have it hands out as requests; each reply that comes in takes the branches that
+waited for it further. It runs no model and keeps no order: results do not depend on when replies
+arrive.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,8 +27,8 @@ from hcache.workflows import (
     Pending,
     Stop,
     Undecided,
+    Walk,
     Workflow,
-    advance,
 )
 from hcache.workflows import Reply as Said
 
@@ -60,6 +61,7 @@ class Branch:
 
     query: Query
     replica: int
+    walk: Walk = field(compare=False)  # of its workflow
     decisions: tuple[Decision, ...] = ()
 
     @property
@@ -67,9 +69,33 @@ class Branch:
         """Hops taken, the one under way included; a request made before any is of hop 1."""
         return max(1, sum(decision is not STOP for decision in self.decisions))
 
-    def then(self, decision: Decision) -> Branch:
+    def then(self, decision: Decision, walk: Walk) -> Branch:
         """The branch one decision further on."""
-        return Branch(self.query, self.replica, (*self.decisions, decision))
+        return Branch(self.query, self.replica, walk, (*self.decisions, decision))
+
+
+@dataclass
+class _Tree:
+    """What is known of an open query. A workflow that is restarted for another branch says the same
+    again, so what is computed of it is kept."""
+
+    replies: dict[str, Reply] = field(default_factory=dict)  # by the key of their generation
+    waiting: int = 0  # branches
+    requests: dict[tuple[object, ...], Request] = field(default_factory=dict)
+    text_ids: dict[str, str] = field(default_factory=dict)
+
+    def request(self, ask: Ask, branch: Branch) -> Request:
+        """The generation that an Ask on a branch stands for."""
+        place = (ask.arm.id, ask.messages, ask.sample, branch.replica)
+        if place not in self.requests:
+            self.requests[place] = request_for(ask, branch.replica, branch.query.question)
+        return self.requests[place]
+
+    def text_id(self, text: str) -> str:
+        """The key of a text."""
+        if text not in self.text_ids:
+            self.text_ids[text] = digest_text(text)
+        return self.text_ids[text]
 
 
 @dataclass
@@ -79,16 +105,17 @@ class Enumerator:
     workflow: Workflow
     pool: Pool
     complete: int = 0  # queries of which every trajectory is known
-    replies: dict[str, dict[str, Reply]] = field(default_factory=dict)  # of open queries, by id
+    trees: dict[str, _Tree] = field(default_factory=dict)  # of open queries, by id
     waiting: dict[str, list[Branch]] = field(default_factory=dict)  # by the key they wait for
     rows: dict[str, list[Row]] = field(default_factory=lambda: defaultdict(list))
-    _open: Counter[str] = field(default_factory=Counter)  # waiting branches of each query
 
     def start(self, query: Query, replicas: int) -> list[Request]:
         """Begin a query: the requests it needs first."""
-        self.replies[query.id] = {}
+        self.trees.setdefault(query.id, _Tree())
         requests = [
-            request for replica in range(replicas) for request in self._grow(Branch(query, replica))
+            request
+            for replica in range(replicas)
+            for request in self._grow(Branch(query, replica, self._walk(query)))
         ]
         self._close_if_complete(query.id)
         return requests
@@ -98,8 +125,9 @@ class Enumerator:
         branches = self.waiting.pop(key, [])
         requests: list[Request] = []
         for branch in branches:
-            self.replies[branch.query.id][key] = reply
-            self._open[branch.query.id] -= 1
+            tree = self.trees[branch.query.id]
+            tree.replies[key] = reply
+            tree.waiting -= 1
             requests += self._grow(branch)
         for query_id in {branch.query.id for branch in branches}:
             self._close_if_complete(query_id)
@@ -111,40 +139,46 @@ class Enumerator:
         return rows
 
     def _close_if_complete(self, query_id: str) -> None:
-        if self._open[query_id] == 0:
+        if self.trees[query_id].waiting == 0:
             self.complete += 1
-            del self._open[query_id], self.replies[query_id]
+            del self.trees[query_id]
 
     def _grow(self, branch: Branch) -> Iterator[Request]:
+        tree = self.trees[branch.query.id]
         todo = [branch]
         while todo:
             branch = todo.pop()
             outcome = self._advance(branch)
             if isinstance(outcome, Pending):
-                request = _request(outcome.ask, branch)
+                request = tree.request(outcome.ask, branch)
                 if request.key not in self.waiting:
                     yield request
                 self.waiting.setdefault(request.key, []).append(branch)
-                self._open[branch.query.id] += 1
+                tree.waiting += 1
             elif isinstance(outcome, Undecided):
                 self._record_state(branch, outcome)
-                todo += [branch.then(decision) for decision in reversed(_options(outcome.choose))]
+                first, *others = _options(outcome.choose)
+                todo += [branch.then(each, self._walk(branch.query)) for each in reversed(others)]
+                todo.append(branch.then(first, branch.walk))
             else:
                 self._record_trajectory(branch, outcome)
 
     def _advance(self, branch: Branch) -> Pending | Undecided | Finished:
-        replies = self.replies[branch.query.id]
+        tree = self.trees[branch.query.id]
 
         def reply_to(ask: Ask) -> Said | None:
-            reply = replies.get(_request(ask, branch).key)
+            reply = tree.replies.get(tree.request(ask, branch).key)
             return None if reply is None else Said(reply.text, reply.thinking)
 
-        flow = self.workflow.run(branch.query, self.pool)
-        return advance(flow, branch.decisions, reply_to)
+        return branch.walk.on(branch.decisions, reply_to)
+
+    def _walk(self, query: Query) -> Walk:
+        return Walk(self.workflow.run(query, self.pool))
 
     def _record_state(self, branch: Branch, outcome: Undecided) -> None:
         choose = outcome.choose
-        texts = [(digest_text(part), part) for part in choose.context]
+        tree = self.trees[branch.query.id]
+        texts = [(tree.text_id(part), part) for part in choose.context]
         self.rows["texts"] += [{"text_id": key, "text": text} for key, text in texts]
         context = [key for key, _ in texts]
         self.rows["states"].append(
@@ -184,8 +218,9 @@ class Enumerator:
         }
 
     def _ask_row(self, branch: Branch, ask: Ask) -> Row:
-        key = _request(ask, branch).key
-        reply = self.replies[branch.query.id][key]
+        tree = self.trees[branch.query.id]
+        key = tree.request(ask, branch).key
+        reply = tree.replies[key]
         return {
             "arm": ask.arm.id,
             "generation": key,
@@ -193,11 +228,6 @@ class Enumerator:
             "output_tokens": reply.output_tokens,
             "role": ask.role,
         }
-
-
-def _request(ask: Ask, branch: Branch) -> Request:
-    """The generation that an Ask on a branch stands for."""
-    return request_for(ask, branch.replica, branch.query.question)
 
 
 def _options(choose: Choose) -> list[Decision]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from hcache.engines import Engine, Generation, Request
-from hcache.keys import canonical, digest, well_formed
+from hcache.keys import canonical, digest_text, well_formed
 
 UNKNOWN = {"thinking": False, "prompt_key": "", "reasoning_tokens": 0}
 """What records of an older version lack."""
@@ -14,7 +15,7 @@ UNKNOWN = {"thinking": False, "prompt_key": "", "reasoning_tokens": 0}
 
 def record_of(request: Request, generation: Generation, engine: Engine) -> dict[str, Any]:
     """A finished generation as it stands in the spool."""
-    provenance = engine.provenance | dict(generation.facts)
+    provenance = _provenance((*engine.provenance.items(), *generation.facts))
     return {
         "generation_id": generation.key,
         "fingerprint": request.arm.fingerprint,
@@ -29,13 +30,18 @@ def record_of(request: Request, generation: Generation, engine: Engine) -> dict[
         "finish_reason": generation.finish_reason,
         "logprobs": generation.logprobs,
         "seconds": generation.seconds,
-        "provenance_id": digest(provenance),
-        "provenance": canonical(provenance),
+        "provenance_id": digest_text(provenance),
+        "provenance": provenance,
         "created": datetime.now(UTC).replace(tzinfo=None).isoformat(),
         "thinking": generation.thinking,
         "prompt_key": generation.prompt_key,
         "reasoning_tokens": generation.reasoning_tokens,
     }
+
+
+@lru_cache(maxsize=256)  # of an engine it is the same for nearly all
+def _provenance(facts: tuple[tuple[str, str], ...]) -> str:
+    return canonical(dict(facts))
 
 
 def tables_of(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

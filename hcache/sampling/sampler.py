@@ -22,6 +22,7 @@ from hcache.files import Identity, identity
 from hcache.models.arms import Arm
 from hcache.sampling.enumerator import Enumerator, Reply
 from hcache.sampling.gate import Gate
+from hcache.sampling.known import Known
 from hcache.sampling.placing import in_process
 from hcache.sampling.plan import check_size, complete_queries, stored_scope, tree_size
 from hcache.sampling.records import record_of, tables_of
@@ -36,8 +37,8 @@ from hcache.store.spool import taken_away
 BATCH = 256  # queries begun together, so that the store is asked once for all
 IN_FLIGHT = 256  # requests given to an engine at once, for each worker
 BACKLOG = 1024  # requests queued before further queries are begun, for each worker
-COMMIT_SECONDS = 2.0  # between two commits, at least
-COMMIT_SHARE = 0.1  # of the time, at most: each commit reads keys of all that is stored
+COMMIT_SECONDS = 4.0  # between two commits, at least
+COMMIT_SHARE = 0.05  # of the time, at most: each commit reads keys of all that is stored
 MOST_UNCOMMITTED = 50_000  # generations in memory, after which commits may take a larger share
 PATIENCE_SECONDS = 10.0  # for a database held open by others, at the start and the end
 
@@ -94,8 +95,7 @@ class Sampler:
         self.held: deque[tuple[str, list[Request]]] = deque()  # begun, not yet within budget
         self.begun: set[str] = set()  # open queries whose requests went to engines
         self.complete_before = 0  # queries that earlier runs have completed
-        self.known: set[str] = set()  # generations in the database
-        self.known_trajectories: set[str] = set()
+        self.known, self.known_trajectories = Known(), Known()  # in the database
         self.fresh: dict[str, Reply] = {}  # generations of this run that are not there yet
         self.uncommitted: list[dict[str, Any]] = []
         self.file: Identity | None = None  # of the database, once all is recorded in it
@@ -164,8 +164,8 @@ class Sampler:
         )
         keys = store.sql(GENERATIONS, chosen=fingerprints)
         ids = store.sql(TRAJECTORIES, [self.experiment.workflow.fingerprint])
-        self.known = set(keys.to_series())
-        self.known_trajectories = set(ids.to_series())
+        self.known = Known(keys.to_series().to_numpy())
+        self.known_trajectories = Known(ids.to_series().to_numpy())
 
     def _loop(self, started: float) -> None:
         ended, took = time.monotonic(), 0.0
@@ -228,7 +228,7 @@ class Sampler:
             return False
         if self.budget is None:
             return True
-        self.begun &= self.enumerator.replies.keys()  # the others are complete
+        self.begun &= self.enumerator.trees.keys()  # the others are complete
         spent = sum(self.tally.generated.values())
         return spent + (len(self.begun) + 1) * self.tree <= self.budget
 
@@ -236,22 +236,23 @@ class Sampler:
         """Answer requests from what is there, and those that this unlocks; the rest is returned."""
         missing: list[Request] = []
         while requests:
-            here = [request for request in requests if request.key in self.known]
-            missing += [request for request in requests if request.key not in self.known]
-            replies = self._look_up(here)
+            replies = self._look_up({request.key for request in requests})
+            here = [request for request in requests if request.key in replies]
+            missing += [request for request in requests if request.key not in replies]
             requests = []
             for request in here:
                 self.tally.cached[request.arm.name] += 1
                 requests += self.enumerator.supply(request.key, replies[request.key])
         return missing
 
-    def _look_up(self, requests: list[Request]) -> dict[str, Reply]:
-        replies = {r.key: self.fresh[r.key] for r in requests if r.key in self.fresh}
-        stored = [r.key for r in requests if r.key not in replies]
+    def _look_up(self, keys: set[str]) -> dict[str, Reply]:
+        """The replies that are there, by key."""
+        replies = {key: self.fresh[key] for key in keys & self.fresh.keys()}
+        stored = self.known.among(list(keys - replies.keys()))
         if stored:
-            keys = pl.DataFrame({"generation_id": stored})
+            chosen = pl.DataFrame({"generation_id": list(stored)})
             with Store(self.db) as store:
-                frame = store.match("generations", keys)
+                frame = store.match("generations", chosen)
             columns = frame.select("generation_id", *Reply.__dataclass_fields__)
             replies |= {key: Reply(*rest) for key, *rest in columns.iter_rows()}
         return replies
@@ -353,7 +354,6 @@ class Sampler:
         for request, generation in pairs:
             reply = Reply.of(generation)
             self.fresh[request.key] = reply
-            self.known.add(request.key)
             self.tally.count(request.arm, generation)
             unlocked += self.enumerator.supply(request.key, reply)
         self._queue(self._answer_known(unlocked))
@@ -369,7 +369,8 @@ class Sampler:
     def _commit(self, patience: float = 0.0) -> None:
         """Move what is finished into the database, if it is free."""
         rows = self.enumerator.rows
-        new = [r for r in rows["trajectories"] if r["trajectory_id"] not in self.known_trajectories]
+        there = self.known_trajectories.among([r["trajectory_id"] for r in rows["trajectories"]])
+        new = [row for row in rows["trajectories"] if row["trajectory_id"] not in there]
         if not self.uncommitted and not new:
             return
         tables = tables_of(self.uncommitted) | {
@@ -387,7 +388,8 @@ class Sampler:
         self._check_file()
         self.tally.waiting = False
         self.enumerator.take_rows()
-        self.known_trajectories |= {row["trajectory_id"] for row in new}
+        self.known_trajectories.add(row["trajectory_id"] for row in new)
+        self.known.add(self.fresh)
         self.uncommitted.clear()
         self.fresh.clear()
         self.spool.clear()

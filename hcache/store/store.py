@@ -24,6 +24,7 @@ from hcache.store.connection import (
     exists,
     translating,
 )
+from hcache.store.frames import frame_of
 from hcache.store.queries import CALLS, EXPERIMENTS, METRICS, POOL, VIEW_COLUMNS
 from hcache.store.schema import (
     MERGE,
@@ -37,60 +38,6 @@ from hcache.store.schema import (
 )
 
 T = TypeVar("T")
-TEXT, TEXTS, INT = pl.String, pl.List(pl.String), pl.Int32
-ASKS = pl.List(
-    pl.Struct(
-        {
-            "arm": TEXT, "generation": TEXT, "prompt_tokens": INT, "output_tokens": INT,
-            "role": TEXT,
-        }
-    )
-)  # fmt: skip
-SCHEMAS: dict[str, dict[str, Any]] = {
-    "queries": {
-        "query_id": TEXT, "dataset": TEXT, "kind": TEXT, "question": TEXT, "references": TEXTS,
-    },
-    "arms": {"arm_id": TEXT, "name": TEXT, "fingerprint": TEXT, "settings": TEXT},
-    "experiments": {
-        "experiment": TEXT, "workflow": TEXT, "hops": INT, "replicas": INT, "config": TEXT,
-    },
-    "pools": {
-        "experiment": TEXT, "position": INT, "arm_id": TEXT, "input_price": pl.Float64,
-        "output_price": pl.Float64,
-    },
-    "splits": {
-        "experiment": TEXT, "query_id": TEXT, "split": TEXT, "extractor": TEXT, "quality": TEXT,
-    },
-    "messages": {"messages_id": TEXT, "messages": TEXT},
-    "generations": {
-        "generation_id": TEXT, "fingerprint": TEXT, "messages_id": TEXT, "sample": INT,
-        "text": TEXT, "token_ids": pl.List(INT), "prompt_tokens": INT, "output_tokens": INT,
-        "cached_tokens": INT, "finish_reason": TEXT, "logprobs": pl.List(pl.Float32),
-        "seconds": pl.Float64, "provenance_id": TEXT, "created": pl.Datetime,
-        "thinking": pl.Boolean, "prompt_key": TEXT, "reasoning_tokens": INT,
-    },
-    "provenance": {"provenance_id": TEXT, "facts": TEXT},
-    "texts": {"text_id": TEXT, "text": TEXT},
-    "states": {
-        "query_id": TEXT, "workflow": TEXT, "replica": INT, "decisions": TEXTS, "depth": INT,
-        "role": TEXT, "context_id": TEXT, "context": TEXTS, "actions": TEXTS,
-        "stop": pl.Boolean, "asks": ASKS,
-    },
-    "trajectories": {
-        "trajectory_id": TEXT, "query_id": TEXT, "workflow": TEXT, "replica": INT,
-        "decisions": TEXTS, "depth": INT, "sequence": TEXT, "output": TEXT, "notes": TEXTS,
-        "asks": ASKS,
-    },
-    "scores": {
-        "trajectory_id": TEXT, "extractor": TEXT, "metric": TEXT, "answer": TEXT,
-        "value": pl.Float64, "version": TEXT,
-    },
-    "conflicts": {
-        "conflict_id": TEXT, "table_name": TEXT, "key": TEXT, "content": TEXT, "facts": TEXT,
-        "origin": TEXT,
-    },
-}  # fmt: skip
-
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 """Rows to write, by table."""
 
@@ -231,9 +178,7 @@ def _insert(
     if not items:
         return
     keys = [key.strip() for key in UNIQUE[table].split(",")]
-    frame = pl.DataFrame(items, schema=SCHEMAS[table]).unique(
-        keys, keep="first", maintain_order=True
-    )
+    frame = frame_of(table, items).unique(keys, keep="first", maintain_order=True)
     connection.register("batch", frame)
     insert_batch(connection, table)
     connection.unregister("batch")
