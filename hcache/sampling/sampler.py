@@ -25,12 +25,12 @@ from hcache.sampling.gate import Gate
 from hcache.sampling.known import Known
 from hcache.sampling.placing import in_process
 from hcache.sampling.plan import check_size, complete_queries, stored_scope, tree_size
-from hcache.sampling.records import record_of, tables_of
+from hcache.sampling.records import record_of, replies_of, tables_of
 from hcache.sampling.schedules import Resident, Sweep
 from hcache.sampling.scoring import rescore, score
 from hcache.sampling.status import StatusFile
 from hcache.sampling.tally import Tally
-from hcache.store import Spool, Store, check_kind, wait_and_write, write
+from hcache.store import Spool, Store, check_kind, wait_and_write
 from hcache.store.queries import GENERATIONS, GENERATIONS_BY_ARM, TRAJECTORIES
 from hcache.store.spool import taken_away
 
@@ -40,6 +40,7 @@ BACKLOG = 1024  # requests queued before further queries are begun, for each wor
 COMMIT_SECONDS = 4.0  # between two commits, at least
 COMMIT_SHARE = 0.05  # of the time, at most: each commit reads keys of all that is stored
 MOST_UNCOMMITTED = 50_000  # generations in memory, after which commits may take a larger share
+NEW = ("generations", "trajectories", "scores")  # rows that are there are left out before
 PATIENCE_SECONDS = 10.0  # for a database held open by others, at the start and the end
 
 
@@ -249,13 +250,7 @@ class Sampler:
         """The replies that are there, by key."""
         replies = {key: self.fresh[key] for key in keys & self.fresh.keys()}
         stored = self.known.among(list(keys - replies.keys()))
-        if stored:
-            chosen = pl.DataFrame({"generation_id": list(stored)})
-            with Store(self.db) as store:
-                frame = store.match("generations", chosen)
-            columns = frame.select("generation_id", *Reply.__dataclass_fields__)
-            replies |= {key: Reply(*rest) for key, *rest in columns.iter_rows()}
-        return replies
+        return replies | replies_of(self.db, stored)
 
     def _queue(self, requests: Iterable[Request]) -> None:
         for request in requests:
@@ -382,7 +377,7 @@ class Sampler:
         self.tally.waiting = True
         self._check_file()
         try:
-            wait_and_write(self.db, tables, patience) if patience else write(self.db, tables)
+            wait_and_write(self.db, tables, patience, new=NEW)
         except StoreBusyError:
             return
         self._check_file()

@@ -7,7 +7,7 @@ transaction on a connection of its own, and readers open the file read-only.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -154,10 +154,17 @@ class Store:
         )
 
 
-def write(path: Path, rows: Rows, replace: Sequence[str] = (), experiment: str = "") -> None:
+def write(
+    path: Path,
+    rows: Rows,
+    replace: Sequence[str] = (),
+    experiment: str = "",
+    new: Collection[str] = (),
+) -> None:
     """Add rows in one transaction; those that are there already stay as they are.
 
-    `replace` names tables in which all rows of `experiment` give way to the new ones.
+    `replace` names tables in which all rows of `experiment` give way to the new ones; `new` those
+    of which no row is there, as the caller knows: their keys need not be read.
 
     Raises:
         StoreBusyError: another process has the file open; nothing was written.
@@ -168,19 +175,25 @@ def write(path: Path, rows: Rows, replace: Sequence[str] = (), experiment: str =
         for table in replace:
             connection.execute(f"delete from {table} where experiment = ?", [experiment])
         for table, items in rows.items():
-            _insert(connection, table, items)
+            _insert(connection, table, items, table in new)
         follow_metrics(connection, metrics)
 
 
 def _insert(
-    connection: duckdb.DuckDBPyConnection, table: str, items: Sequence[Mapping[str, Any]]
+    connection: duckdb.DuckDBPyConnection,
+    table: str,
+    items: Sequence[Mapping[str, Any]],
+    new: bool,
 ) -> None:
     if not items:
         return
     keys = [key.strip() for key in UNIQUE[table].split(",")]
     frame = frame_of(table, items).unique(keys, keep="first", maintain_order=True)
     connection.register("batch", frame)
-    insert_batch(connection, table)
+    if new:
+        connection.execute(f"insert into {table} by name select * from batch")
+    else:
+        insert_batch(connection, table)
     connection.unregister("batch")
 
 
@@ -217,10 +230,15 @@ def _create_views(connection: duckdb.DuckDBPyConnection, metrics: Iterable[str] 
 
 
 def wait_and_write(
-    path: Path, rows: Rows, seconds: float, replace: Sequence[str] = (), experiment: str = ""
+    path: Path,
+    rows: Rows,
+    seconds: float,
+    replace: Sequence[str] = (),
+    experiment: str = "",
+    new: Collection[str] = (),
 ) -> None:
     """`write`, trying again for some seconds while another process has the file open."""
-    _patiently(lambda: write(path, rows, replace, experiment), seconds)
+    _patiently(lambda: write(path, rows, replace, experiment, new), seconds)
 
 
 def _patiently(action: Callable[[], T], seconds: float) -> T:
@@ -230,7 +248,7 @@ def _patiently(action: Callable[[], T], seconds: float) -> T:
         try:
             return action()
         except StoreBusyError:
-            if time.monotonic() > deadline:
+            if time.monotonic() >= deadline:
                 raise
             time.sleep(0.05)
 

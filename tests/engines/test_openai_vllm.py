@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -60,12 +61,14 @@ class Server:
         ]  # fmt: skip
         environment = os.environ | QUIET | CPU_ONLY | {"VLLM_CPU_KVCACHE_SPACE": "1"}
         with self.log.open("wb") as out:
-            self.process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
+            self.process = subprocess.Popen(
+                command, env=environment, stdout=out, stderr=out, start_new_session=True
+            )
         _wait(f"http://127.0.0.1:{self.port}/health", self.process, self.log)
 
     def kill(self) -> None:
-        """End it at once, as if its machine had gone."""
-        self.process.kill()
+        """End it and the process of its engine at once, as if their machine had gone."""
+        os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
