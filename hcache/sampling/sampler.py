@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -59,11 +59,13 @@ class Sampler:
         swap: bool = False,
         only: Container[str] | None = None,
         on_progress: Callable[[Tally], None] = lambda tally: None,
+        answered: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         """The queries of some splits; `budget` bounds the generations of this run, `minutes` when
         queries are still begun; of a server's models, `only` generations of these keys are made.
         `workers` answer beside each other where the engines are in several processes; `swap` asks
-        for one model at a time whatever the schedule.
+        for one model at a time whatever the schedule. `answered` says how many generations each
+        worker has made.
 
         Raises:
             ConfigError: no such split, or none with queries; or see `check_size`.
@@ -87,7 +89,7 @@ class Sampler:
         self.swap = swap or self.config.schedule == "swap"
         self.tally = Tally(queries=len(self.queries))
         self.gate = Gate(self.config.max_cost, self.tally, only)
-        self.on_progress = on_progress
+        self.on_progress, self.answered = on_progress, answered
         self.queued: dict[str, deque[Request]] = {
             arm.engine_key: deque() for arm in experiment.all_arms
         }
@@ -115,7 +117,7 @@ class Sampler:
         check_kind(self.db)
         self.spool = Spool(self.db)
         self.status = StatusFile(self.db, self.experiment.name)
-        self.status.write(self.tally)
+        self._tell()
         try:
             self._begin()
             self._loop(started)
@@ -182,8 +184,11 @@ class Sampler:
                 ended = time.monotonic()
                 took = ended - began
             self.tally.seconds = time.monotonic() - started
-            self.on_progress(self.tally)
-            self.status.write(self.tally)
+            self._tell()
+
+    def _tell(self) -> None:
+        self.on_progress(self.tally)
+        self.status.write(self.tally, {**self.answered(), **self.tally.endpoints})
 
     def _end(self, started: float) -> None:
         for engine in self.engines.loaded.values():
