@@ -39,7 +39,7 @@ IN_FLIGHT = 256  # requests given to an engine at once, for each worker
 BACKLOG = 1024  # requests queued before further queries are begun, for each worker
 COMMIT_SECONDS = 4.0  # between two commits, at least
 COMMIT_SHARE = 0.05  # of the time, at most: each commit reads keys of all that is stored
-MOST_UNCOMMITTED = 50_000  # generations in memory, after which commits may take a larger share
+MOST_UNCOMMITTED = 20_000  # generations in memory, after which commits may take a larger share
 NEW = ("generations", "trajectories", "scores")  # rows that are there are left out before
 PATIENCE_SECONDS = 10.0  # for a database held open by others, at the start and the end
 

@@ -38,6 +38,9 @@ from hcache.store.schema import (
 )
 
 T = TypeVar("T")
+# Keys that a write reads of a large file need not stay in memory.
+MODERATE = "set memory_limit = '512MB'"
+
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 """Rows to write, by table."""
 
@@ -172,6 +175,7 @@ def write(
     """
     metrics = _metrics_of(rows)
     with writing(path, metrics) as connection:
+        connection.execute(MODERATE)
         for table in replace:
             connection.execute(f"delete from {table} where experiment = ?", [experiment])
         for table, items in rows.items():
