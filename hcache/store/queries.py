@@ -29,13 +29,17 @@ select column_name from duckdb_columns() where table_name = 'outcomes' order by 
 
 _STORED = """
 with stored as (
-    select t.query_id, t.asks from trajectories t semi join chosen using (query_id)
+    select t.query_id, t.decisions, t.asks from trajectories t semi join chosen using (query_id)
     where t.workflow = $1 and t.replica < $2 and t.depth <= $3 and list_has_all($4, t.decisions)
 )
 """
 
 COMPLETE = f"""{_STORED}
 select query_id from stored group by query_id having count(*) = $5
+"""
+
+PATHS = f"""{_STORED}
+select query_id, [list_position($4, d) for d in decisions] as path from stored
 """
 
 GENERATIONS_BY_ARM = f"""{_STORED}
