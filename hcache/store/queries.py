@@ -147,6 +147,12 @@ select t.query_id, t.replica, [list_position($6, d) for d in t.decisions] as pat
        len(list_intersect(t.actions, $6)) as arms, t.stop, {_COST} as cost
 from states t join chosen using (query_id), prices {_SAMPLED} and t.depth < $4
 """
+# The same with the places of the arms that are offered, where no other rule tells them.
+STATES_WITH_ARMS = STATES.replace(
+    "select t.query_id,",
+    "select [list_position($6, a) for a in t.actions if list_contains($6, a)] as offered, "
+    "t.query_id,",
+)
 # Path and cost first, so that the join with the scores carries no lists.
 LEAVES = f"""{_CHOSEN}, sampled as materialized (
     select t.query_id, t.replica, t.trajectory_id,
