@@ -74,6 +74,14 @@ def train(
             f"The data have changed since {', '.join(older)}: {run.name} is a run of its own.",
             to=notes,
         )
+    if partial := run.manifest.get("partial"):
+        shares = ", ".join(f"{split} {one['share']:.1%}" for split, one in partial.items())
+        say(
+            f"WARNING: trained on partial trees ({shares} of the trajectories of whole ones): "
+            "rewards here are of the outcomes that are there.",
+            "bold red",
+            notes,
+        )
     for line in _outcome(run, str(experiment)):
         say(line)
 

@@ -122,7 +122,9 @@ class Tree:
 
     @cached_property
     def hops(self) -> int:
-        """L, the largest number of hops of a trajectory."""
+        """L, the largest number of hops of a trajectory; of partial trees, that asked for."""
+        if self.partial is not None:
+            return self.path_ML.shape[1]
         return int(self.hop_N.max()) + 1
 
     @cached_property
