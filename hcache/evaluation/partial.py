@@ -8,8 +8,9 @@ from hcache.replay.static import FEWEST
 from hcache.replay.tree import Partial, Tree
 
 NOT_AT_RANDOM = (
-    "what is missing is not missing at random: it was left out where a question was answered well, "
-    "so that means over sequences or at another alpha say nothing of whole trees"
+    "what is missing is not missing at random but where a question was answered well, so that means "
+    "over sequences say nothing of whole trees, and routers and chance, kept from going on there, "
+    "look better than they are"
 )
 
 
@@ -34,7 +35,7 @@ def _evaluated(partial: Partial, alpha: float) -> str:
     oracle = (
         "the oracle's reward is that of whole trees at this alpha alone"
         if partial.exact_at == alpha
-        else "the oracle is a lower bound, so regret is too small and the share of the gap too large"
+        else "the oracle is a lower bound, so regrets are too small and shares of the gap too large"
     )
     why = "" if partial.at_random else f"; {NOT_AT_RANDOM}"
     return (
