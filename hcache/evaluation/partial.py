@@ -8,9 +8,9 @@ from hcache.replay.static import FEWEST
 from hcache.replay.tree import Partial, Tree
 
 NOT_AT_RANDOM = (
-    "what is missing is not missing at random but where a question was answered well, so that means "
-    "over sequences say nothing of whole trees, and routers and chance, kept from going on there, "
-    "look better than they are"
+    "what is missing is not missing at random but where a question was answered well: means of "
+    "sequences say nothing of whole trees, and routers and chance, kept from going on there, look "
+    "better than they are"
 )
 
 
