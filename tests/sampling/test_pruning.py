@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from helpers.experiments import (
     SPLITS,
@@ -18,10 +19,13 @@ from helpers.experiments import (
     prompt_of,
     sample,
     settings,
+    table,
+    write_script,
 )
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hcache.checking import check_database
 from hcache.config.schema import DatasetConfig
 from hcache.data.queries import Query
 from hcache.errors import ConfigError, EngineError
@@ -206,3 +210,30 @@ def test_a_bound_needs_trajectories_that_may_end(folder: Path) -> None:
     raw = pruned(settings("ab", train={"stop": False}), bound=True)
     with pytest.raises(ConfigError, match=r"sampling\.bound: needs train\.stop"):
         load(folder, raw)
+
+
+def test_views_say_how_much_is_there(folder: Path) -> None:
+    raw = pruned(settings("abc", workflow={"name": "relay", "hops": 3}), width=1)
+    sample(folder, raw)
+    db = folder / "small.duckdb"
+    coverage = table(db, "coverage").filter(split="train").sort("depth")
+    assert coverage["expected"].to_list() == [9, 27, 81]
+    assert coverage["trajectories"].to_list() == [9, 9, 9]
+    assert set(table(db, "oracle")["share"]) == {9 / 39}
+    board = table(db, "leaderboard").filter(split="train")
+    assert board.filter(place=0)["share"].to_list() == [9 / 39]
+    ranked = board.filter(pl.col("place") > 0)
+    assert set(ranked["share"]) == {1.0} and {"a", "b", "c"} <= set(ranked["sequence"])
+    assert board.filter(pl.col("share") < 1)["place"].null_count() == len(board) - len(ranked) - 1
+    sample(folder, settings("abc", workflow={"name": "relay", "hops": 3}))
+    assert set(table(db, "sequences")["share"]) == set(table(db, "oracle")["share"]) == {1.0}
+    assert table(db, "leaderboard")["place"].null_count() == 0
+
+
+def test_what_pruning_leaves_out_is_no_fault(folder: Path) -> None:
+    """Generations of what was left out may be there all the same: others have asked alike."""
+    for name in "abc":
+        write_script(folder, name, [["(?s)^.*$", "the same"]])
+    raw = pruned(settings("abc", workflow={"name": "relay", "hops": 3}), width=1)
+    sample(folder, raw)
+    assert check_database(folder / "small.duckdb").faults == ()
