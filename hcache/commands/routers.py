@@ -56,6 +56,7 @@ def train(
 
     Example: `hcache train data/demo/experiment.yaml --algo ppo --seed 1`
     """
+    from hcache.evaluation.partial import in_words as partial_in_words
     from hcache.runs.comparability import changes_since, outdated_by
     from hcache.runs.training import train as train_router
 
@@ -75,13 +76,7 @@ def train(
             to=notes,
         )
     if partial := run.manifest.get("partial"):
-        shares = ", ".join(f"{split} {one['share']:.1%}" for split, one in partial.items())
-        say(
-            f"WARNING: trained on partial trees ({shares} of the trajectories of whole ones): "
-            "rewards here are of the outcomes that are there.",
-            "bold red",
-            notes,
-        )
+        say(f"WARNING: {partial_in_words(partial)}", "bold red", notes)
     for line in _outcome(run, str(experiment)):
         say(line)
 

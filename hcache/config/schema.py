@@ -226,7 +226,8 @@ class SamplingConfig(Section):
     bound: bool = Field(
         False,
         description="continue a state only where 1 - alpha * its cost so far exceeds the best "
-        "reward found with fewer hops, at `train.alpha` and the prices of the arms",
+        "reward found so far, hop by hop, at `train.alpha` and the prices of the arms; the oracle "
+        "stays exact, routers are not to be trained on such trees",
     )
     schedule: Literal["resident", "swap"] = Field(
         "resident", description="all engines at once, or one at a time"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from hcache.replay.static import FEWEST
 from hcache.replay.tree import Partial, Tree
@@ -29,6 +30,18 @@ def remarks(test: Tree, selection: Sequence[Tree], alpha: float) -> Iterator[str
     chosen = [tree.partial for tree in selection if tree.partial is not None]
     if chosen:
         yield f"{_chosen(chosen)}."
+
+
+def in_words(partial: Mapping[str, Mapping[str, Any]]) -> str:
+    """A sentence on the trees of a training, from its manifest: what is partial, by split."""
+    shares = ", ".join(f"{split} {one['share']:.1%}" for split, one in partial.items())
+    told = (
+        "rewards here are of the outcomes that are there"
+        if all(one["at_random"] for one in partial.values())
+        else "where questions were answered well nothing shows what going on would bring, so that "
+        "the router may learn no reason to stop (docs/scaling.md)"
+    )
+    return f"trained on partial trees ({shares} of the trajectories of whole ones): {told}."
 
 
 def _evaluated(partial: Partial, alpha: float) -> str:
