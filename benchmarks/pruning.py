@@ -86,17 +86,18 @@ def from_database(db: Path, file: Path) -> Data:
     """The splits of a database that was sampled whole."""
     experiment = hcache.Experiment.load(file, db=db)
     with hcache.Store(experiment.db) as store:
-        trees = [
+        train, valid, test = (
             replace(hcache.load_replay(store, experiment.config, split).tree, texts=None)
             for split in ("train", "valid", "test")
-        ]
-    return Data(*trees, experiment.config.train.alpha)
+        )
+    return Data(train, valid, test, experiment.config.train.alpha)
 
 
 def synthetic(seed: int) -> Data:
     """Forests as those of `benchmarks/learning`, with noise that nothing foretells."""
     counts = ((400, seed), (200, 20_000 + seed), (1000, 10_000 + seed))
-    return Data(*(forest(count, seed=each, noise=0.1) for count, each in counts), 0.25)
+    train, valid, test = (forest(count, seed=each, noise=0.1) for count, each in counts)
+    return Data(train, valid, test, 0.25)
 
 
 def pruned(tree: Tree, method: Method, alpha: float, seed: int, share: float) -> tuple[Tree, float]:
