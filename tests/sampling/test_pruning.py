@@ -193,6 +193,15 @@ def test_a_wider_draw_that_was_stopped_does_not_stand_for_a_smaller(folder: Path
     assert here < there  # by their ids
 
 
+def test_another_draw_of_the_same_size_is_another_tree(folder: Path) -> None:
+    raw = settings("abc", workflow={"name": "relay", "hops": 3})
+    first = pruned(raw, width=1)
+    other = pruned(raw, width=1, seed=1)
+    made = sum(generated(folder, first).values())
+    assert 0 < sum(generated(folder, other).values()) < made
+    assert sum(generated(folder, first).values()) == sum(generated(folder, other).values()) == 0
+
+
 def test_trees_that_do_not_fit_can_be_sampled_with_a_width(folder: Path) -> None:
     raw = settings("abc", workflow={"name": "relay", "hops": 8})
     raw["arms"] |= {f"a{number}": {"model": "a"} for number in range(6)}
