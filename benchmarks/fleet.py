@@ -75,11 +75,9 @@ def bare(file: Path) -> int:
     experiment = Experiment.load(file)
     enumerator = Enumerator(experiment.workflow, experiment.pool)
     engine = VllmEngine(experiment.pool[0], False)
-    prompts = [
-        {"prompt_token_ids": engine.render(request).ids}
-        for query in experiment.queries()
-        for request in enumerator.start(query, 1)
-    ]
+    queries = experiment.queries()
+    requests = [request for query in queries for request in enumerator.start(query, 1)]
+    prompts = [{"prompt_token_ids": prompt.ids} for prompt in engine.render(requests)]
     from vllm import SamplingParams
 
     tokens = experiment.pool[0].config.max_tokens

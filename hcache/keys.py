@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import lru_cache
 from pathlib import Path
 
 KEY_DIGITS = 32
@@ -54,7 +53,6 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:KEY_DIGITS]
 
 
-@lru_cache(maxsize=1 << 16)  # a workflow restarted asks the same again
 def generation_key(arm_fingerprint: str, messages_key: str, sample: int) -> str:
     """The key of a generation: (arm fingerprint, messages, sample index)."""
     return digest_text(f"{arm_fingerprint}\n{messages_key}\n{sample}")

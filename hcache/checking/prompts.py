@@ -44,7 +44,7 @@ def check_prompts(
             rows = rows.head(SAMPLE)
         for place, (key, text, tokens, prompt_key) in enumerate(rows.iter_rows(), 1):
             messages = [Message(**message) for message in json.loads(text)]
-            prompt = render(tokenizer, messages, arm.model_config)
+            [prompt] = render(tokenizer, [messages], arm.model_config)
             if len(prompt.ids) != tokens:
                 findings.add("generations", "prompt_tokens are not those of its prompt", key)
             if prompt_key not in ("", prompt.key):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -186,10 +186,10 @@ def check_queries(
     ids = store.sql(QUERY_IDS)
     for place, chosen in enumerate(ids.iter_slices(PAGE)):
         for query in read_queries(store, limits, chosen, known):
-            stored = vars(query).pop("id")
+            stored, key = query.id, replace(query).id
             if stored in known and known[stored] != query:
                 findings.add("queries", "is not as the experiment's files have it", stored)
-            elif query.id == stored:
+            elif key == stored:
                 sure |= set() if query.passages else {query.dataset}
             elif query.passages:
                 findings.add("queries", "query_id is not the key of its content", stored)
@@ -221,8 +221,7 @@ def read_queries(
         key = row["query_id"]
         own = known[key].passages if key in known else passages.get(key, ())
         query = Query(row["question"], tuple(row["references"]), row["dataset"], row["kind"], own)
-        vars(query)["id"] = key  # whether it is the key of the content is checked apart
-        queries.append(query)
+        queries.append(query.under(key))
     return queries
 
 

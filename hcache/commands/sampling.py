@@ -123,6 +123,7 @@ def sample(
             budget=budget,
             minutes=minutes,
             workers=served.workers,
+            answered=served.answered,
             swap=served.swap,
             only=None if came is None else came.generations,
             on_progress=bars.update,

@@ -39,7 +39,7 @@ def status(target: ExperimentOrDatabase, db: Database = None, as_json: AsJson = 
     if sampler and run is not None and run.arms:
         console.print(table_of(_arm_rows(run), "this run"))
     if sampler and run is not None and run.parts:
-        console.print(table_of(_filled(run.parts), "workers"))
+        console.print(table_of(_part_rows(run), "workers and endpoints"))
     if stored:
         console.print(table_of(stored, "in the database"))
 
@@ -107,10 +107,11 @@ def _arm_rows(run: RunStatus) -> list[dict[str, Any]]:
     ]
 
 
-def _filled(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows with the same columns, in the order in which they first appear."""
-    columns = dict.fromkeys(name for part in parts for name in part)
-    return [{name: part.get(name) for name in columns} for part in parts]
+def _part_rows(run: RunStatus) -> list[dict[str, Any]]:
+    return [
+        {"who": name, "generations": count, "a second": round(count / max(run.seconds, 1e-9), 1)}
+        for name, count in run.parts.items()
+    ]
 
 
 def _plain(

@@ -11,8 +11,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from hcache.data.wording import normalised
@@ -24,7 +23,7 @@ SPLITS = ("train", "valid", "test")
 SHOWN = 20  # places of an error that are named one by one
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a million are in memory at once
 class Query:
     """A question as the models read it, and what counts as its answer."""
 
@@ -35,13 +34,24 @@ class Query:
     passages: tuple[str, ...] = ()  # texts that a tool may search, if not part of the question
     place: str = field(default="", compare=False, repr=False)  # where it was read
 
-    @cached_property
+    _id: str = field(default="", init=False, compare=False, repr=False)
+
+    @property
     def id(self) -> str:
         """Key of the content: data set, question, references, and passages where there are any."""
-        content = [self.dataset, self.question, list(self.references)]
-        return digest([*content, list(self.passages)] if self.passages else content)
+        if not self._id:
+            content = [self.dataset, self.question, list(self.references)]
+            key = digest([*content, list(self.passages)] if self.passages else content)
+            object.__setattr__(self, "_id", key)
+        return self._id
 
-    @cached_property
+    def under(self, key: str) -> Query:
+        """The same query under the id that it is stored with, be it that of its content or not."""
+        query = replace(self)
+        object.__setattr__(query, "_id", key)
+        return query
+
+    @property
     def wording(self) -> str:
         """Key of what is asked, see `wording_key`."""
         return wording_key(self.question)
@@ -107,10 +117,11 @@ def without_duplicates(
     for split in sorted(splits, key=SPLITS.index, reverse=True):
         by_question: dict[str, Query] = {}
         for query in splits[split]:
-            reason, first = _duplicate(query, split, by_question, taken)
+            wording = query.wording
+            reason, first = _duplicate(query, wording, split, by_question, taken)
             if first is None:
                 by_question[query.question] = query
-                taken.setdefault(query.wording, (split, query))
+                taken.setdefault(wording, (split, query))
                 kept[split].append(query)
             elif reason == REPEATED or query.dataset in drop:
                 dropped[Dropped(query.dataset, split, reason)] += 1
@@ -122,10 +133,14 @@ def without_duplicates(
 
 
 def _duplicate(
-    query: Query, split: str, own: Mapping[str, Query], taken: Mapping[str, tuple[str, Query]]
+    query: Query,
+    wording: str,
+    split: str,
+    own: Mapping[str, Query],
+    taken: Mapping[str, tuple[str, Query]],
 ) -> tuple[str, tuple[Query, str] | None]:
     """Why a query is a duplicate, and of which in which split; None where it is none."""
-    elsewhere, first = taken.get(query.wording, (split, query))
+    elsewhere, first = taken.get(wording, (split, query))
     if elsewhere != split:
         return ACROSS, (first, elsewhere)
     if query.question not in own:

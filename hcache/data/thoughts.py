@@ -52,8 +52,11 @@ def drop_thought(text: str, tags: Tags = KNOWN_TAGS, thinking: bool = False) -> 
     is thought. With `thinking` the prompt has opened the thought, so that all is thought up to the
     first closing tag, or to the end of a text that was cut before it.
     """
-    if not tags:
-        return text
+    return _dropped(text, tags, thinking) if tags else text
+
+
+@lru_cache(maxsize=1 << 12)  # a workflow restarted is told the same replies
+def _dropped(text: str, tags: Tags, thinking: bool) -> str:
     pattern, closing = _grammar(tags)
     # Tags that would end the thought under way; none outside one.
     awaited = frozenset(closing.values()) if thinking else _NONE

@@ -61,7 +61,7 @@ def request_for(ask: Ask, replica: int, question: str) -> Request:
     return Request(key, ask.arm, ask.messages, messages_key, sample, question)
 
 
-@lru_cache(maxsize=1 << 16)  # a workflow restarted asks the same again
+@lru_cache(maxsize=1 << 10)  # arms are asked the same, one after the other
 def _messages_key(messages: tuple[Message, ...]) -> str:
     return digest([message._asdict() for message in messages])
 
@@ -78,23 +78,28 @@ class Prompt(NamedTuple):
         return digest(self.ids)
 
 
-def render(tokenizer: Any, messages: Sequence[Message], model: ModelConfig) -> Prompt:
-    """A prompt: the chat template's text, tokenised once, with no token added.
+def render(
+    tokenizer: Any, conversations: Sequence[Sequence[Message]], model: ModelConfig
+) -> list[Prompt]:
+    """The prompts of some messages each: the chat template's text, tokenised once, no token added.
 
     Whoever generates and whoever scores what was generated has to read the very same prompt. A
     template of the model's settings is handed over each time: to set it on a tokenizer does nothing
-    to one that an engine has wrapped.
+    to one that an engine has wrapped. Together they take half the time that they take one by one.
     """
+    if not conversations:
+        return []
     template = None if model.chat_template is None else Path(model.chat_template).read_text("utf-8")
-    text = tokenizer.apply_chat_template(
-        [message._asdict() for message in messages],
+    texts: list[str] = tokenizer.apply_chat_template(
+        [[message._asdict() for message in messages] for messages in conversations],
         tokenize=False,
         add_generation_prompt=True,
         chat_template=template,
         **model.chat_template_args,
     )
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return Prompt(ids, opens_thought(text, model.tags))
+    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    thinking = [opens_thought(text, model.tags) for text in texts]
+    return [Prompt(*each) for each in zip(ids, thinking, strict=True)]
 
 
 def as_said(tokenizer: Any, ids: Sequence[int], ends: Collection[int]) -> str:

@@ -53,7 +53,7 @@ def check_rendering(request: Request) -> None:
     tokenizer = tokenizer_of(request.arm.model_config)
     if tokenizer is not None:
         with rendering(request):
-            render(tokenizer, request.messages, request.arm.model_config)
+            render(tokenizer, [request.messages], request.arm.model_config)
 
 
 def tokenizer_of(model: ModelConfig) -> Any:

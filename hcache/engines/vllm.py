@@ -11,7 +11,8 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -139,6 +140,7 @@ class VllmEngine(CheckpointType):
         self.window = arm.model_config.max_model_len
         self.model_config = arm.model_config
         self.model = arm.model
+        self.queued: deque[Request] = deque()  # not yet given to vLLM
         self.requests: dict[str, tuple[Request, Prompt, float]] = {}
         self.refused: list[Generation] = []
         self.failed: EngineError | None = None
@@ -168,46 +170,77 @@ class VllmEngine(CheckpointType):
         """See `EngineType`."""
         return VllmEngine(arm, logprobs)
 
-    def render(self, request: Request) -> Prompt:
-        """The prompt of a request."""
-        return render(self.tokenizer, request.messages, self.model_config)
+    def render(self, requests: Iterable[Request]) -> list[Prompt]:
+        """The prompts of some requests."""
+        return render(self.tokenizer, [each.messages for each in requests], self.model_config)
 
     def lora_request(self, request: Request) -> Any:
         """The adapter that a request is answered with, if any."""
         return self.lora
 
     def submit(self, request: Request) -> None:
-        """See `Engine`. A prompt that leaves no room for a reply is answered at once.
+        """See `Engine`: it is rendered in the next step, with all that are queued by then."""
+        self._must_run()
+        self.queued.append(request)
+
+    def _add_queued(self) -> None:
+        """Give vLLM what is queued.
 
         Raises:
-            ArmError: the prompt cannot be rendered, or vLLM refuses the settings of the arm.
+            ArmError: a prompt cannot be rendered, or vLLM refuses the settings of an arm; `request`
+                says of which, and the rest stays queued.
             EngineError: the engine has failed.
         """
-        self._must_run()
         try:
-            self._add(request)
+            while self.queued:
+                for prompt in self._prompts():
+                    self._add(self.queued[0], prompt)
+                    self.queued.popleft()
+        except ArmError as error:
+            error.request = self.queued.popleft().key
+            raise
         except HcacheError:
             raise
-        except WRONG_SETTING as error:  # of this request: it did not get as far as the model
-            self.requests.pop(request.key, None)
-            raise ArmError(
-                f"arms.{request.arm.name}: vLLM refuses its settings ({reasons(error)}).",
-                f"Change them, or those of models.{self.model}.",
-            ) from error
         except Exception as error:  # vLLM raises whatever its parts raise
             raise self._fail(error) from error
 
-    def _add(self, request: Request) -> None:
-        with rendering(request):
-            prompt = self.render(request)
+    def _prompts(self) -> list[Prompt]:
+        """The prompts of all that are queued; of the first alone where one cannot be rendered."""
+        try:
+            return self.render(self.queued)
+        except Exception:  # whatever a template raises: it is told when that one is the first
+            first = self.queued[0]
+            with rendering(first):
+                return self.render([first])
+
+    def _add(self, request: Request, prompt: Prompt) -> None:
+        """Give vLLM a request. A prompt that leaves no room for a reply is answered at once."""
         ids = prompt.ids
         if not ids or len(ids) >= self.window:
             refused = Generation(request.key, "", (), len(ids), TOO_LONG, prompt_key=prompt.key)
             self.refused.append(refused)
             return
+        lora = self.lora_request(request)
+        self.requests[request.key] = (request, prompt, time.perf_counter())
+        try:
+            self.llm.llm_engine.add_request(
+                request.key,
+                {"prompt_token_ids": ids},
+                self._sampling(request, self.window - len(ids)),
+                lora_request=lora,
+            )
+        except WRONG_SETTING as error:  # of this request: it did not get as far as the model
+            del self.requests[request.key]
+            raise ArmError(
+                f"arms.{request.arm.name}: vLLM refuses its settings ({reasons(error)}).",
+                f"Change them, or those of models.{self.model}.",
+            ) from error
+
+    def _sampling(self, request: Request, room: int) -> Any:
+        """How a reply is drawn; `room` is the number of tokens that the window leaves it."""
         config = request.arm.config
-        sampling = self._vllm.SamplingParams(
-            max_tokens=min(config.max_tokens, self.window - len(ids)),
+        return self._vllm.SamplingParams(
+            max_tokens=min(config.max_tokens, room),
             temperature=config.temperature,
             top_p=config.top_p if config.temperature > 0 else 1.0,
             seed=request.seed if config.temperature > 0 else None,
@@ -216,15 +249,11 @@ class VllmEngine(CheckpointType):
             detokenize=bool(config.stop),
             skip_special_tokens=False,  # a text of `stop` may hold one
         )
-        lora = self.lora_request(request)
-        self.requests[request.key] = (request, prompt, time.perf_counter())
-        self.llm.llm_engine.add_request(
-            request.key, {"prompt_token_ids": ids}, sampling, lora_request=lora
-        )
 
     def step(self) -> list[Generation]:
         """See `Engine`."""
         self._must_run()
+        self._add_queued()
         finished, self.refused = self.refused, []
         if not self.requests:
             return finished
@@ -239,6 +268,7 @@ class VllmEngine(CheckpointType):
         if self.failed is None:
             engine = self.llm.llm_engine
             engine.abort_request(list(engine.output_processor.request_states), internal=True)
+        self.queued.clear()
         self.requests.clear()
         self.refused.clear()
 
@@ -252,6 +282,7 @@ class VllmEngine(CheckpointType):
             raise self.failed
 
     def _fail(self, error: Exception) -> EngineError:
+        self.queued.clear()
         self.requests.clear()
         hint = hint_for(error, self.model, self.model_config)
         if not isinstance(error, WRONG_SETTING):  # out of memory, a dead worker: may pass

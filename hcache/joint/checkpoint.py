@@ -94,7 +94,8 @@ class Checkpoint:
 
     def prompt(self, messages: Sequence[Message]) -> Prompt:
         """The prompt that messages make."""
-        return render(self.tokenizer, messages, self.model_config)
+        [prompt] = render(self.tokenizer, [messages], self.model_config)
+        return prompt
 
     def render(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a prompt."""

@@ -55,6 +55,10 @@ class Serving:
     swap: bool = False
     fleet: Fleet | None = None
 
+    def answered(self) -> dict[str, int]:
+        """Generations of each worker so far."""
+        return {} if self.fleet is None else self.fleet.answered
+
 
 def serving(experiment: Experiment) -> Serving:
     """The engines of an experiment: a fleet, or engines in this process.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -22,23 +22,25 @@ from hcache.files import Identity, identity
 from hcache.models.arms import Arm
 from hcache.sampling.enumerator import Reply, enumerator_of
 from hcache.sampling.gate import Gate
+from hcache.sampling.known import Known
 from hcache.sampling.placing import in_process
 from hcache.sampling.plan import check_size, complete_queries, stored_scope, tree_size
-from hcache.sampling.records import record_of, tables_of
+from hcache.sampling.records import record_of, replies_of, tables_of
 from hcache.sampling.schedules import Resident, Sweep
 from hcache.sampling.scoring import rescore, score
 from hcache.sampling.status import StatusFile
 from hcache.sampling.tally import Tally
-from hcache.store import Spool, Store, check_kind, wait_and_write, write
+from hcache.store import Spool, Store, check_kind, wait_and_write
 from hcache.store.queries import GENERATIONS, GENERATIONS_BY_ARM, TRAJECTORIES
 from hcache.store.spool import taken_away
 
 BATCH = 256  # queries begun together, so that the store is asked once for all
 IN_FLIGHT = 256  # requests given to an engine at once, for each worker
 BACKLOG = 1024  # requests queued before further queries are begun, for each worker
-COMMIT_SECONDS = 2.0  # between two commits, at least
-COMMIT_SHARE = 0.1  # of the time, at most: each commit reads keys of all that is stored
+COMMIT_SECONDS = 4.0  # between two commits, at least
+COMMIT_SHARE = 0.05  # of the time, at most: each commit reads keys of all that is stored
 MOST_UNCOMMITTED = 50_000  # generations in memory, after which commits may take a larger share
+NEW = ("generations", "trajectories", "scores")  # rows that are there are left out before
 PATIENCE_SECONDS = 10.0  # for a database held open by others, at the start and the end
 
 
@@ -57,11 +59,13 @@ class Sampler:
         swap: bool = False,
         only: Container[str] | None = None,
         on_progress: Callable[[Tally], None] = lambda tally: None,
+        answered: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         """The queries of some splits; `budget` bounds the generations of this run, `minutes` when
         queries are still begun; of a server's models, `only` generations of these keys are made.
         `workers` answer beside each other where the engines are in several processes; `swap` asks
-        for one model at a time whatever the schedule.
+        for one model at a time whatever the schedule. `answered` says how many generations each
+        worker has made.
 
         Raises:
             ConfigError: no such split, or none with queries; or see `check_size`.
@@ -85,7 +89,7 @@ class Sampler:
         self.swap = swap or self.config.schedule == "swap"
         self.tally = Tally(queries=len(self.queries))
         self.gate = Gate(self.config.max_cost, self.tally, only)
-        self.on_progress = on_progress
+        self.on_progress, self.answered = on_progress, answered
         self.queued: dict[str, deque[Request]] = {
             arm.engine_key: deque() for arm in experiment.all_arms
         }
@@ -94,8 +98,7 @@ class Sampler:
         self.held: deque[tuple[str, list[Request]]] = deque()  # begun, not yet within budget
         self.begun: set[str] = set()  # open queries whose requests went to engines
         self.complete_before = 0  # queries that earlier runs have completed
-        self.known: set[str] = set()  # generations in the database
-        self.known_trajectories: set[str] = set()
+        self.known, self.known_trajectories = Known(), Known()  # in the database
         self.fresh: dict[str, Reply] = {}  # generations of this run that are not there yet
         self.uncommitted: list[dict[str, Any]] = []
         self.file: Identity | None = None  # of the database, once all is recorded in it
@@ -114,7 +117,7 @@ class Sampler:
         check_kind(self.db)
         self.spool = Spool(self.db)
         self.status = StatusFile(self.db, self.experiment.name)
-        self.status.write(self.tally)
+        self._tell()
         try:
             self._begin()
             self._loop(started)
@@ -164,8 +167,8 @@ class Sampler:
         )
         keys = store.sql(GENERATIONS, chosen=fingerprints)
         ids = store.sql(TRAJECTORIES, [self.experiment.workflow.fingerprint])
-        self.known = set(keys.to_series())
-        self.known_trajectories = set(ids.to_series())
+        self.known = Known(keys.to_series().to_numpy())
+        self.known_trajectories = Known(ids.to_series().to_numpy())
 
     def _loop(self, started: float) -> None:
         ended, took = time.monotonic(), 0.0
@@ -181,8 +184,11 @@ class Sampler:
                 ended = time.monotonic()
                 took = ended - began
             self.tally.seconds = time.monotonic() - started
-            self.on_progress(self.tally)
-            self.status.write(self.tally)
+            self._tell()
+
+    def _tell(self) -> None:
+        self.on_progress(self.tally)
+        self.status.write(self.tally, {**self.answered(), **self.tally.endpoints})
 
     def _end(self, started: float) -> None:
         for engine in self.engines.loaded.values():
@@ -228,7 +234,7 @@ class Sampler:
             return False
         if self.budget is None:
             return True
-        self.begun &= self.enumerator.replies.keys()  # the others are complete
+        self.begun &= self.enumerator.trees.keys()  # the others are complete
         spent = sum(self.tally.generated.values())
         return spent + (len(self.begun) + 1) * self.tree <= self.budget
 
@@ -236,25 +242,20 @@ class Sampler:
         """Answer requests from what is there, and those that this unlocks; the rest is returned."""
         missing: list[Request] = []
         while requests:
-            here = [request for request in requests if request.key in self.known]
-            missing += [request for request in requests if request.key not in self.known]
-            replies = self._look_up(here)
+            replies = self._look_up({request.key for request in requests})
+            here = [request for request in requests if request.key in replies]
+            missing += [request for request in requests if request.key not in replies]
             requests = []
             for request in here:
                 self.tally.cached[request.arm.name] += 1
                 requests += self.enumerator.supply(request.key, replies[request.key])
         return missing
 
-    def _look_up(self, requests: list[Request]) -> dict[str, Reply]:
-        replies = {r.key: self.fresh[r.key] for r in requests if r.key in self.fresh}
-        stored = [r.key for r in requests if r.key not in replies]
-        if stored:
-            keys = pl.DataFrame({"generation_id": stored})
-            with Store(self.db) as store:
-                frame = store.match("generations", keys)
-            columns = frame.select("generation_id", *Reply.__dataclass_fields__)
-            replies |= {key: Reply(*rest) for key, *rest in columns.iter_rows()}
-        return replies
+    def _look_up(self, keys: set[str]) -> dict[str, Reply]:
+        """The replies that are there, by key."""
+        replies = {key: self.fresh[key] for key in keys & self.fresh.keys()}
+        stored = self.known.among(list(keys - replies.keys()))
+        return replies | replies_of(self.db, stored)
 
     def _queue(self, requests: Iterable[Request]) -> None:
         for request in requests:
@@ -353,7 +354,6 @@ class Sampler:
         for request, generation in pairs:
             reply = Reply.of(generation)
             self.fresh[request.key] = reply
-            self.known.add(request.key)
             self.tally.count(request.arm, generation)
             unlocked += self.enumerator.supply(request.key, reply)
         self._queue(self._answer_known(unlocked))
@@ -369,7 +369,8 @@ class Sampler:
     def _commit(self, patience: float = 0.0) -> None:
         """Move what is finished into the database, if it is free."""
         rows = self.enumerator.rows
-        new = [r for r in rows["trajectories"] if r["trajectory_id"] not in self.known_trajectories]
+        there = self.known_trajectories.among([r["trajectory_id"] for r in rows["trajectories"]])
+        new = [row for row in rows["trajectories"] if row["trajectory_id"] not in there]
         if not self.uncommitted and not new:
             return
         tables = tables_of(self.uncommitted) | {
@@ -381,13 +382,14 @@ class Sampler:
         self.tally.waiting = True
         self._check_file()
         try:
-            wait_and_write(self.db, tables, patience) if patience else write(self.db, tables)
+            wait_and_write(self.db, tables, patience, new=NEW)
         except StoreBusyError:
             return
         self._check_file()
         self.tally.waiting = False
         self.enumerator.take_rows()
-        self.known_trajectories |= {row["trajectory_id"] for row in new}
+        self.known_trajectories.add(row["trajectory_id"] for row in new)
+        self.known.add(self.fresh)
         self.uncommitted.clear()
         self.fresh.clear()
         self.spool.clear()

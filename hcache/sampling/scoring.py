@@ -46,7 +46,13 @@ def score(
     by_dataset: dict[str, list[Row]] = defaultdict(list)
     for row in trajectories:
         query = queries[row["query_id"]]
-        by_dataset[query.dataset].append({**row, "references": query.references})
+        by_dataset[query.dataset].append(
+            {
+                "trajectory_id": row["trajectory_id"],
+                "output": row["output"],
+                "references": query.references,
+            }
+        )
     return [
         row
         for dataset, rows in by_dataset.items()
@@ -63,7 +69,8 @@ def score_rows(rows: Sequence[Row], extract: str, metric: str) -> list[dict[str,
         DataError: the metric cannot be met by the references of a row.
     """
     take = extractor(extract)
-    answers = [take(row["output"]) for row in rows]
+    taken = {text: take(text) for text in {row["output"] for row in rows}}
+    answers = [taken[row["output"]] for row in rows]
     values = score_many(metric, answers, [row["references"] for row in rows])
     version = version_of(extract, metric)
     return [

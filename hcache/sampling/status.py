@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import BaseModel, Field, JsonValue, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from hcache.errors import StoreError
 from hcache.files import replace_file
@@ -47,7 +47,7 @@ class RunStatus(BaseModel):
     seconds: float
     waiting: bool  # finished generations wait beside the database, which is in use
     arms: dict[str, ArmStatus]
-    parts: list[dict[str, JsonValue]] = Field(default=[])  # workers, endpoints: a row each
+    parts: dict[str, int] = Field(default={})  # generations of this run, by worker or endpoint
 
     @property
     def generated(self) -> int:
@@ -107,7 +107,7 @@ class StatusFile:
         self.started = datetime.now(UTC)
         self._due = 0.0
 
-    def write(self, tally: Tally, parts: Sequence[dict[str, JsonValue]] = ()) -> None:
+    def write(self, tally: Tally, parts: Mapping[str, int]) -> None:
         """Write how far the run is, unless that was done a moment ago."""
         if time.monotonic() < self._due:
             return
@@ -133,7 +133,7 @@ class StatusFile:
                 )
                 for arm in tally.expected
             },
-            parts=list(parts),
+            parts=dict(parts),
         )
         with suppress(OSError):
             replace_file(self.path, status.model_dump_json(indent=1).encode())

@@ -24,6 +24,7 @@ class Tally:
     prompt_tokens: Counter[str] = field(default_factory=Counter)  # of what was generated, by arm
     output_tokens_of: Counter[str] = field(default_factory=Counter)
     spent_of: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    endpoints: Counter[str] = field(default_factory=Counter)  # generations of servers, by address
     loads: int = 0
     moved: int = 0  # queries in another split than when they were recorded before
     missing: int = 0  # outcomes lost to a failed engine, or an arm that it cannot serve
@@ -43,6 +44,7 @@ class Tally:
         self.prompt_tokens[arm.name] += tokens[0]
         self.output_tokens_of[arm.name] += tokens[1]
         self.spent_of[arm.name] += arm.config.price.of(*tokens)
+        self.endpoints.update(value for name, value in generation.facts if name == "endpoint")
 
     @property
     def spent(self) -> float:

@@ -22,9 +22,10 @@ import duckdb
 from hcache.errors import StoreError
 from hcache.store.connection import check_kind, connect, exists, translating
 from hcache.store.digest import CIRCUMSTANCES
+from hcache.store.frames import SCHEMAS
 from hcache.store.schema import CONFLICT, UNIQUE, VERSION, literal, quoted
 from hcache.store.spool import Spool, sampled_meanwhile, sampling, spool_path
-from hcache.store.store import SCHEMAS, check_version, follow_metrics, insert_batch, writing
+from hcache.store.store import check_version, follow_metrics, insert_batch, writing
 
 EXAMPLES = 3
 

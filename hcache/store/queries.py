@@ -83,9 +83,15 @@ select g.generation_id, g.text, g.prompt_tokens, g.output_tokens, g.thinking
 from generations g semi join chosen using (fingerprint)
 """
 
-GENERATIONS = "select generation_id from generations semi join chosen using (fingerprint)"
-
-TRAJECTORIES = "select trajectory_id from trajectories where workflow = $1"
+# Of keys, the first 64 bits; one that is no key is left out.
+GENERATIONS = """
+select try_cast('0x' || generation_id[:16] as ubigint) as half
+from generations semi join chosen using (fingerprint) where half is not null
+"""
+TRAJECTORIES = """
+select try_cast('0x' || trajectory_id[:16] as ubigint) as half
+from trajectories where workflow = $1 and half is not null
+"""
 
 RATE = """
 select epoch(max(created) - min(created)) / nullif(count(*) - 1, 0)

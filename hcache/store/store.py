@@ -7,7 +7,7 @@ transaction on a connection of its own, and readers open the file read-only.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,7 @@ from hcache.store.connection import (
     exists,
     translating,
 )
+from hcache.store.frames import frame_of
 from hcache.store.queries import CALLS, EXPERIMENTS, METRICS, POOL, VIEW_COLUMNS
 from hcache.store.schema import (
     MERGE,
@@ -37,60 +38,6 @@ from hcache.store.schema import (
 )
 
 T = TypeVar("T")
-TEXT, TEXTS, INT = pl.String, pl.List(pl.String), pl.Int32
-ASKS = pl.List(
-    pl.Struct(
-        {
-            "arm": TEXT, "generation": TEXT, "prompt_tokens": INT, "output_tokens": INT,
-            "role": TEXT,
-        }
-    )
-)  # fmt: skip
-SCHEMAS: dict[str, dict[str, Any]] = {
-    "queries": {
-        "query_id": TEXT, "dataset": TEXT, "kind": TEXT, "question": TEXT, "references": TEXTS,
-    },
-    "arms": {"arm_id": TEXT, "name": TEXT, "fingerprint": TEXT, "settings": TEXT},
-    "experiments": {
-        "experiment": TEXT, "workflow": TEXT, "hops": INT, "replicas": INT, "config": TEXT,
-    },
-    "pools": {
-        "experiment": TEXT, "position": INT, "arm_id": TEXT, "input_price": pl.Float64,
-        "output_price": pl.Float64,
-    },
-    "splits": {
-        "experiment": TEXT, "query_id": TEXT, "split": TEXT, "extractor": TEXT, "quality": TEXT,
-    },
-    "messages": {"messages_id": TEXT, "messages": TEXT},
-    "generations": {
-        "generation_id": TEXT, "fingerprint": TEXT, "messages_id": TEXT, "sample": INT,
-        "text": TEXT, "token_ids": pl.List(INT), "prompt_tokens": INT, "output_tokens": INT,
-        "cached_tokens": INT, "finish_reason": TEXT, "logprobs": pl.List(pl.Float32),
-        "seconds": pl.Float64, "provenance_id": TEXT, "created": pl.Datetime,
-        "thinking": pl.Boolean, "prompt_key": TEXT, "reasoning_tokens": INT,
-    },
-    "provenance": {"provenance_id": TEXT, "facts": TEXT},
-    "texts": {"text_id": TEXT, "text": TEXT},
-    "states": {
-        "query_id": TEXT, "workflow": TEXT, "replica": INT, "decisions": TEXTS, "depth": INT,
-        "role": TEXT, "context_id": TEXT, "context": TEXTS, "actions": TEXTS,
-        "stop": pl.Boolean, "asks": ASKS,
-    },
-    "trajectories": {
-        "trajectory_id": TEXT, "query_id": TEXT, "workflow": TEXT, "replica": INT,
-        "decisions": TEXTS, "depth": INT, "sequence": TEXT, "output": TEXT, "notes": TEXTS,
-        "asks": ASKS,
-    },
-    "scores": {
-        "trajectory_id": TEXT, "extractor": TEXT, "metric": TEXT, "answer": TEXT,
-        "value": pl.Float64, "version": TEXT,
-    },
-    "conflicts": {
-        "conflict_id": TEXT, "table_name": TEXT, "key": TEXT, "content": TEXT, "facts": TEXT,
-        "origin": TEXT,
-    },
-}  # fmt: skip
-
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 """Rows to write, by table."""
 
@@ -207,10 +154,17 @@ class Store:
         )
 
 
-def write(path: Path, rows: Rows, replace: Sequence[str] = (), experiment: str = "") -> None:
+def write(
+    path: Path,
+    rows: Rows,
+    replace: Sequence[str] = (),
+    experiment: str = "",
+    new: Collection[str] = (),
+) -> None:
     """Add rows in one transaction; those that are there already stay as they are.
 
-    `replace` names tables in which all rows of `experiment` give way to the new ones.
+    `replace` names tables in which all rows of `experiment` give way to the new ones; `new` those
+    of which no row is there, as the caller knows: their keys need not be read.
 
     Raises:
         StoreBusyError: another process has the file open; nothing was written.
@@ -221,21 +175,25 @@ def write(path: Path, rows: Rows, replace: Sequence[str] = (), experiment: str =
         for table in replace:
             connection.execute(f"delete from {table} where experiment = ?", [experiment])
         for table, items in rows.items():
-            _insert(connection, table, items)
+            _insert(connection, table, items, table in new)
         follow_metrics(connection, metrics)
 
 
 def _insert(
-    connection: duckdb.DuckDBPyConnection, table: str, items: Sequence[Mapping[str, Any]]
+    connection: duckdb.DuckDBPyConnection,
+    table: str,
+    items: Sequence[Mapping[str, Any]],
+    new: bool,
 ) -> None:
     if not items:
         return
     keys = [key.strip() for key in UNIQUE[table].split(",")]
-    frame = pl.DataFrame(items, schema=SCHEMAS[table]).unique(
-        keys, keep="first", maintain_order=True
-    )
+    frame = frame_of(table, items).unique(keys, keep="first", maintain_order=True)
     connection.register("batch", frame)
-    insert_batch(connection, table)
+    if new:
+        connection.execute(f"insert into {table} by name select * from batch")
+    else:
+        insert_batch(connection, table)
     connection.unregister("batch")
 
 
@@ -272,10 +230,15 @@ def _create_views(connection: duckdb.DuckDBPyConnection, metrics: Iterable[str] 
 
 
 def wait_and_write(
-    path: Path, rows: Rows, seconds: float, replace: Sequence[str] = (), experiment: str = ""
+    path: Path,
+    rows: Rows,
+    seconds: float,
+    replace: Sequence[str] = (),
+    experiment: str = "",
+    new: Collection[str] = (),
 ) -> None:
     """`write`, trying again for some seconds while another process has the file open."""
-    _patiently(lambda: write(path, rows, replace, experiment), seconds)
+    _patiently(lambda: write(path, rows, replace, experiment, new), seconds)
 
 
 def _patiently(action: Callable[[], T], seconds: float) -> T:
@@ -285,7 +248,7 @@ def _patiently(action: Callable[[], T], seconds: float) -> T:
         try:
             return action()
         except StoreBusyError:
-            if time.monotonic() > deadline:
+            if time.monotonic() >= deadline:
                 raise
             time.sleep(0.05)
 

@@ -140,6 +140,46 @@ class Finished:
     notes: tuple[str, ...] = ()
 
 
+class Walk:
+    """A workflow under way. It can be taken further, never back."""
+
+    def __init__(self, flow: Flow) -> None:
+        """`flow` is fresh."""
+        self.flow = flow
+        self.asks: list[Ask] = []
+        self.taken = 0  # decisions
+        self.effect: Choose | Ask | None = None  # that it waits at; None where it has not begun
+
+    def on(
+        self, decisions: Sequence[Decision], reply_to: Callable[[Ask], Reply | str | None]
+    ) -> Pending | Undecided | Finished:
+        """Take it along `decisions`, those included that it has taken, until more is needed.
+
+        `reply_to` is as in `advance`, and so is what is raised.
+        """
+        try:
+            if self.effect is None:
+                self.effect = next(self.flow)
+            while True:
+                sent: Decision | str
+                if isinstance(self.effect, Ask):
+                    reply = reply_to(self.effect)
+                    if reply is None:
+                        return Pending(self.effect)
+                    self.asks.append(self.effect)
+                    sent = _without_thought(self.effect, reply)
+                else:
+                    if self.taken == len(decisions):
+                        return Undecided(self.effect, tuple(self.asks))
+                    sent = decisions[self.taken]
+                    _check_offered(self.effect, sent)
+                    self.taken += 1
+                self.effect = self.flow.send(sent)
+        except StopIteration as end:
+            answer = end.value if isinstance(end.value, Answer) else Answer(end.value)
+            return Finished(answer.text, tuple(self.asks), answer.notes)
+
+
 def advance(
     flow: Flow, decisions: Sequence[Decision], reply_to: Callable[[Ask], Reply | str | None]
 ) -> Pending | Undecided | Finished:
@@ -152,27 +192,8 @@ def advance(
     Raises:
         ConfigError: a decision that the workflow does not offer at that place.
     """
-    asks: list[Ask] = []
-    left = iter(decisions)
-    sent: Decision | str | None = None
     try:
-        while True:
-            effect = next(flow) if sent is None else flow.send(sent)
-            if isinstance(effect, Ask):
-                reply = reply_to(effect)
-                if reply is None:
-                    return Pending(effect)
-                asks.append(effect)
-                sent = _without_thought(effect, reply)
-                continue
-            decision = next(left, None)
-            if decision is None:
-                return Undecided(effect, tuple(asks))
-            _check_offered(effect, decision)
-            sent = decision
-    except StopIteration as end:
-        answer = end.value if isinstance(end.value, Answer) else Answer(end.value)
-        return Finished(answer.text, tuple(asks), answer.notes)
+        return Walk(flow).on(decisions, reply_to)
     finally:
         flow.close()
 

@@ -17,8 +17,8 @@ from hcache.data.extractors import version_of
 from hcache.data.metrics import METRICS
 from hcache.errors import EngineError
 from hcache.experiment import Experiment
+from hcache.store.frames import SCHEMAS
 from hcache.store.schema import CONFLICT
-from hcache.store.store import SCHEMAS
 
 UNSEEN = {
     ("generations", "created"): "when a reply was made is known to nobody else",

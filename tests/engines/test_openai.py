@@ -264,7 +264,9 @@ def test_prompts_that_do_not_fit_are_told_from_other_refusals(
 def test_work_is_shared_among_endpoints_and_bounded(folder: Path) -> None:
     with fake_server() as one, fake_server() as two:
         one.delay = two.delay = 0.02
-        assert run(folder, one.url, two.url, names="a", concurrency=2).complete == 5
+        tally = run(folder, one.url, two.url, names="a", concurrency=2)
+        assert tally.complete == 5
+        assert dict(tally.endpoints) == {each.url: len(each.bodies) for each in (one, two)}
         assert one.most <= 2 and two.most <= 2
         assert len(one.bodies) > 2 and len(two.bodies) > 2
         assert len(one.bodies) + len(two.bodies) == 10

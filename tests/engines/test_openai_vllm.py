@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,7 +20,10 @@ from helpers.servers import free_port
 
 from hcache.checking import check_database
 from hcache.engines.vllm import CPU_ONLY, QUIET
+from hcache.errors import EngineError
+from hcache.experiment import Experiment
 from hcache.sampling import Sampler
+from hcache.sampling.tally import Tally
 from hcache.store import Store
 
 pytestmark = [
@@ -39,26 +43,48 @@ from generations g join arms a using (fingerprint) order by all
 TREE = "select query_id, replica, sequence, output from trajectories order by all"
 
 
+class Server:
+    """A server of one of the demo's models, under the name `calc`."""
+
+    def __init__(self, log: Path) -> None:
+        self.port, self.log = free_port(), log
+        self.url = f"http://127.0.0.1:{self.port}/v1"
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        command = [
+            sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(MODEL),
+            "--served-model-name", "calc", "--dtype", "float32", "--max-model-len", str(WINDOW),
+            "--enforce-eager", "--block-size", "32", "--host", "127.0.0.1",
+            "--port", str(self.port), "--generation-config", "vllm",
+        ]  # fmt: skip
+        environment = os.environ | QUIET | CPU_ONLY | {"VLLM_CPU_KVCACHE_SPACE": "1"}
+        with self.log.open("wb") as out:
+            self.process = subprocess.Popen(
+                command, env=environment, stdout=out, stderr=out, start_new_session=True
+            )
+        _wait(f"http://127.0.0.1:{self.port}/health", self.process, self.log)
+
+    def kill(self) -> None:
+        """End it and the process of its engine at once, as if their machine had gone."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The base URL of a server of one of the demo's models, under the name `calc`."""
-    port, log = free_port(), tmp_path_factory.mktemp("server") / "log.txt"
-    command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(MODEL),
-        "--served-model-name", "calc", "--dtype", "float32", "--max-model-len", str(WINDOW),
-        "--enforce-eager", "--block-size", "32", "--host", "127.0.0.1", "--port", str(port),
-        "--generation-config", "vllm",
-    ]  # fmt: skip
-    environment = os.environ | QUIET | CPU_ONLY | {"VLLM_CPU_KVCACHE_SPACE": "1"}
-    with (
-        log.open("wb") as out,
-        subprocess.Popen(command, env=environment, stdout=out, stderr=out) as process,
-    ):
-        try:
-            _wait(f"http://127.0.0.1:{port}/health", process, log)
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            process.terminate()
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server") / "log.txt")
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def server(started: Server) -> str:
+    """Its base URL."""
+    return started.url
 
 
 def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -72,8 +98,8 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     raise AssertionError(log.read_text(encoding="utf-8", errors="replace")[-3000:])
 
 
-def sampled(folder: Path, name: str, model: dict[str, Any], questions: int = 6) -> Path:
-    """A database of two arms and two hops, sampled."""
+def experiment_of(folder: Path, name: str, model: dict[str, Any], questions: int) -> Experiment:
+    """Two arms and two hops."""
     source = {"path": str(ROOT / "data" / "demo" / "questions" / "test.jsonl"), "limit": questions}
     raw = {
         "name": name,
@@ -86,7 +112,12 @@ def sampled(folder: Path, name: str, model: dict[str, Any], questions: int = 6) 
         },
         "data": {"demo": {"sources": {"test": source}}},
     }
-    experiment = load(folder, raw)
+    return load(folder, raw)
+
+
+def sampled(folder: Path, name: str, model: dict[str, Any], questions: int = 6) -> Path:
+    """A database that was sampled."""
+    experiment = experiment_of(folder, name, model, questions)
     tally = Sampler(experiment, splits=["test"]).run()
     assert tally.complete == questions and not tally.missing
     assert not check_database(experiment.db).faults
@@ -94,7 +125,8 @@ def sampled(folder: Path, name: str, model: dict[str, Any], questions: int = 6) 
 
 
 def remote(url: str, **further: Any) -> dict[str, Any]:
-    return {"path": "calc", "engine": "openai", "server": {"endpoints": [url]}, **further}
+    server = {"endpoints": [url], "retries": 1}
+    return {"path": "calc", "engine": "openai", "server": server, **further}
 
 
 def rows(db: Path, sql: str) -> list[tuple[Any, ...]]:
@@ -134,3 +166,30 @@ def test_a_prompt_beyond_the_window_is_an_outcome(server: str, tmp_path: Path) -
     assert sorted(rows(experiment.db, "select finish_reason, prompt_tokens > 0 from generations"))[
         -1
     ] == ("too_long", False)
+
+
+def test_killed_in_the_middle_nothing_is_lost_or_asked_twice(
+    started: Server, tmp_path: Path
+) -> None:
+    """What was finished is kept; with the server back, the same run makes the rest alone."""
+    settings = remote(
+        started.url, engine_args={"return_token_ids": True, "skip_special_tokens": False}
+    )
+    settings["server"]["concurrency"] = 2
+
+    def kill_soon(tally: Tally) -> None:
+        if sum(tally.generated.values()) >= 10:
+            started.kill()
+
+    experiment = experiment_of(tmp_path, "there", settings, 12)
+    with pytest.raises(EngineError, match=r"models\.m"):
+        Sampler(experiment, splits=["test"], on_progress=kill_soon).run()
+    kept = rows(experiment.db, "select count(*) from generations")[0][0]
+    assert kept >= 10
+    started.start()
+    tally = Sampler(experiment, splits=["test"]).run()
+    here = sampled(tmp_path, "here", {"path": str(MODEL)}, questions=12)
+    assert rows(experiment.db, SAID) == rows(here, SAID)
+    assert rows(experiment.db, TREE) == rows(here, TREE)
+    assert sum(tally.generated.values()) == len(rows(here, SAID)) - kept > 0
+    assert not check_database(experiment.db).faults

@@ -10,6 +10,8 @@ from helpers.paths import DEMO
 
 from hcache.config.schema import ArmConfig, ModelConfig
 from hcache.engines import Request, build_pool, check_request
+from hcache.engines.base import render
+from hcache.engines.rendering import tokenizer_of
 from hcache.errors import ArmError
 from hcache.workflows import Message
 
@@ -69,3 +71,16 @@ def test_tokenizer_that_cannot_be_read_is_left_to_the_engine(tmp_path: Path) -> 
     shutil.copytree(DEMO / "models" / "generalist", tmp_path / "damaged")
     (tmp_path / "damaged" / "tokenizer.json").write_text("{")
     check(tmp_path, UNCLOSED, path="damaged")
+
+
+def test_prompts_are_the_same_together_and_alone() -> None:
+    """Of any length, empty ones and one that opens a thought among them."""
+    model = ModelConfig.model_validate({"path": str(DEMO / "models" / "generalist")})
+    tokenizer = tokenizer_of(model)
+    conversations = [
+        (Message("user", text),) for text in ("", "a", "What is it?\n" * 9, "<think>", "é 語")
+    ]
+    together = render(tokenizer, conversations, model)
+    assert together == [render(tokenizer, [each], model)[0] for each in conversations]
+    assert len({prompt.key for prompt in together}) == len(conversations)
+    assert render(tokenizer, [], model) == []

@@ -166,7 +166,8 @@ def test_key_of_the_prompt_can_be_found_from_the_tokenizer_alone(sampled: Experi
     models = {arm.name: arm.model_config for arm in sampled.pool}
     for name, row in said(sampled).items():
         messages = [Message(**message) for message in json.loads(row["messages"])]
-        prompt = render(tokenizer_of(models[name]), messages, models[name])
+        [prompt] = render(tokenizer_of(models[name]), [messages], models[name])
         assert (prompt.key, len(prompt.ids)) == (row["prompt_key"], row["prompt_tokens"])
         other = models[name].model_copy(update={"chat_template": __file__})
-        assert render(tokenizer_of(other), messages, other).key != row["prompt_key"]
+        [changed] = render(tokenizer_of(other), [messages], other)
+        assert changed.key != row["prompt_key"]

@@ -128,7 +128,7 @@ def test_enumeration_equals_plain_recursion(
     wanted = plain(QUERIES, pool, hops, replicas, few_words)
     assert as_plain(rows["trajectories"]) == wanted
     assert max(Counter(request.key for request in asked).values()) == 1
-    assert (enumerator.complete, enumerator.waiting, enumerator.replies) == (2, {}, {})
+    assert (enumerator.complete, enumerator.waiting, enumerator.trees) == (2, {}, {})
     paths = {(key[0], key[1], key[2][:-1]) for key in wanted}
     states = {(row["query_id"], row["replica"], tuple(row["decisions"])) for row in rows["states"]}
     assert states == paths and len(rows["states"]) == len(paths)

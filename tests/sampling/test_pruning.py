@@ -66,7 +66,7 @@ def enumerate_all(
         reply = Reply(text, int(key[8:11], 16) % 50 + 1, len(text.split()))
         pending += enumerator.supply(request.key, reply)
     assert enumerator.complete == len(QUERIES)
-    assert not (enumerator.replies or enumerator._held or enumerator._best)
+    assert not enumerator.trees
     rows = enumerator.take_rows()["trajectories"]
     found = {(row["query_id"], row["replica"], *row["decisions"]): row for row in rows}
     assert len(found) == len(rows)

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from helpers.experiments import (
     FaultyEngine,
@@ -27,6 +28,7 @@ from helpers.experiments import (
 )
 from helpers.paths import ROOT
 
+from hcache.checking import check_database
 from hcache.data.extractors import version_of
 from hcache.data.metrics import METRICS
 from hcache.engines import Request, ScriptedEngine
@@ -39,8 +41,9 @@ from hcache.replay import loading
 from hcache.replay.loading import load_replay as replay
 from hcache.sampling import Sampler, make_plan, sampler, scoring
 from hcache.sampling.scoring import Scored, rescore
-from hcache.store import Rows, Store, spool_path, write
+from hcache.store import Rows, Store, spool_path, store, wait_and_write, write
 from hcache.store.schema import UNIQUE
+from hcache.store.store import insert_batch
 
 QUERIES = 5
 OUTDATED = r"18 of 18 scores 'em' are by another version.*hcache rescore EXPERIMENT\.yaml"
@@ -724,13 +727,13 @@ def test_commits_take_a_small_share_of_the_time(
 ) -> None:
     commits = []
 
-    def slow_write(db: Path, rows: Rows) -> None:
+    def slow_write(db: Path, rows: Rows, *how: Any, **further: Any) -> None:
         commits.append(len(rows["generations"]))
         time.sleep(0.1)
-        write(db, rows)
+        wait_and_write(db, rows, *how, **further)
 
     monkeypatch.setattr(sampler, "COMMIT_SECONDS", 0.0)
-    monkeypatch.setattr(sampler, "write", slow_write)
+    monkeypatch.setattr(sampler, "wait_and_write", slow_write)
     write_scripts(tmp_path, "ab")
     answers = failing("ab", 10**9)  # one reply a step
     assert sample(tmp_path, settings("ab"), answers).generated.total() == 30
@@ -739,3 +742,24 @@ def test_commits_take_a_small_share_of_the_time(
     assert sample(tmp_path, settings("ab", db="full.duckdb"), answers).generated.total() == 30
     assert len(commits) > 10
     assert facts(tmp_path / "small.duckdb") == facts(tmp_path / "full.duckdb")
+
+
+def test_rows_that_are_new_are_not_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what is keyed by a run's own work no stored key is read; nothing is there twice for it."""
+    compared = Counter[str]()
+
+    def insert(connection: duckdb.DuckDBPyConnection, table: str) -> int:
+        compared[table] += 1
+        return insert_batch(connection, table)
+
+    monkeypatch.setattr(sampler, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(store, "insert_batch", insert)
+    write_scripts(tmp_path, "ab")
+    raw = settings("ab")
+    sample(tmp_path, raw, failing("ab", 10**9), budget=15)  # some queries, in part
+    sample(tmp_path, raw | {"workflow": {"name": "relay", "hops": 3}})
+    assert compared["texts"] and compared["states"] and compared["messages"]
+    assert not {"generations", "trajectories", "scores"} & compared.keys()
+    assert not check_database(tmp_path / raw["db"]).faults

@@ -16,7 +16,7 @@ from hcache.keys import digest
 from hcache.sampling import Sampler
 from hcache.store import Store
 from hcache.store.digest import CIRCUMSTANCES, TABLES, ContentDigest, content_digest
-from hcache.store.store import SCHEMAS
+from hcache.store.frames import SCHEMAS
 
 
 def digest_of(db: Path) -> ContentDigest:

@@ -21,7 +21,7 @@ from helpers.experiments import sample, settings, table
 from hcache.data.metrics import METRICS
 from hcache.errors import StoreBusyError, StoreError
 from hcache.experiment import Experiment
-from hcache.store import Store, connection, store, wait_and_write, write
+from hcache.store import Store, connection, frames, store, wait_and_write, write
 from hcache.store.schema import TABLES, UNIQUE, VERSION
 
 TEXT = {"text_id": "1", "text": "one"}
@@ -180,10 +180,10 @@ def test_rows_of_an_experiment_give_way(tmp_path: Path) -> None:
 
 
 def test_every_table_says_what_is_unique(tmp_path: Path) -> None:
-    assert TABLES.count("create table") == len(UNIQUE) == len(store.SCHEMAS)
+    assert TABLES.count("create table") == len(UNIQUE) == len(frames.SCHEMAS)
     path = new(tmp_path)
     with Store(path) as opened:
-        for name, schema in store.SCHEMAS.items():
+        for name, schema in frames.SCHEMAS.items():
             assert opened.sql(f'select * from "{name}"').columns == list(schema)
 
 
