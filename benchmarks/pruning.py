@@ -181,7 +181,7 @@ def measured(data: Data, method: Method, seed: int, share: float) -> Figures:
     """All figures of one method, seed and share."""
     train, calls = pruned(data.train, method, data.alpha, seed, share)
     valid, _ = pruned(data.valid, method, data.alpha, seed, share)
-    chosen = best_static([train, valid], data.alpha, within=[valid])
+    chosen = best_static([train, valid], data.alpha)
     best = best_static([data.train, data.valid], data.alpha)
     began = time.process_time()
     router = trained(train, valid, data.alpha, seed)
