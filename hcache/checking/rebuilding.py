@@ -16,6 +16,7 @@ from hcache.checking.records import Recorded, queries_of, read_queries
 from hcache.data.queries import Query
 from hcache.keys import digest, generation_key
 from hcache.sampling.enumerator import Enumerator, Reply
+from hcache.sampling.pruning import Pruning
 from hcache.store import Store
 from hcache.store.checks import BY_QUESTION, REPLIES_TO, ROWS_OF_QUERIES
 
@@ -36,19 +37,23 @@ def rebuild(
     ids = queries_of(store, recorded.name)
     for place, chosen in enumerate(ids.iter_slices(BATCH)):
         queries = read_queries(store, limits, chosen, known)
-        rebuilt = _enumerate(store, recorded, queries)
+        rebuilt = _enumerate(store, recorded, queries, Pruning())
+        pruning = Pruning.of(recorded.config, recorded.pool)
+        asked = rebuilt if pruning == Pruning() else _enumerate(store, recorded, queries, pruning)
         for table in ("states", "trajectories"):
             sql = ROWS_OF_QUERIES[table]
             stored = store.sql(sql, [recorded.workflow.fingerprint], chosen=chosen)
             rows = [row for row in stored.to_dicts() if _in_scope(recorded, row)]
-            _compare(table, rows, rebuilt.get(table, []), findings)
+            _compare(table, rows, rebuilt.get(table, []), asked.get(table, []), findings)
             findings.count(f"{table} rebuilt", len(rows))
         on_batch(min(len(ids), (place + 1) * BATCH), len(ids))
 
 
-def _enumerate(store: Store, recorded: Recorded, queries: Iterable[Query]) -> dict[str, list[Row]]:
+def _enumerate(
+    store: Store, recorded: Recorded, queries: Iterable[Query], pruning: Pruning
+) -> dict[str, list[Row]]:
     """The rows that the workflow makes of what is stored, as far as that goes."""
-    enumerator = Enumerator(recorded.workflow, recorded.pool)
+    enumerator = Enumerator(recorded.workflow, recorded.pool, pruning)
     requests = [
         request for query in queries for request in enumerator.start(query, recorded.replicas)
     ]
@@ -76,7 +81,10 @@ def _in_scope(recorded: Recorded, row: Row) -> bool:
     )
 
 
-def _compare(table: str, stored: list[Row], rebuilt: list[Row], findings: Findings) -> None:
+def _compare(
+    table: str, stored: list[Row], rebuilt: list[Row], asked: list[Row], findings: Findings
+) -> None:
+    """Find what is not as rebuilt; of what is not stored, what pruned sampling asks for."""
     wanted = {_key(row): row for row in rebuilt}
     for row in stored:
         made = wanted.pop(_key(row), None)
@@ -88,8 +96,9 @@ def _compare(table: str, stored: list[Row], rebuilt: list[Row], findings: Findin
             if not _equal(column, row[column], made[column]):
                 fault = f"{column} is not what its workflow gives"
                 findings.add(table, fault, _name(row))
+    missing = [row for row in asked if _key(row) in wanted]
     findings.add_all(
-        table, "is missing, although its generations are there", map(_name, wanted.values()), AGAIN
+        table, "is missing, although its generations are there", map(_name, missing), AGAIN
     )
 
 

@@ -56,6 +56,7 @@ def train(
 
     Example: `hcache train data/demo/experiment.yaml --algo ppo --seed 1`
     """
+    from hcache.evaluation.partial import in_words as partial_in_words
     from hcache.runs.comparability import changes_since, outdated_by
     from hcache.runs.training import train as train_router
 
@@ -74,6 +75,8 @@ def train(
             f"The data have changed since {', '.join(older)}: {run.name} is a run of its own.",
             to=notes,
         )
+    if partial := run.manifest.get("partial"):
+        say(f"WARNING: {partial_in_words(partial)}", "bold red", notes)
     for line in _outcome(run, str(experiment)):
         say(line)
 

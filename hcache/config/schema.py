@@ -216,6 +216,19 @@ class SamplingConfig(Section):
         description="samples per prompt of arms with temperature > 0; "
         "with all of them a question may have 100,000 trajectories",
     )
+    width: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_REPLICAS,
+        description="arms that continue each state after the first hop, drawn by its own key; all "
+        "of them where omitted",
+    )
+    bound: bool = Field(
+        False,
+        description="continue a state only where 1 - alpha * its cost so far exceeds the best "
+        "reward found so far, hop by hop, at `train.alpha` and the prices of the arms; the oracle "
+        "stays exact, routers are not to be trained on such trees",
+    )
     schedule: Literal["resident", "swap"] = Field(
         "resident", description="all engines at once, or one at a time"
     )
@@ -231,7 +244,7 @@ class SamplingConfig(Section):
     max_cost: float | None = Field(
         None, ge=0, description="of one run, at the prices of the arms; nothing is asked beyond it"
     )
-    seed: Seed = Field(0, description="order in which queries are taken")
+    seed: Seed = Field(0, description="of the order in which queries are taken, and of `width`")
 
 
 class AlgorithmConfig(Section):
@@ -328,6 +341,13 @@ class ExperimentConfig(Section):
             priced = "price" in arm.model_fields_set or model is None or not model.remote
             if self.sampling.max_cost is not None and not priced:
                 raise ValueError(f"arms.{name}.price: missing, which sampling.max_cost needs")
+        return self
+
+    @model_validator(mode="after")
+    def _bounded_trees_stop(self) -> ExperimentConfig:
+        """Where nobody may stop, a shorter trajectory is no outcome that a longer one must beat."""
+        if self.sampling.bound and not self.train.stop:
+            raise ValueError("sampling.bound: needs train.stop, with which trajectories may end")
         return self
 
     @model_validator(mode="after")

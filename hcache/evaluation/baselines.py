@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from hcache.errors import DataError
+from hcache.evaluation.partial import name_of_bound
 from hcache.evaluation.statistics import Array
 from hcache.policies import AnyAlpha, Policy, at_alpha
 from hcache.policies.rollout import greedy_leaves
@@ -108,7 +109,7 @@ class Evaluator:
         kinds = sorted(set(self.tree.kinds))
         if len(kinds) < 2 or not all(any(k in t.kinds for t in selection) for k in kinds):
             return
-        paths = [best_static(selection, self.alpha, kind) for kind in kinds]
+        paths = [best_static(selection, self.alpha, kind, [self.tree]) for kind in kinds]
         leaf_TK = static_leaves(self.tree, paths)
         kind_T = torch.tensor([kinds.index(kind) for kind in self.tree.kinds])[self.tree.query_T]
         leaf_T = leaf_TK.gather(1, kind_T[:, None])[:, 0]
@@ -130,14 +131,16 @@ class Evaluator:
 
     def oracle(self) -> Candidate:
         """The best leaf of each tree, and the front of the best leaves at several α."""
-        found = self._of_leaves(ORACLE, "oracle", [oracle_leaves(self.tree, self.reward_M)])
+        name = name_of_bound(ORACLE, self.tree, self.alpha)
+        found = self._of_leaves(name, "oracle", [oracle_leaves(self.tree, self.reward_M)])
         at_each = [[oracle_leaves(self.tree, self.tree.reward_M(alpha))] for alpha in self.alphas]
         return replace(found, front=self._front(at_each))
 
     def best_quality(self) -> Candidate:
         """The cheapest of the leaves of highest quality of each tree."""
         leaf_T = oracle_leaves(self.tree, self.tree.quality_M)
-        return self._of_leaves(BEST_QUALITY, "oracle of quality", [leaf_T])
+        name = name_of_bound(BEST_QUALITY, self.tree)
+        return self._of_leaves(name, "oracle of quality", [leaf_T])
 
     def halves(self) -> Iterator[Candidate]:
         """Each query's best sequence, chosen on one half of its replicas, scored on the other.

@@ -39,6 +39,7 @@ from hcache.evaluation.baselines import (
 )
 from hcache.evaluation.fronts import TwoModels, aiq, apgr_cpt, area, no_gap, pareto
 from hcache.evaluation.groups import group_of, groups_left_out, masks
+from hcache.evaluation.partial import remarks
 from hcache.evaluation.report import Group, Plane, Point, Report, Row
 from hcache.evaluation.statistics import LEVEL, VANISHES, Array, in_words, interval_of_mean
 from hcache.policies import Policy
@@ -75,7 +76,7 @@ class _Setup:
     @cached_property
     def static(self) -> Path:
         """The static sequence that is best on the selection trees."""
-        return best_static(self.allowed, self.alpha)
+        return best_static(self.allowed, self.alpha, within=[self.evaluator.tree])
 
 
 def evaluate(
@@ -107,10 +108,10 @@ def evaluate(
     chosen_on = (selection,) if isinstance(selection, Tree) else tuple(selection)
     _check(test, chosen_on, [policies, *(own for _, own in elsewhere)])
     setup = _Setup(test, chosen_on, alpha, stop)
+    paths = _paths(setup.evaluator.tree)
     routers = [*_routers(setup.evaluator, policies, on_router)]
     routers += _elsewhere(setup, elsewhere, on_router)
     candidates = _candidates(setup, routers)
-    paths = common_paths([setup.evaluator.tree])
     statics = setup.evaluator.statics(paths)
     groups = tuple(
         group_of(named, candidates, statics[1], resamples, seed) for named in masks(test)
@@ -131,22 +132,41 @@ def evaluate(
         best_single=path_name(best_single(chosen_on, alpha) or (), test.arms),
         verdicts={row.name: _sentence(row) for row in rows},
         notes=_notes(test, candidates),
+        warnings=tuple(remarks(test, chosen_on, alpha)),
+        share=1.0 if test.partial is None else test.partial.share,
         plane=_plane([path_name(path, test.arms) for path in paths], statics, groups[0]),
         two_models=_two_models(test, chosen_on, policies),
         groups=groups,
     )
 
 
+def _paths(tree: Tree) -> list[Path]:
+    """The static sequences that every tree has.
+
+    Raises:
+        DataError: partial trees that have none in common.
+    """
+    paths = common_paths([tree])
+    if not paths and tree.partial is not None:
+        raise DataError(
+            "the evaluated trees are partial and have no static sequence in common.",
+            "Sample that split in full: hcache sample EXPERIMENT.yaml --split SPLIT "
+            "--set sampling.width=null --set sampling.bound=false",
+        )
+    return paths
+
+
 def _candidates(setup: _Setup, routers: Sequence[Candidate]) -> list[Candidate]:
     """All candidates in the order of their rows."""
-    evaluator, alpha = setup.evaluator, setup.alpha
+    evaluator = setup.evaluator
+    best_here = best_static([evaluator.tree], setup.alpha, within=[evaluator.tree])
     return [
         *singles(setup.open),
         *role_assignments(setup.open),
         *cheapest_and_most_expensive(setup.open, setup.selection),
         evaluator.static(BEST_STATIC, "static", setup.static),
         *evaluator.per_kind(setup.allowed),
-        evaluator.static(BEST_ON_TEST, "static on test", best_static([evaluator.tree], alpha)),
+        evaluator.static(BEST_ON_TEST, "static on test", best_here),
         evaluator.random(),
         *routers,
         *evaluator.halves(),

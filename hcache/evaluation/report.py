@@ -114,6 +114,7 @@ class Report:
     left_out: tuple[LeftOut, ...] = ()  # of the evaluated split, training and validation
     warnings: tuple[str, ...] = ()  # what must be known before any figure is believed
     made_from: tuple[Source, ...] = ()
+    share: float = 1.0  # of the trajectories of whole trees that the evaluated ones hold
 
     @property
     def rows(self) -> list[dict[str, Any]]:

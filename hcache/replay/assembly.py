@@ -16,7 +16,8 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
-from hcache.replay.tree import NONE, Tree
+from hcache.replay.pruned import Links, Rule, asked_for
+from hcache.replay.tree import NONE, Partial, Tree
 
 Ints = npt.NDArray[np.int64]
 
@@ -39,17 +40,25 @@ class Assembly:
         hops: int,
         replicas: int,
         regular: bool,
+        rule: Rule | None = None,
     ) -> None:
+        """`rule` says how the trees may be pruned; all that it asks for must be there then."""
         self.arms, self.hops, self.replicas, self.regular = arms, hops, replicas, regular
         self.base = arms + 1  # digit 0 is left over, so paths of different lengths differ
         self.span = self.base**hops  # codes of one tree
         self.queries = queries
         # A level of the tree is a slice.
-        self.states = self._coded(states, STATE_COLUMNS).sort("hop", "code")
+        columns = [*STATE_COLUMNS, *(["offered"] if "offered" in states.columns else [])]
+        self.states = self._coded(states, columns).sort("hop", "code")
         self.leaves = self._coded(leaves, LEAF_COLUMNS).sort("code")
         self.code_N, self.code_M = self.states["code"].to_numpy(), self.leaves["code"].to_numpy()
         self._link()
-        self.complete = self._complete_queries()
+        self.rule = rule
+        self.whole = self.complete = self._whole_queries()
+        self.kept_N = self.whole[self.states["query"].to_numpy()]
+        self.kept_M = self.whole[self.leaves["query"].to_numpy()]
+        if rule is not None and not self.whole.all():
+            self._add_pruned(rule)
 
     @property
     def begun(self) -> Bools:
@@ -61,12 +70,12 @@ class Assembly:
     @property
     def contexts(self) -> list[str]:
         """Context ids of the states that are kept."""
-        return self.states.filter(self._kept_N())["context_id"].to_list()
+        return self.states.filter(self.kept_N)["context_id"].to_list()
 
     @property
     def roles(self) -> list[str]:
         """Roles assigned in the states that are kept; empty where the workflow has no roles."""
-        return self.states.filter(self._kept_N())["role"].to_list()
+        return self.states.filter(self.kept_N)["role"].to_list()
 
     def _coded(self, frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
         """Some columns, with the query's number, `hop`, and `code`, which holds tree and path.
@@ -111,27 +120,78 @@ class Assembly:
         parent, found = _find(self.code_N[order], order, tree * self.span + path // self.base)
         return parent, path % self.base - 1, found
 
-    def _complete_queries(self) -> Bools:
+    def _whole_queries(self) -> Bools:
         """Mask of the queries with a root for each replica and all outcomes of each state."""
         filled_NA = (self.child_NA >= 0) | (self.leaf_NA >= 0)
         offered_N = self.arms if self.regular else self.states["arms"].to_numpy()
-        whole = filled_NA[:, : self.arms].sum(axis=1) == offered_N
-        whole &= filled_NA[:, self.arms] | ~self.states["stop"].to_numpy()
+        lacking_N: Bools = filled_NA[:, : self.arms].sum(axis=1) != offered_N
+        lacking_N |= ~filled_NA[:, self.arms] & self.states["stop"].to_numpy()
+        return self._queries_without(lacking_N)
+
+    def _queries_without(self, lacking_N: Bools) -> Bools:
+        """Mask of the queries with a root for each replica and none of these states."""
         query_N = self.states["query"].to_numpy()
-        broken = np.bincount(query_N[~whole], minlength=len(self.queries)) > 0
+        broken = np.bincount(query_N[lacking_N], minlength=len(self.queries)) > 0
         roots = np.bincount(
             query_N[self.states["hop"].to_numpy() == 0], minlength=len(self.queries)
         )
         complete: Bools = (roots == self.replicas) & ~broken
         return complete
 
-    def _kept_N(self) -> Bools:
-        kept_N: Bools = self.complete[self.states["query"].to_numpy()]
-        return kept_N
+    def _add_pruned(self, rule: Rule) -> None:
+        """Keep of the queries that are not whole what a rule asks for, where all of that is there.
+
+        What else is there of them is cut off.
+        """
+        links = Links(
+            self.child_NA,
+            self.leaf_NA,
+            self._offered_NA(),
+            self.states["hop"].to_numpy(),
+            self.code_N // self.span,
+            self.states["cost"].to_numpy(),
+            self.leaves["quality"].to_numpy(),
+            self.leaves["cost"].to_numpy(),
+        )
+        of_tree = self.queries["query_id"].gather(
+            np.arange(len(self.queries) * self.replicas) // self.replicas
+        )
+        asked_NA, reached_N = asked_for(links, rule, of_tree.to_list())
+        missing_NA = asked_NA & (self.child_NA < 0) & (self.leaf_NA < 0)
+        self.complete = self.whole | self._queries_without(missing_NA.sum(axis=1) > 0)
+        pruned_N = (self.complete & ~self.whole)[self.states["query"].to_numpy()]
+        cut_NA = pruned_N[:, None] & ~asked_NA
+        self.child_NA[cut_NA] = self.leaf_NA[cut_NA] = NONE
+        self.kept_N |= pruned_N & reached_N
+        leaf_NA = self.leaf_NA[pruned_N & reached_N]
+        self.kept_M[leaf_NA[leaf_NA >= 0]] = True
+
+    def _offered_NA(self) -> Bools:
+        """Mask of the actions that each state has by its workflow."""
+        offered_NA = np.ones((len(self.states), self.base), dtype=np.bool_)
+        offered_NA[:, self.arms] = self.states["stop"].to_numpy()
+        if not self.regular:
+            offered = self.states["offered"]
+            for arm in range(self.arms):
+                offered_NA[:, arm] = offered.list.contains(arm + 1).to_numpy()
+        return offered_NA
+
+    def partial(self, trajectories: int) -> Partial | None:
+        """What is to be said of the trees that are kept; a whole one has so many trajectories."""
+        pruned = int((self.complete & ~self.whole).sum())
+        if self.rule is None or not pruned:
+            return None
+        most = int(self.complete.sum()) * self.replicas * trajectories
+        return Partial(
+            queries=pruned,
+            share=int(self.kept_M.sum()) / most,
+            at_random=self.rule.alpha is None,
+            exact_at=self.rule.alpha if self.rule.width is None else None,
+        )
 
     def tree(self, names: tuple[str, ...], features_ND: npt.NDArray[Any]) -> Tree:
         """The complete queries as tensors."""
-        keep_N, keep_M = self._kept_N(), self.complete[self.leaves["query"].to_numpy()]
+        keep_N, keep_M = self.kept_N, self.kept_M
         states, leaves = self.states.filter(keep_N), self.leaves.filter(keep_M)
         queries = self.queries.filter(self.complete)
         new_N, new_M = _renumber(keep_N), _renumber(keep_M)

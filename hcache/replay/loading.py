@@ -1,9 +1,9 @@
 """Replay: the stored trajectories of some splits as a `Tree` of tensors. Loads no model.
 
 In: the database (read-only) and the experiment's settings. Out: the tree of the queries that
-are complete, and how many are not. A path of decisions is coded as one integer, base K+1 digits
-behind the number of its tree, so that parents and children are found by arithmetic and sorting,
-with no loop over rows.
+are complete, or hold all that pruned sampling asks for, and how many do not. A path of decisions
+is coded as one integer, base K+1 digits behind the number of its tree, so that parents and children
+are found by arithmetic and sorting, with no loop over rows.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from hcache.experiment import build_workflow
 from hcache.keys import canonical, digest
 from hcache.replay.assembly import Assembly
 from hcache.replay.features import Encoder, FeatureStore, make_encoder
+from hcache.replay.pruned import Rule
 from hcache.replay.tree import Texts, Tree, to_read
 from hcache.store import Store
-from hcache.store.queries import CONTEXTS, LEAVES, QUERIES, STATES
+from hcache.store.queries import CONTEXTS, LEAVES, QUERIES, STATES, STATES_WITH_ARMS
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,10 @@ def load_replay(
     contexts = assembly.contexts
     features = _features(store, contexts, encoder or make_encoder(config.features))
     texts = Texts(partial(_read_texts, store.path, contexts, assembly.roles))
-    tree = replace(assembly.tree(tuple(config.arms), features), texts=texts)
+    workflow = build_workflow(config.workflow, "workflow")
+    partial_trees = assembly.partial(workflow.trajectories(len(config.arms)))
+    tree = assembly.tree(tuple(config.arms), features)
+    tree = replace(tree, texts=texts, partial=partial_trees)
     return Replay(tree, split, int((~assembly.complete).sum()), int((~assembly.begun).sum()))
 
 
@@ -81,7 +85,9 @@ def _assembled(store: Store, config: ExperimentConfig, split: str) -> Assembly:
     pool = _sampled_pool(store, config, workflow.fingerprint, workflow.hops)
     wanted = [config.name, split, workflow.fingerprint, workflow.hops, config.sampling.replicas]
     prices = [pool, *_prices(config)]
-    states = store.sql(STATES, [*wanted, *prices])
+    rule = Rule.of(config, pool)
+    listed = rule is not None and not workflow.regular
+    states = store.sql(STATES_WITH_ARMS if listed else STATES, [*wanted, *prices])
     leaves = store.sql(LEAVES, [*wanted, *prices, *_qualities(config)])
     queries = store.sql(QUERIES, wanted[:2])
     if queries.is_empty():
@@ -98,6 +104,7 @@ def _assembled(store: Store, config: ExperimentConfig, split: str) -> Assembly:
         hops=workflow.hops,
         replicas=config.sampling.replicas,
         regular=workflow.regular,
+        rule=rule,
     )
 
 

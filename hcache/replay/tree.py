@@ -76,6 +76,16 @@ class ReadableStates(States):
 
 
 @dataclass(frozen=True)
+class Partial:
+    """What is to be known of trees of which pruned sampling has left a part out."""
+
+    queries: int  # whose trees are not whole
+    share: float  # of the trajectories that whole trees have, over all queries
+    at_random: bool  # whether chance alone has decided what is missing
+    exact_at: float | None  # α at which the oracle's reward is that of whole trees nevertheless
+
+
+@dataclass(frozen=True)
 class Tree:
     """A split of queries as flat arrays; build it with `hcache.replay.loading`."""
 
@@ -95,6 +105,7 @@ class Tree:
     cost_M: Tensor
     path_ML: Tensor  # actions that lead to a leaf, STOP left out, padded with NONE
     texts: Texts | None = field(default=None, kw_only=True)  # of the N states, where there are any
+    partial: Partial | None = field(default=None, kw_only=True)  # None where all trees are whole
 
     def __len__(self) -> int:
         return len(self.root_T)
@@ -111,7 +122,9 @@ class Tree:
 
     @cached_property
     def hops(self) -> int:
-        """L, the largest number of hops of a trajectory."""
+        """L, the largest number of hops of a trajectory; of partial trees, that asked for."""
+        if self.partial is not None:
+            return self.path_ML.shape[1]
         return int(self.hop_N.max()) + 1
 
     @cached_property

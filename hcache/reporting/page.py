@@ -98,7 +98,15 @@ class Content:
             said = reason(closed) if math.isnan(closed.estimate) else "0: static, 1: oracle"
             yield "gap closed by it", number(closed.estimate), said
         oracle = next(row for row in rows if row.role == "oracle")
-        yield "oracle", number(oracle.reward.estimate), "knows every outcome"
+        yield "oracle", number(oracle.reward.estimate), self._known
+
+    @property
+    def _known(self) -> str:
+        """What the oracle knows."""
+        share = self.report.share
+        if share == 1:
+            return "knows every outcome"
+        return f"knows the {share:.1%} of outcomes that are there; see the warning"
 
     def _row(self, name: str) -> Row | None:
         rows = self.report.groups[0].rows

@@ -158,7 +158,7 @@ def _oracle(axes: Axes, rows: Sequence[Row]) -> Label:
     oracle = next(row for row in rows if row.role == "oracle")
     axes.plot(*_line(oracle.front), color=INK, linewidth=0.9, linestyle=(0, (4, 2)), zorder=2)
     axes.plot(oracle.cost.estimate, oracle.quality.estimate, "*", color=INK, markersize=8, zorder=3)
-    return Label(oracle.cost.estimate, oracle.quality.estimate, "oracle", INK)
+    return Label(oracle.cost.estimate, oracle.quality.estimate, short(oracle.name), INK)
 
 
 def _landmarks(axes: Axes, rows: Sequence[Row]) -> Iterator[Label]:

@@ -113,7 +113,7 @@ def evaluation_of(
     report = replace(
         report,
         notes=(*report.notes, *notes, *more),
-        warnings=tuple(changes_since(experiment)),
+        warnings=(*report.warnings, *changes_since(experiment)),
         replies=experiment.replies([split]),
     )
     report = with_counts(report, experiment, replays)

@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +173,7 @@ def _manifest(
         "identity": identity,
         "arms": arms,
         "incomplete": {split: loaded.incomplete for split, loaded in data.items()},
+        "partial": {split: asdict(p) for split, one in data.items() if (p := one.tree.partial)},
         **provenance(),
     }
 

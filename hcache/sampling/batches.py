@@ -31,7 +31,7 @@ from hcache.experiment import Experiment
 from hcache.files import replace_file
 from hcache.keys import canonical
 from hcache.models.arms import Arm
-from hcache.sampling.enumerator import Enumerator, Reply
+from hcache.sampling.enumerator import Reply, enumerator_of
 from hcache.sampling.plan import stored_replies
 
 URL = "/v1/chat/completions"
@@ -165,7 +165,7 @@ def _askable(experiment: Experiment, known: Callable[[Request], Reply | None]) -
     """Every request whose prompt depends on known replies alone, once."""
     met: set[str] = set()
     for query in experiment.queries():
-        enumerator = Enumerator(experiment.workflow, experiment.pool)
+        enumerator = enumerator_of(experiment)
         todo = enumerator.start(query, experiment.config.sampling.replicas)
         while todo:
             request = todo.pop()

@@ -4,24 +4,27 @@ It answers every `Choose` with every arm (and STOP): the first goes on where the
 and for each of the others the workflow is restarted and taken along the same decisions. Replies
 that it does not have it hands out as requests; each reply that comes in takes the branches that
 waited for it further. It runs no model and keeps no order: results do not depend on when replies
-arrive.
+arrive. Where trees are pruned (`pruning.py`) some arms are left out; a bound is decided hop by hop,
+once all trajectories of fewer hops are known.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from hcache.data.queries import Query
 from hcache.engines.base import Generation, Request, request_for
+from hcache.experiment import Experiment
 from hcache.keys import digest, digest_text
-from hcache.models.arms import Pool
+from hcache.models.arms import Arm, Pool
+from hcache.sampling.pruning import TIE, Pruning
 from hcache.workflows import (
     STOP,
     Ask,
-    Choose,
     Decision,
     Finished,
     Pending,
@@ -55,6 +58,10 @@ class Reply:
         )
 
 
+class StandIn(Reply):
+    """A reply in place of one that is not known; nothing is decided by what it leads to."""
+
+
 @dataclass(frozen=True)
 class Branch:
     """A query of a replica with the decisions taken so far."""
@@ -74,6 +81,14 @@ class Branch:
         return Branch(self.query, self.replica, walk, (*self.decisions, decision))
 
 
+class _Held(NamedTuple):
+    """A state that waits for the trajectories of fewer hops."""
+
+    branch: Branch
+    arms: Sequence[Arm]  # that continue it
+    highest: float  # reward that a trajectory behind it can have
+
+
 @dataclass
 class _Tree:
     """What is known of an open query. A workflow that is restarted for another branch says the same
@@ -83,6 +98,8 @@ class _Tree:
     waiting: int = 0  # branches
     requests: dict[tuple[object, ...], Request] = field(default_factory=dict)
     text_ids: dict[str, str] = field(default_factory=dict)
+    held: list[_Held] = field(default_factory=list)
+    best: dict[int, float] = field(default_factory=dict)  # reward found, by replica
 
     def request(self, ask: Ask, branch: Branch) -> Request:
         """The generation that an Ask on a branch stands for."""
@@ -104,6 +121,7 @@ class Enumerator:
 
     workflow: Workflow
     pool: Pool
+    pruning: Pruning = field(default_factory=Pruning)
     complete: int = 0  # queries of which every trajectory is known
     trees: dict[str, _Tree] = field(default_factory=dict)  # of open queries, by id
     waiting: dict[str, list[Branch]] = field(default_factory=dict)  # by the key they wait for
@@ -117,8 +135,7 @@ class Enumerator:
             for replica in range(replicas)
             for request in self._grow(Branch(query, replica, self._walk(query)))
         ]
-        self._close_if_complete(query.id)
-        return requests
+        return requests + self._settle(query.id)
 
     def supply(self, key: str, reply: Reply) -> list[Request]:
         """Give the reply to a request: the requests that this makes possible."""
@@ -130,7 +147,7 @@ class Enumerator:
             tree.waiting -= 1
             requests += self._grow(branch)
         for query_id in {branch.query.id for branch in branches}:
-            self._close_if_complete(query_id)
+            requests += self._settle(query_id)
         return requests
 
     def take_rows(self) -> dict[str, list[Row]]:
@@ -138,10 +155,20 @@ class Enumerator:
         rows, self.rows = self.rows, defaultdict(list)
         return rows
 
-    def _close_if_complete(self, query_id: str) -> None:
-        if self.trees[query_id].waiting == 0:
+    def _settle(self, query_id: str) -> list[Request]:
+        """Continue a query none of whose branches waits, or end it where nothing is held."""
+        tree = self.trees[query_id]
+        requests: list[Request] = []
+        while not tree.waiting and tree.held:
+            held, tree.held = tree.held, []
+            for branch, arms, highest in held:
+                if highest > tree.best.get(branch.replica, -math.inf) + TIE:
+                    for arm in arms:
+                        requests += self._grow(branch.then(arm, self._walk(branch.query)))
+        if not tree.waiting:
             self.complete += 1
             del self.trees[query_id]
+        return requests
 
     def _grow(self, branch: Branch) -> Iterator[Request]:
         tree = self.trees[branch.query.id]
@@ -157,11 +184,25 @@ class Enumerator:
                 tree.waiting += 1
             elif isinstance(outcome, Undecided):
                 self._record_state(branch, outcome)
-                first, *others = _options(outcome.choose)
-                todo += [branch.then(each, self._walk(branch.query)) for each in reversed(others)]
-                todo.append(branch.then(first, branch.walk))
+                todo += reversed(self._continued(branch, self._options(branch, outcome)))
             else:
                 self._record_trajectory(branch, outcome)
+
+    def _continued(self, branch: Branch, options: Sequence[Decision]) -> list[Branch]:
+        """The branches one decision further on; the first takes on the workflow where it stands."""
+        walks = [branch.walk, *(self._walk(branch.query) for _ in options[1:])]
+        return [branch.then(each, walk) for each, walk in zip(options, walks, strict=False)]
+
+    def _options(self, branch: Branch, outcome: Undecided) -> list[Decision]:
+        """What is decided at a Choose now; arms that a bound may leave out are held."""
+        stop: list[Decision] = [STOP] if outcome.choose.stop else []
+        arms = self.pruning.arms(branch.query, branch.decisions, outcome.choose.arms)
+        if self.pruning.bound is None or not branch.decisions:
+            return [*arms, *stop]
+        asks = [self._ask_row(branch, ask) for ask in outcome.asks]
+        held = _Held(branch, arms, self.pruning.bound.highest(asks))
+        self.trees[branch.query.id].held.append(held)
+        return stop
 
     def _advance(self, branch: Branch) -> Pending | Undecided | Finished:
         tree = self.trees[branch.query.id]
@@ -194,6 +235,7 @@ class Enumerator:
 
     def _record_trajectory(self, branch: Branch, outcome: Finished) -> None:
         row = self._row(branch, outcome.asks)
+        self._keep_best(branch, outcome, row)
         names = [arm.name for arm in branch.decisions if arm is not STOP]
         identity = [row["query_id"], row["workflow"], row["decisions"], row["replica"]]
         self.rows["trajectories"].append(
@@ -205,6 +247,16 @@ class Enumerator:
                 "notes": list(outcome.notes),
             }
         )
+
+    def _keep_best(self, branch: Branch, outcome: Finished, row: Row) -> None:
+        """Keep the reward of a finished trajectory where it is the best so far."""
+        if self.pruning.bound is None:
+            return
+        tree = self.trees[branch.query.id]
+        if any(isinstance(tree.replies[ask["generation"]], StandIn) for ask in row["asks"]):
+            return
+        reward = self.pruning.bound.reward(branch.query, outcome.output, row["asks"])
+        tree.best[branch.replica] = max(reward, tree.best.get(branch.replica, -math.inf))
 
     def _row(self, branch: Branch, asks: tuple[Ask, ...]) -> Row:
         decisions = [arm.id for arm in branch.decisions if not isinstance(arm, Stop)]
@@ -230,6 +282,7 @@ class Enumerator:
         }
 
 
-def _options(choose: Choose) -> list[Decision]:
-    """Everything that can be decided at a Choose."""
-    return [*choose.arms, *([STOP] if choose.stop else [])]
+def enumerator_of(experiment: Experiment) -> Enumerator:
+    """An enumerator of an experiment's trees, pruned as its file says."""
+    pool = experiment.pool
+    return Enumerator(experiment.workflow, pool, Pruning.of(experiment.config, pool))

@@ -10,14 +10,17 @@ from typing import Any
 
 import polars as pl
 
+from hcache.config.schema import SamplingConfig
 from hcache.data.queries import Query
 from hcache.engines import Request, check_request
 from hcache.errors import ArmError, ConfigError
 from hcache.experiment import Experiment
 from hcache.keys import digest_text
-from hcache.sampling.enumerator import Enumerator, Reply
+from hcache.sampling.enumerator import Reply, StandIn, enumerator_of
+from hcache.sampling.pruning import Pruning
 from hcache.store import Store, exists
-from hcache.store.queries import COMPLETE, GENERATIONS_BY_HOP, RATE, REPLIES_BY_KEY
+from hcache.store.queries import COMPLETE, GENERATIONS_BY_HOP, PATHS, RATE, REPLIES_BY_KEY
+from hcache.workflows import Workflow
 
 MOST_TRAJECTORIES = 100_000
 """Trajectories of one question, over all replicas, that are enumerated; see docs/experiment.md."""
@@ -59,7 +62,8 @@ class Plan:
 
 
 def tree_size(experiment: Experiment, query: Query) -> Counter[tuple[str, int]]:
-    """Generations of one query's whole tree by (arm, hop), if no two replies are equal."""
+    """Generations of one query's tree by (arm, hop), if no two replies are equal; at most, where a
+    bound decides on replies."""
     count: Counter[tuple[str, int]] = Counter()
     for request, hop in _walk(experiment, query, lambda request: None):
         count[request.arm.name, hop] += 1
@@ -72,10 +76,10 @@ def check_size(experiment: Experiment) -> None:
     Raises:
         ConfigError: with the count, and how many hops could be had.
     """
-    arms, replicas = len(experiment.config.arms), experiment.config.sampling.replicas
-    workflow = experiment.workflow
+    arms, sampling = len(experiment.config.arms), experiment.config.sampling
+    replicas, workflow = sampling.replicas, experiment.workflow
     counts = {  # by horizon, from the one asked for down
-        hops: replicas * workflow.model_copy(update={"hops": hops}).trajectories(arms)
+        hops: replicas * trajectories(workflow.model_copy(update={"hops": hops}), arms, sampling)
         for hops in range(workflow.hops, 0, -1)
     }
     count = counts[workflow.hops]
@@ -83,11 +87,21 @@ def check_size(experiment: Experiment) -> None:
         return
     fits = next((hops for hops in counts if counts[hops] <= MOST_TRAJECTORIES), None)
     fewer = "" if fits is None else f"At `workflow.hops` {fits} there are {counts[fits]:,}."
+    width = "" if sampling.width is None else f" of width {sampling.width}"
     raise ConfigError(
-        f"{experiment.source}: {arms:,} arms, {workflow.hops} hops and {replicas:,} replicas are "
-        f"{count:,} trajectories of each question, more than {MOST_TRAJECTORIES:,}.",
-        f"Take fewer `arms`, `workflow.hops` or `sampling.replicas`. {fewer}".strip(),
+        f"{experiment.source}: {arms:,} arms, {workflow.hops} hops{width} and {replicas:,} "
+        f"replicas are {count:,} trajectories of each question, more than {MOST_TRAJECTORIES:,}.",
+        "Take fewer `arms`, `workflow.hops` or `sampling.replicas`, or a part of each tree alone "
+        f"with a small `sampling.width`. {fewer}".strip(),
     )
+
+
+def trajectories(workflow: Workflow, arms: int, sampling: SamplingConfig) -> int:
+    """Trajectories of a query in one replica; at most, with a bound or an irregular workflow."""
+    whole = workflow.trajectories(arms)
+    if sampling.width is None:
+        return whole
+    return min(whole, workflow.trajectories_within(arms, sampling.width))
 
 
 def make_plan(experiment: Experiment, show: int = 0) -> Plan:
@@ -141,7 +155,7 @@ def _walk(
     experiment: Experiment, query: Query, known: Callable[[Request], Reply | None]
 ) -> list[tuple[Request, int]]:
     """Every request of a query's tree with its hop; unknown replies get a stand-in of their own."""
-    enumerator = Enumerator(experiment.workflow, experiment.pool)
+    enumerator = enumerator_of(experiment)
     found: list[tuple[Request, int]] = []
     todo = enumerator.start(query, experiment.config.sampling.replicas)
     while todo:
@@ -149,20 +163,29 @@ def _walk(
         hop = min(branch.hop for branch in enumerator.waiting[request.key])
         found.append((request, hop))
         stand_in = experiment.workflow.stand_in(digest_text(request.key)[:8])
-        todo += enumerator.supply(request.key, known(request) or Reply(stand_in, 0, 0))
+        todo += enumerator.supply(request.key, known(request) or StandIn(stand_in, 0, 0))
     return found
 
 
 def complete_queries(
     store: Store, experiment: Experiment, queries: Iterable[Query]
 ) -> pl.DataFrame:
-    """Ids of queries whose every trajectory is stored; a count tells, without enumeration."""
-    if not experiment.workflow.regular:
+    """Ids of queries whose every trajectory is stored; a count tells, without enumeration.
+
+    None with a bound, which only enumeration decides.
+    """
+    sampling, workflow, pool = experiment.config.sampling, experiment.workflow, experiment.pool
+    if not workflow.regular or sampling.bound:
         return pl.DataFrame(schema={"query_id": pl.String})
-    replicas = experiment.config.sampling.replicas
-    trajectories = experiment.workflow.trajectories(len(experiment.pool)) * replicas
+    size = trajectories(workflow, len(pool), sampling) * sampling.replicas
     chosen = pl.DataFrame({"query_id": [query.id for query in queries]})
-    return store.sql(COMPLETE, [*stored_scope(experiment), trajectories], chosen=chosen)
+    scope = stored_scope(experiment)
+    if sampling.width is None or sampling.width >= len(pool):
+        return store.sql(COMPLETE, [*scope, size], chosen=chosen)
+    paths = store.sql(PATHS, scope, chosen=chosen)
+    drawn_n = Pruning.of(experiment.config, pool).drawn_paths(paths, [arm.id for arm in pool])
+    counts = paths.filter(pl.Series(drawn_n)).group_by("query_id").len()
+    return counts.filter(pl.col("len") == size).select("query_id").sort("query_id")
 
 
 def stored_scope(experiment: Experiment) -> list[object]:

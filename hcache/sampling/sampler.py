@@ -20,7 +20,7 @@ from hcache.errors import ArmError, ConfigError, EngineError, RequestError, Stor
 from hcache.experiment import Experiment
 from hcache.files import Identity, identity
 from hcache.models.arms import Arm
-from hcache.sampling.enumerator import Enumerator, Reply
+from hcache.sampling.enumerator import Reply, enumerator_of
 from hcache.sampling.gate import Gate
 from hcache.sampling.known import Known
 from hcache.sampling.placing import in_process
@@ -82,7 +82,7 @@ class Sampler:
                 f"no split of {', '.join(splits)} has queries.", "Give it a source in `data`."
             )
         self.by_id = {query.id: query for query in self.queries}
-        self.enumerator = Enumerator(experiment.workflow, experiment.pool)
+        self.enumerator = enumerator_of(experiment)
         self.engines = Engines(factory or in_process(experiment), self.config.logprobs)
         self.budget, self.minutes = budget, minutes
         self.in_flight, self.backlog = IN_FLIGHT * workers, BACKLOG * workers

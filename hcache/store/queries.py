@@ -29,13 +29,17 @@ select column_name from duckdb_columns() where table_name = 'outcomes' order by 
 
 _STORED = """
 with stored as (
-    select t.query_id, t.asks from trajectories t semi join chosen using (query_id)
+    select t.query_id, t.decisions, t.asks from trajectories t semi join chosen using (query_id)
     where t.workflow = $1 and t.replica < $2 and t.depth <= $3 and list_has_all($4, t.decisions)
 )
 """
 
 COMPLETE = f"""{_STORED}
 select query_id from stored group by query_id having count(*) = $5
+"""
+
+PATHS = f"""{_STORED}
+select query_id, [list_position($4, d) for d in decisions] as path from stored
 """
 
 GENERATIONS_BY_ARM = f"""{_STORED}
@@ -149,6 +153,12 @@ select t.query_id, t.replica, [list_position($6, d) for d in t.decisions] as pat
        len(list_intersect(t.actions, $6)) as arms, t.stop, {_COST} as cost
 from states t join chosen using (query_id), prices {_SAMPLED} and t.depth < $4
 """
+# The same with the places of the arms that are offered, where no other rule tells them.
+STATES_WITH_ARMS = STATES.replace(
+    "select t.query_id,",
+    "select [list_position($6, a) for a in t.actions if list_contains($6, a)] as offered, "
+    "t.query_id,",
+)
 # Path and cost first, so that the join with the scores carries no lists.
 LEAVES = f"""{_CHOSEN}, sampled as materialized (
     select t.query_id, t.replica, t.trajectory_id,

@@ -112,7 +112,7 @@ RESERVED = frozenset(
     {
         "experiment", "split", "dataset", "kind", "query_id", "question", "references",
         "trajectory_id", "replica", "sequence", "depth", "queries", "answer", "notes", "quality",
-        "cost", "prompt_tokens", "output_tokens", "steps", "repeats",
+        "cost", "prompt_tokens", "output_tokens", "steps", "repeats", "share",
     }
 )  # fmt: skip
 """Names, in lower case, that no metric may have: columns beside metrics in views and exports."""
@@ -189,46 +189,16 @@ join queries q on q.query_id = t.query_id
 left join pivoted v on v.trajectory_id = t.trajectory_id and v.extractor = s.extractor;
 
 create or replace view sequences as
+with started as (
+    select e.experiment, s.split, count(distinct st.query_id) as started
+    from experiments e join splits s using (experiment)
+    join states st on st.query_id = s.query_id and st.workflow = e.workflow and st.depth = 0
+    group by all
+)
 select experiment, split, sequence, depth, count(distinct query_id) as queries,
       {means} avg(quality) as quality, avg(cost) as cost, avg(prompt_tokens) as prompt_tokens,
-       avg(output_tokens) as output_tokens
-from outcomes group by all;
-
-create or replace view oracle as
-with best as (
-    select experiment, split, dataset, kind, query_id, replica,
-           max(quality) as quality,
-           arg_max(sequence, (quality, -cost)) filter (quality is not null) as sequence,
-           arg_max(cost, (quality, -cost)) filter (quality is not null) as cost
-    from outcomes group by all
-)
-select experiment, split, dataset, kind, count(distinct query_id) as queries,
-       avg(quality) as quality, avg(cost) as cost, mode(sequence) as commonest_sequence
-from best group by all;
-
-create or replace view leaderboard as
-select experiment, split, rank() over (partition by experiment, split order by quality desc, cost)
-       as place, sequence, queries, quality, cost
-from sequences
-union all
-select experiment, split, 0 as place, 'oracle' as sequence, sum(queries) as queries,
-       sum(quality * queries) / sum(queries) as quality, sum(cost * queries) / sum(queries) as cost
-from oracle group by experiment, split;
-
-create or replace view roles as
-with asked as (
-    select o.experiment, o.split, o.sequence, t.asks,
-           count(*) over (partition by o.experiment, o.split, o.sequence) as outcomes
-    from outcomes o join trajectories t using (trajectory_id)
-),
-asks as (select experiment, split, sequence, outcomes, unnest(asks) as ask from asked)
-select a.experiment, split, sequence, ask."role" as "role",
-       sum(ask.prompt_tokens) / any_value(outcomes) as prompt_tokens,
-       sum(ask.output_tokens) / any_value(outcomes) as output_tokens,
-       sum(coalesce({price("ask", "p.input_price", "p.output_price")}, 0)) / 1000
-           / any_value(outcomes) as cost
-from asks a left join pools p on p.experiment = a.experiment and p.arm_id = ask.arm
-group by all;
+       avg(output_tokens) as output_tokens, count(distinct query_id) / any_value(started) as share
+from outcomes join started using (experiment, split) group by all;
 
 create or replace view coverage as
 with sampled as (
@@ -251,17 +221,70 @@ passing as (  -- through a state without STOP: no trajectory ends there
     select experiment, split, depth, count(*) as paths
     from sampled where depth > 0 and not stop group by all
 ),
-wanted as (
-    select experiment, split, depth, o.queries, o.paths - coalesce(n.paths, 0) as expected
-    from offered o left join passing n using (experiment, split, depth)
-),
 present as (
     select experiment, split, depth, count(*) as trajectories from outcomes group by all
+),
+levels as (
+    select experiment, split, depth, o.queries, o.paths as offered,
+           coalesce(n.paths, 0) as passing, coalesce(p.trajectories, 0) as trajectories,
+           offered / nullif(passing + trajectories, 0) as missing_factor
+    from offered o left join passing n using (experiment, split, depth)
+    left join present p using (experiment, split, depth)
+),
+scaled as (  -- what is missing behind a path that is missing is like what the others have
+    select *, coalesce(product(missing_factor) over (
+        partition by experiment, split order by depth
+        rows between unbounded preceding and 1 preceding
+    ), 1) as before from levels
 )
-select w.experiment, w.split, w.depth, w.queries, w.expected,
-       coalesce(p.trajectories, 0) as trajectories
-from wanted w left join present p using (experiment, split, depth)
-where w.expected > 0;
+select experiment, split, depth, queries,
+       round(before * (offered - passing * coalesce(missing_factor, 1)))::hugeint as expected,
+       trajectories
+from scaled where expected > 0;
+
+create or replace view oracle as
+with best as (
+    select experiment, split, dataset, kind, query_id, replica,
+           max(quality) as quality,
+           arg_max(sequence, (quality, -cost)) filter (quality is not null) as sequence,
+           arg_max(cost, (quality, -cost)) filter (quality is not null) as cost
+    from outcomes group by all
+)
+select experiment, split, dataset, kind, count(distinct query_id) as queries,
+       avg(quality) as quality, avg(cost) as cost, mode(sequence) as commonest_sequence,
+       any_value(share) as share
+from best left join (
+    select experiment, split, sum(trajectories) / sum(expected) as share from coverage group by all
+) using (experiment, split)
+group by all;
+
+create or replace view leaderboard as
+select experiment, split,
+       case when share = 1 then rank() over (
+           partition by experiment, split, share = 1 order by quality desc, cost
+       ) end as place,
+       sequence, queries, quality, cost, share
+from sequences
+union all
+select experiment, split, 0 as place, 'oracle' as sequence, sum(queries) as queries,
+       sum(quality * queries) / sum(queries) as quality, sum(cost * queries) / sum(queries) as cost,
+       any_value(share) as share
+from oracle group by experiment, split;
+
+create or replace view roles as
+with asked as (
+    select o.experiment, o.split, o.sequence, t.asks,
+           count(*) over (partition by o.experiment, o.split, o.sequence) as outcomes
+    from outcomes o join trajectories t using (trajectory_id)
+),
+asks as (select experiment, split, sequence, outcomes, unnest(asks) as ask from asked)
+select a.experiment, split, sequence, ask."role" as "role",
+       sum(ask.prompt_tokens) / any_value(outcomes) as prompt_tokens,
+       sum(ask.output_tokens) / any_value(outcomes) as output_tokens,
+       sum(coalesce({price("ask", "p.input_price", "p.output_price")}, 0)) / 1000
+           / any_value(outcomes) as cost
+from asks a left join pools p on p.experiment = a.experiment and p.arm_id = ask.arm
+group by all;
 """
 
 

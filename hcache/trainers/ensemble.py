@@ -86,7 +86,7 @@ class Ensemble(Trainer):
         self.policy.trusted.fill_(True)
         selection = [self.train, valid]
         if self.settings.confidence and common_paths(selection):
-            path = best_static(selection, self.alpha)
+            path = best_static(selection, self.alpha, within=[valid])
             if self.doubt(valid, path) > 1 - self.settings.confidence:
                 self.policy.fall_back(path)
         return greedy_metrics(self.policy, valid, self.alpha)

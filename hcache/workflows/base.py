@@ -55,6 +55,10 @@ class Workflow(BaseModel, ABC):
         """How many trajectories a query has with so many arms; at most, if it is not regular."""
         return sum(arms**hop for hop in range(1, self.hops + 1))
 
+    def trajectories_within(self, arms: int, width: int) -> int:
+        """The same where each state after the first hop is continued by `width` arms alone."""
+        return sum(arms * min(arms, width) ** hop for hop in range(self.hops))
+
     def stand_in(self, text: str) -> str:
         """A reply with this text in it that leads to as many calls as any, for plans."""
         return f"({text})"

@@ -8,7 +8,7 @@ were asked are paid for.
 
 from __future__ import annotations
 
-from math import perm
+from math import perm, prod
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -31,6 +31,13 @@ class Cascade(Workflow):
     def trajectories(self, arms: int) -> int:
         """See `Workflow.trajectories`: no arm is asked twice."""
         return sum(perm(arms, hop) for hop in range(1, min(self.hops, arms) + 1))
+
+    def trajectories_within(self, arms: int, width: int) -> int:
+        """See `Workflow.trajectories_within`."""
+        offered = range(arms - 1, arms - min(self.hops, arms), -1)
+        return arms * sum(
+            prod(min(width, left) for left in offered[:hop]) for hop in range(len(offered) + 1)
+        )
 
     def run(self, query: Query, arms: tuple[Arm, ...]) -> Flow:
         """See `Workflow.run`."""

@@ -130,6 +130,10 @@ class TeacherStudent(Workflow):
         """See `Workflow.trajectories`: only a full assignment gives one."""
         return int(arms**self.hops)
 
+    def trajectories_within(self, arms: int, width: int) -> int:
+        """See `Workflow.trajectories_within`."""
+        return int(arms * min(arms, width) ** (self.hops - 1))
+
     def stand_in(self, text: str) -> str:
         """See `Workflow.stand_in`: a student that never stops searching makes the most calls."""
         return f"Search[{text}]"
