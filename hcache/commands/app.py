@@ -17,6 +17,7 @@ from hcache.commands import (
     demo,
     doctor,
     export,
+    importing,
     inspect,
     merge,
     report,
@@ -53,6 +54,7 @@ app.command()(sampling.plan)
 app.command()(sampling.sample)
 app.command()(sampling.rescore)
 app.command()(status.status)
+app.command("import")(importing.import_)
 app.command()(merge.merge)
 app.command()(routers.train)
 app.command()(bench.bench)

@@ -33,13 +33,15 @@ class Query:
     dataset: str = ""
     kind: str = ""  # question type or family within the data set, for tables per kind
     passages: tuple[str, ...] = ()  # texts that a tool may search, if not part of the question
+    item: str = ""  # its own name in a source that gives one; alike questions then stay apart
     place: str = field(default="", compare=False, repr=False)  # where it was read
 
     @cached_property
     def id(self) -> str:
-        """Key of the content: data set, question, references, and passages where there are any."""
-        content = [self.dataset, self.question, list(self.references)]
-        return digest([*content, list(self.passages)] if self.passages else content)
+        """Key of the content: data set, question, references; passages and item if any."""
+        content: list[object] = [self.dataset, self.question, list(self.references)]
+        content += [list(self.passages)] if self.passages else []
+        return digest([*content, {"item": self.item}] if self.item else content)
 
     @cached_property
     def wording(self) -> str:
@@ -105,11 +107,11 @@ def without_duplicates(
     kept: dict[str, list[Query]] = {split: [] for split in splits}
     taken: dict[str, tuple[str, Query]] = {}  # split and query by wording
     for split in sorted(splits, key=SPLITS.index, reverse=True):
-        by_question: dict[str, Query] = {}
+        by_question: dict[tuple[str, str], Query] = {}
         for query in splits[split]:
             reason, first = _duplicate(query, split, by_question, taken)
             if first is None:
-                by_question[query.question] = query
+                by_question[query.question, query.item] = query
                 taken.setdefault(query.wording, (split, query))
                 kept[split].append(query)
             elif reason == REPEATED or query.dataset in drop:
@@ -122,15 +124,18 @@ def without_duplicates(
 
 
 def _duplicate(
-    query: Query, split: str, own: Mapping[str, Query], taken: Mapping[str, tuple[str, Query]]
+    query: Query,
+    split: str,
+    own: Mapping[tuple[str, str], Query],
+    taken: Mapping[str, tuple[str, Query]],
 ) -> tuple[str, tuple[Query, str] | None]:
     """Why a query is a duplicate, and of which in which split; None where it is none."""
     elsewhere, first = taken.get(query.wording, (split, query))
     if elsewhere != split:
         return ACROSS, (first, elsewhere)
-    if query.question not in own:
+    if (query.question, query.item) not in own:
         return "", None
-    first = own[query.question]
+    first = own[query.question, query.item]
     return (REPEATED if _answer(first) == _answer(query) else CONFLICTING), (first, split)
 
 

@@ -81,8 +81,8 @@ def _assembled(store: Store, config: ExperimentConfig, split: str) -> Assembly:
     pool = _sampled_pool(store, config, workflow.fingerprint, workflow.hops)
     wanted = [config.name, split, workflow.fingerprint, workflow.hops, config.sampling.replicas]
     prices = [pool, *_prices(config)]
-    states = store.sql(STATES, [*wanted, *prices])
-    leaves = store.sql(LEAVES, [*wanted, *prices, *_qualities(config)])
+    states = store.sql(STATES[config.cost], [*wanted, *prices])
+    leaves = store.sql(LEAVES[config.cost], [*wanted, *prices, *_qualities(config)])
     queries = store.sql(QUERIES, wanted[:2])
     if queries.is_empty():
         raise StoreError(
@@ -91,8 +91,8 @@ def _assembled(store: Store, config: ExperimentConfig, split: str) -> Assembly:
         )
     _check_scored(store, leaves)
     return Assembly(
-        states,
-        leaves,
+        states.drop_nulls("cost"),  # what is not known of an outcome is a hole, as the outcome is
+        leaves.drop_nulls("cost"),
         queries,
         arms=len(pool),
         hops=workflow.hops,

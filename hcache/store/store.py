@@ -49,6 +49,7 @@ ASKS = pl.List(
 SCHEMAS: dict[str, dict[str, Any]] = {
     "queries": {
         "query_id": TEXT, "dataset": TEXT, "kind": TEXT, "question": TEXT, "references": TEXTS,
+        "item": TEXT,
     },
     "arms": {"arm_id": TEXT, "name": TEXT, "fingerprint": TEXT, "settings": TEXT},
     "experiments": {
@@ -74,12 +75,12 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "states": {
         "query_id": TEXT, "workflow": TEXT, "replica": INT, "decisions": TEXTS, "depth": INT,
         "role": TEXT, "context_id": TEXT, "context": TEXTS, "actions": TEXTS,
-        "stop": pl.Boolean, "asks": ASKS,
+        "stop": pl.Boolean, "asks": ASKS, "costs": pl.List(pl.Float64),
     },
     "trajectories": {
         "trajectory_id": TEXT, "query_id": TEXT, "workflow": TEXT, "replica": INT,
         "decisions": TEXTS, "depth": INT, "sequence": TEXT, "output": TEXT, "notes": TEXTS,
-        "asks": ASKS,
+        "asks": ASKS, "costs": pl.List(pl.Float64), "unit": TEXT,
     },
     "scores": {
         "trajectory_id": TEXT, "extractor": TEXT, "metric": TEXT, "answer": TEXT,
@@ -117,7 +118,7 @@ class Store:
             raise StoreError(
                 f"there is no database {self.path}.", "Fill one with: hcache sample EXPERIMENT.yaml"
             )
-        self.connection = _patiently(self._open, patience)
+        self.connection = patiently(self._open, patience)
         try:
             older = check_version(self.connection, self.path) < VERSION
         except BaseException:
@@ -126,7 +127,7 @@ class Store:
         if older:
             self.connection.close()
             wait_and_write(self.path, {}, patience)
-            self.connection = _patiently(self._open, patience)
+            self.connection = patiently(self._open, patience)
 
     def _open(self) -> duckdb.DuckDBPyConnection:
         return connect(self.path, read_only=True, reach=self.reach)
@@ -275,10 +276,10 @@ def wait_and_write(
     path: Path, rows: Rows, seconds: float, replace: Sequence[str] = (), experiment: str = ""
 ) -> None:
     """`write`, trying again for some seconds while another process has the file open."""
-    _patiently(lambda: write(path, rows, replace, experiment), seconds)
+    patiently(lambda: write(path, rows, replace, experiment), seconds)
 
 
-def _patiently(action: Callable[[], T], seconds: float) -> T:
+def patiently(action: Callable[[], T], seconds: float) -> T:
     """Do it as soon as nobody else has the file, within `seconds`."""
     deadline = time.monotonic() + seconds
     while True:

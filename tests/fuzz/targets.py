@@ -110,7 +110,7 @@ def config(folder: Path) -> Make:
             file.write_bytes(data)
             experiment = Experiment.load(file, overrides)
             make_plan(experiment, show=1)
-            experiment._tables()
+            experiment.tables(experiment.splits)
 
         return f"{data!r}\n--set {overrides!r}", run
 
