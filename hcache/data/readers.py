@@ -29,7 +29,7 @@ from hcache.data.metrics import unmet
 from hcache.data.numerals import whole_number
 from hcache.data.queries import Query
 from hcache.data.source import Row, Source, is_list_of_str
-from hcache.errors import ConfigError, DataError
+from hcache.errors import ConfigError, DataError, StoreBusyError, StoreError
 from hcache.plugins import Registry
 from hcache.store import Store
 from hcache.store.queries import QUESTIONS_IN
@@ -187,8 +187,15 @@ def humaneval(source: Source) -> Iterator[Query]:
 @READERS.register("recorded")
 def recorded(source: Source, *, experiment: str = "") -> Iterator[Query]:
     """Questions of a database that `hcache import` has filled, in the splits of an experiment."""
-    with Store(source.path) as store:
-        rows = store.sql(QUESTIONS_IN, [experiment, source.dataset, source.split])
+    try:
+        with Store(source.path) as store:
+            rows = store.sql(QUESTIONS_IN, [experiment, source.dataset, source.split])
+    except StoreBusyError:
+        raise
+    except StoreError as error:
+        raise DataError(
+            error.message, "Name the database that `hcache import` has filled."
+        ) from error
     for question, references, kind, item in rows.iter_rows():
         yield Query(question, tuple(references), kind=kind, item=item or "")
 

@@ -95,9 +95,8 @@ def _arm_names(cells: pl.DataFrame) -> dict[str, str]:
             )
     short = [arm.strip().rsplit("/", 1)[-1] for arm in arms]
     names = short if len(set(short)) == len(arms) else [arm.strip() for arm in arms]
-    found = {
-        arm: name.replace("/", "_").replace(">", "_") for arm, name in zip(arms, names, strict=True)
-    }
+    plain = [name.replace("/", "_").replace(">", "_") for name in names]
+    found = dict(zip(arms, plain, strict=True))
     for arm, name in found.items():
         if plain.count(name) > 1:
             row = cells.filter(pl.col("sequence").list.contains(arm))

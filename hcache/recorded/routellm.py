@@ -57,11 +57,7 @@ def _cells(file: Path, left_out: dict[str, int]) -> pl.DataFrame:
     clean = table.filter(~pl.col("prompt").is_in(_contaminated(file)))
     left_out[dataset] = left_out.get(dataset, 0) + len(table) - len(clean)
     # Questions repeat within and across subjects: their place in the files tells them apart.
-    item = (
-        pl.concat_str(pl.lit(f"{subject}/"), pl.col("row").cast(TEXT))
-        if subject
-        else pl.lit(None, TEXT)
-    )
+    place = pl.concat_str(pl.lit(f"{subject}/"), pl.col("row").cast(TEXT))
     calls = [
         clean.with_columns(
             sequence=pl.lit([model], pl.List(TEXT)),
