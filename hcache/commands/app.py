@@ -21,6 +21,7 @@ from hcache.commands import (
     inspect,
     merge,
     report,
+    reproducing,
     routers,
     sampling,
     status,
@@ -60,6 +61,7 @@ app.command()(routers.train)
 app.command()(bench.bench)
 app.command("eval")(routers.evaluate)
 app.command()(report.report)
+app.command()(reproducing.reproduce)
 app.command()(routers.route)
 app.command()(inspect.show)
 app.command()(inspect.sql)

@@ -244,6 +244,8 @@ from splits s join queries q using (query_id)
 where s.experiment = $1 and q.dataset = $2 and s.split = $3 order by q.query_id
 """
 
+ITEMS = "select query_id, item from queries where item is not null"
+
 QUESTIONS = "select query_id, question from queries"
 
 QUESTIONS_OF = "select query_id, question from queries semi join chosen using (query_id)"
