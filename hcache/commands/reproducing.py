@@ -12,6 +12,8 @@ import typer
 from hcache.commands.console import console, print_json, say, table_of
 from hcache.commands.options import AsJson
 
+EQUAL = {True: "equal", False: "differs", None: "not published"}
+
 
 def reproduce(
     file: Annotated[Path, typer.Argument(help="The table: a YAML file of examples/reproduce.")],
@@ -38,8 +40,11 @@ def reproduce(
         return
     rows = [
         {"row": line.row, "figure": line.figure, "published": line.published, "ours": line.ours,
-         "difference": line.difference, "": "equal" if line.equal else "differs"}
+         "difference": line.difference, "": EQUAL[line.equal]}
         for line in lines
     ]  # fmt: skip
     console.print(table_of(rows, table.source))
-    say(f"{sum(line.equal for line in lines)} of {len(lines)} figures are equal")
+    published = [line for line in lines if line.equal is not None]
+    say(
+        f"{sum(map(bool, (line.equal for line in published)))} of {len(published)} figures are equal"
+    )

@@ -62,6 +62,7 @@ class RowSection(Section):
     mean: dict[str, float] = Field({}, description="over the imports")
     std: dict[str, float] = Field({}, description="over the imports, of a sample")
     within: dict[str, float] = Field({}, description="difference that is none, by figure")
+    also: tuple[str, ...] = Field((), description="figures to show of which none was published")
 
     @model_validator(mode="after")
     def _one_choice(self) -> Self:
@@ -88,14 +89,14 @@ class Line:
 
     row: str
     figure: str
-    published: float
+    published: float | None
     ours: float
-    equal: bool  # to the digits that were published, or within what is said
+    equal: bool | None  # to the digits that were published, or within what is said
 
     @property
-    def difference(self) -> float:
+    def difference(self) -> float | None:
         """Ours less theirs."""
-        return self.ours - self.published
+        return None if self.published is None else self.ours - self.published
 
 
 def read_reproduction(file: Path) -> Reproduction:
@@ -154,12 +155,14 @@ class _World:
         """Quality of each arm alone in each replica, [Q, replicas, A]."""
         paths = [(arm,) for arm in range(len(self.tree.arms))]
         leaf_TS = static_leaves(self.tree, paths)
-        order_T = (self.tree.query_T * (1 + self.tree.replica_T.max()) + self.tree.replica_T).argsort()
-        quality_TS = self.tree.quality_M[leaf_TS[order_T]]
-        return quality_TS.reshape(len(self.tree.queries), -1, len(paths)).numpy()
+        tree = self.tree
+        order_T = (tree.query_T * (1 + tree.replica_T.max()) + tree.replica_T).argsort()
+        quality_TS = tree.quality_M[leaf_TS[order_T]]
+        return np.asarray(quality_TS.reshape(len(tree.queries), -1, len(paths)), np.float64)
 
     def mean(self, value_T: torch.Tensor) -> Array:
-        return mean_by_query(self.tree, value_T).numpy()
+        """Mean over the replicas of each query, [Q]."""
+        return np.asarray(mean_by_query(self.tree, value_T), np.float64)
 
     def leaves(self, row: RowSection) -> torch.Tensor:
         """The leaf of each tree under a row's choice."""
@@ -192,7 +195,9 @@ class _World:
             rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
             chosen = {row["task_id"]: self.tree.arms.index(row["chosen_model"]) for row in rows}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{file}: holds no decisions ({error}).", "Correct its path.") from error
+            raise DataError(
+                f"{file}: holds no decisions ({error}).", "Correct its path."
+            ) from error
         missing = [item for item in self.items if item not in chosen]
         if missing:
             raise DataError(
@@ -225,6 +230,8 @@ def _lines(table: Reproduction, row: RowSection, worlds: list[_World]) -> list[L
         for figure, published in wanted.items():
             values = [_figure(mine, figure, row) for mine in ours]
             found.append(line(f"{row.name}, {kind}", figure, published, float(of(values))))
+    for figure in row.also:
+        found += [Line(row.name, figure, None, _figure(mine, figure, row), None) for mine in ours]
     return found
 
 
@@ -234,9 +241,7 @@ def _std(values: list[float]) -> float:
 
 def _figure(figures: Mapping[str, float], name: str, row: RowSection) -> float:
     if name not in figures:
-        raise ConfigError(
-            f"{row.name}: has no figure {name!r}.", f"It has: {', '.join(figures)}."
-        )
+        raise ConfigError(f"{row.name}: has no figure {name!r}.", f"It has: {', '.join(figures)}.")
     return figures[name]
 
 
@@ -284,15 +289,15 @@ def _any(world: _World) -> dict[str, float]:
 def _cross_fit(world: _World) -> dict[str, float]:
     """The arm chosen on one half of the replicas, by its quality on the other half.
 
-    All ways of halving count alike, also those of unequal halves both ways round. Our rule for
-    ties is to share the question evenly among the arms that tie; `lowest` and `highest` are over
-    all orders in which the first of the arms that tie could be taken.
+    All ways of halving count alike; of an odd number of replicas the smaller part chooses. Our
+    rule for ties is to share the question evenly among the arms that tie; `lowest` and `highest`
+    are over all orders in which the first of the arms that tie could be taken.
     """
     quality_QRA = world.by_arm
     replicas, arms = quality_QRA.shape[1:]
-    half = replicas // 2
-    sizes = {half, replicas - half} - {0}
-    halves = [chosen for size in sizes for chosen in combinations(range(replicas), size)]
+    halves = list(combinations(range(replicas), replicas // 2)) if replicas > 1 else []
+    if not halves:
+        raise DataError("one replica has no halves.", "Leave out the row of rule cross-fit.")
     orders = list(permutations(range(arms))) if arms <= 5 else [tuple(range(arms))]
     shared, ordered = [], np.zeros((len(halves), len(orders)))
     for at, chosen in enumerate(halves):

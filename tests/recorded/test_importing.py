@@ -79,9 +79,7 @@ def test_long_table_becomes_a_tree(tmp_path: Path, file: str) -> None:
     assert float(tree.quality_M[best].mean()) == pytest.approx(3 / 4)
     assert float(tree.cost_M[best].mean()) == pytest.approx((0.25 + 1 + 1 + 0.25) / 4)
     found = outcomes(tmp_path)
-    assert found == {
-        (row["query"], row["arm"]): (row["score"], row["cost"]) for row in rows()
-    }
+    assert found == {(row["query"], row["arm"]): (row["score"], row["cost"]) for row in rows()}
     faults = check_database(tmp_path / "db.duckdb", Experiment.load(tmp_path / "mine.yaml")).faults
     assert not faults
 
@@ -95,7 +93,10 @@ def test_wide_table_says_the_same(tmp_path: Path) -> None:
     for name, kind, table in (("long", "long", rows()), ("wide", "wide", wide)):
         (tmp_path / name).mkdir()
         bring(tmp_path / name, table, kind, options={"source": "s", "dataset": "d"})
-    with Store(tmp_path / "long" / "db.duckdb") as one, Store(tmp_path / "wide" / "db.duckdb") as two:
+    with (
+        Store(tmp_path / "long" / "db.duckdb") as one,
+        Store(tmp_path / "wide" / "db.duckdb") as two,
+    ):
         assert content_digest(one) == content_digest(two)
 
 
