@@ -44,7 +44,5 @@ def reproduce(
         for line in lines
     ]  # fmt: skip
     console.print(table_of(rows, table.source))
-    published = [line for line in lines if line.equal is not None]
-    say(
-        f"{sum(map(bool, (line.equal for line in published)))} of {len(published)} figures are equal"
-    )
+    published = [line.equal for line in lines if line.equal is not None]
+    say(f"{sum(published)} of {len(published)} figures are equal")

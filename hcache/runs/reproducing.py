@@ -43,9 +43,9 @@ class ImportSection(Section):
     """What is imported, from below the folder that the command names."""
 
     name: str = Field(description="of the experiment")
-    format: str
-    path: str = "."
-    options: dict[str, str] = {}
+    format: str = Field(description="as `hcache import` knows it")
+    path: str = Field(".", description="below that folder")
+    options: dict[str, str] = Field({}, description="of the format")
 
 
 class RowSection(Section):
