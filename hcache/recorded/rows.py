@@ -102,7 +102,8 @@ class _Maker:
         return nodes
 
     def _texts(self, texts: Sequence[str]) -> None:
-        self._add("texts", pl.DataFrame({"text_id": list(map(digest_text, texts)), "text": texts}))
+        keys = list(map(digest_text, texts))
+        self._add("texts", pl.DataFrame({"text_id": keys, "text": texts}))
 
     def _called(self, parents: pl.DataFrame, length: int) -> pl.DataFrame:
         """Nodes one call further on, whose rows are added to the tables."""
@@ -125,19 +126,21 @@ class _Maker:
             costs=pl.concat_list("costs", "cost"),
         )
         self._trajectories(nodes)
-        stripped = [text.strip() for text in nodes["output"]]
-        longer = [
+        return self._going_on(nodes.filter(pl.col("path").is_in(self._open_paths(length))))
+
+    def _going_on(self, nodes: pl.DataFrame) -> pl.DataFrame:
+        """Nodes after which somebody may be called, with what is said there; their states."""
+        replies = [text.strip() for text in nodes["output"]]
+        messages = [
             f"{before},{canonical({'content': text, 'role': name})}"
             for before, text, name in nodes.select("message", "output", "name").iter_rows()
         ]
         nodes = nodes.with_columns(
-            message=pl.Series(longer, dtype=pl.String),
-            part=pl.Series([digest_text(text) for text in stripped], dtype=pl.String),
+            message=pl.Series(messages, dtype=pl.String),
+            part=pl.Series([digest_text(text) for text in replies], dtype=pl.String),
         ).with_columns(context=pl.concat_list("context", "part"))
-        going_on = nodes.filter(pl.col("path").is_in(self._open_paths(length)))
-        if len(going_on):
-            self._texts(going_on["output"].str.strip_chars().to_list())
-        self._states(going_on)
+        self._texts(replies)
+        self._states(nodes)
         return nodes.select([*NODE, "message", "context", "decisions", "asks", "costs"])
 
     def _open_paths(self, length: int) -> list[str]:
