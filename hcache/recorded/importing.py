@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from hcache.data.queries import (
     split_by_hash,
     without_duplicates,
 )
-from hcache.errors import ConfigError, DataError
+from hcache.data.visible import one_line
+from hcache.errors import ConfigError, DataError, HcacheError
 from hcache.experiment import Experiment
 from hcache.keys import digest_file
 from hcache.recorded.cells import check
@@ -72,9 +74,10 @@ def import_files(
         StoreError: the database says otherwise, or cannot be written.
     """
     importer = IMPORTERS.find(kind)
-    recording = importer(list(paths), **_options(kind, importer, options or {}))
-    recording, known = _by_content(recording)
-    checked = check(recording)
+    chosen = _options(kind, importer, options or {})
+    with _foreign(kind, paths):
+        recording, known = _by_content(importer(list(paths), **chosen))
+        checked = check(recording)
     recording = checked.recording
     kept, dropped = _split(recording, known, split)
     queries = {query.id: query for part in kept.values() for query in part}
@@ -106,6 +109,27 @@ def import_files(
         _differences(rows["scores"]),
         recording.notes,
     )
+
+
+@contextmanager
+def _foreign(kind: str, paths: Sequence[Path]) -> Iterator[None]:
+    """Turn whatever foreign content raises on its way into frames into an error of ours.
+
+    Raises:
+        DataError: in one line.
+    """
+    try:
+        yield
+    except DataError as error:
+        raise DataError(one_line(error.message), error.hint) from error
+    except HcacheError:
+        raise
+    except (Exception, pl.exceptions.PanicException) as error:  # polars raises many types
+        said = one_line(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
+        raise DataError(
+            f"{paths[0]}: is not what format {kind!r} has ({said.rstrip('.')}).",
+            "Check the file, or name another format.",
+        ) from error
 
 
 def _options(kind: str, importer: Importer, given: Mapping[str, str]) -> dict[str, object]:

@@ -17,8 +17,13 @@ import polars as pl
 from hcache.errors import DataError
 
 _ALLOWED = re.compile(
-    r"pandas\.core\.frame\.DataFrame"
-    r"|pandas\.core\.series\.Series"
+    r"pandas\.(core\.frame\.)?DataFrame"
+    r"|pandas\.(core\.series\.)?Series"
+    r"|pandas\.(RangeIndex|Index|StringDtype)"
+    r"|pandas\.core\.arrays\.string_\.(StringDtype|StringArray)"
+    r"|pandas\.(core\.arrays\.string_\.|arrays\.)(Arrow)?StringArray"
+    r"|pyarrow\.lib\.(type_for_alias|_restore_array|chunked_array|py_buffer|large_string|string)"
+    r"|pandas\._libs\.arrays\.__pyx_unpickle_NDArrayBacked"
     r"|pandas\.core\.internals\.managers\.(BlockManager|SingleBlockManager)"
     r"|pandas\.core\.internals\.blocks\.new_block"
     r"|pandas\._libs\.internals\._unpickle_block"
@@ -68,4 +73,5 @@ def _plain(values: list[Any]) -> pl.Series:
     """A column of numbers as it is, any other as texts."""
     if all(isinstance(value, int | float) for value in values):
         return pl.Series([float(value) for value in values], dtype=pl.Float64)
-    return pl.Series([None if value is None else str(value) for value in values], dtype=pl.String)
+    texts = [None if value is None or value != value else str(value) for value in values]
+    return pl.Series(texts, dtype=pl.String)
