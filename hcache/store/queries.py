@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hcache.store.schema import cost, price, quoted, recorded_cost
+from hcache.store.schema import cost, price, quoted, recorded_cost, states_costs
 
 # What there is
 
@@ -222,13 +222,15 @@ where starts_with(o.trajectory_id, $1) order by o.trajectory_id, o.experiment li
 
 CALLS = f"""
 with asks as (
-    select unnest(asks) as ask, generate_subscripts(asks, 1) as place
+    select unnest(asks) as ask, unnest(costs) as stated, generate_subscripts(asks, 1) as place
     from trajectories where trajectory_id = $1
-)
+),
+setting as (select {states_costs("config")} as stated from experiments where experiment = $2)
 select a.name as arm, ask."role" as "role", m.messages, g.text as reply, g.finish_reason,
-       ask.prompt_tokens, ask.output_tokens, coalesce(  -- a tool stands in no pool
-           {price("ask", "p.input_price", "p.output_price")}, 0) / 1000 as cost
-from asks
+       ask.prompt_tokens, ask.output_tokens,
+       case when setting.stated then asks.stated else coalesce(  -- a tool stands in no pool
+           {price("ask", "p.input_price", "p.output_price")}, 0) / 1000 end as cost
+from asks left join setting on true
 join generations g on g.generation_id = ask.generation
 join messages m using (messages_id)
 join arms a on a.arm_id = ask.arm

@@ -135,6 +135,11 @@ def cost(asks: str, input_prices: str, output_prices: str) -> str:
     return f"list_sum([{each} / 1000 for a in {asks}])"
 
 
+def states_costs(config: str) -> str:
+    """Whether an experiment, by its settings, takes costs as they were recorded."""
+    return f"coalesce(json_extract_string({config}, '$.cost') = 'recorded', false)"
+
+
 def recorded_cost(asks: str, costs: str) -> str:
     """The cost of a list of calls as it was recorded; null where that of any call is not known."""
     return f"""case when coalesce(list_count({costs}), 0) = len({asks})
@@ -185,7 +190,7 @@ pivoted as (
 )
 select e.experiment, s.split, q.dataset, q.kind, t.sequence, t.depth, t.replica,
        v.answer, q."references",{values} {quality} as quality,
-       case when json_extract_string(e.config, '$.cost') = 'recorded'
+       case when {states_costs("e.config")}
             then {recorded_cost("t.asks", "t.costs")}
             else {cost("t.asks", "p.input_price", "p.output_price")} end as cost,
        list_sum([a.prompt_tokens for a in t.asks]) as prompt_tokens,
@@ -228,15 +233,21 @@ from oracle group by experiment, split;
 
 create or replace view roles as
 with asked as (
-    select o.experiment, o.split, o.sequence, t.asks,
+    select o.experiment, o.split, o.sequence, t.asks, t.costs,
+           {states_costs("e.config")} as stated,
            count(*) over (partition by o.experiment, o.split, o.sequence) as outcomes
-    from outcomes o join trajectories t using (trajectory_id)
+    from outcomes o join trajectories t using (trajectory_id) join experiments e using (experiment)
 ),
-asks as (select experiment, split, sequence, outcomes, unnest(asks) as ask from asked)
+asks as (
+    select experiment, split, sequence, outcomes, stated, unnest(asks) as ask,
+           unnest(costs) as cost
+    from asked
+)
 select a.experiment, split, sequence, ask."role" as "role",
        sum(ask.prompt_tokens) / any_value(outcomes) as prompt_tokens,
        sum(ask.output_tokens) / any_value(outcomes) as output_tokens,
-       sum(coalesce({price("ask", "p.input_price", "p.output_price")}, 0)) / 1000
+       sum(case when stated then a.cost
+           else coalesce({price("ask", "p.input_price", "p.output_price")}, 0) / 1000 end)
            / any_value(outcomes) as cost
 from asks a left join pools p on p.experiment = a.experiment and p.arm_id = ask.arm
 group by all;

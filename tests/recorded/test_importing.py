@@ -125,6 +125,16 @@ def test_calls_after_one_another_become_a_tree_with_stop(tmp_path: Path) -> None
         assert store.sql("select distinct unit from trajectories").item() == "tokens"
 
 
+def test_people_see_the_cost_that_was_recorded(tmp_path: Path) -> None:
+    bring(tmp_path, calls(), options={"sequence": "who"})
+    with Store(tmp_path / "db.duckdb") as store:
+        sql = "select trajectory_id from outcomes where depth = 3 order by all limit 1"
+        found = store.calls(store.sql(sql).item(), "mine")
+        assert found["cost"].to_list() == [10, 20, 30]
+        roles = store.sql("select sequence, cost from roles order by all").rows()
+    assert roles == [("m", 10), ("m>m", 30), ("m>m>m", 60)]
+
+
 def test_call_without_the_one_before_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"table.csv, row 2: m>m is there, but no row of m"):
         bring(tmp_path, calls(gap=("q1", "m")), options={"sequence": "who"})
