@@ -256,6 +256,16 @@ def _tokens() -> Iterator[Rule]:
         )
         yield Rule(
             table,
+            "has costs that others have recorded, of calls that were made here",
+            f"""
+            select key from (
+                select {KEY[table]} as key, unnest(asks) as ask from {table}
+                where costs is not null)
+            join arms a on a.arm_id = ask.arm
+            join fingerprints f on f.fingerprint = a.fingerprint where not f.recorded""",
+        )
+        yield Rule(
+            table,
             "depth is not the number of decisions",
             f"""
             select {KEY[table]} from {table} where depth != len(decisions)""",
@@ -271,6 +281,12 @@ def _tokens() -> Iterator[Rule]:
             where (ask.prompt_tokens, ask.output_tokens, a.fingerprint)
                != (g.prompt_tokens, g.output_tokens, g.fingerprint)""",
         )
+    yield Rule(
+        "trajectories",
+        "has costs without their unit, or a unit without costs",
+        """
+        select trajectory_id from trajectories where (costs is null) != (unit is null)""",
+    )
     yield Rule(
         "scores",
         "value is not between 0 and 1",

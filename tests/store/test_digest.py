@@ -105,7 +105,8 @@ def other(name: str, column: str) -> str:
         return known.get(column, f"list_concat({quoted}, {quoted})")
     if "Datetime" in kind:
         return f"{quoted} + interval 1 second"
-    return {"Boolean": f"not {quoted}", "String": f"{quoted} || 'x'"}.get(kind, f"{quoted} + 1")
+    known = {"Boolean": f"not {quoted}", "String": f"coalesce({quoted}, '') || 'x'"}
+    return known.get(kind, f"{quoted} + 1")
 
 
 @pytest.mark.parametrize(
