@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -155,6 +155,7 @@ class Experiment:
                 options=dataset.options,
                 limit=source.limit,
                 metrics=dataset.metrics,
+                split=key,
             )
             parts = split_by_hash(queries, key.split("/"))
             for split, part in parts.items():
@@ -180,7 +181,7 @@ class Experiment:
 
         Returns the number of queries that are now in another split than was recorded before.
         """
-        tables = self._tables()
+        tables = self.tables(self.splits)
         stored = self._recorded() if exists(self.db) else {}
         if all(_same_rows(stored.get(table, []), tables[table]) for table in RECORDED):
             return 0
@@ -193,7 +194,8 @@ class Experiment:
         with Store(self.db) as store:
             return {table: store.rows_of(table, self.name).to_dicts() for table in RECORDED}
 
-    def _tables(self) -> dict[str, list[Row]]:
+    def tables(self, splits: Mapping[str, Sequence[Query]]) -> dict[str, list[Row]]:
+        """Rows of the experiment itself, its arms, and the queries of some splits."""
         config = self.config
         experiment = {
             "experiment": self.name,
@@ -203,13 +205,13 @@ class Experiment:
             "config": canonical(config.model_dump(mode="json")),
         }
         return {
-            "queries": [_query_row(query) for query in self.queries()],
+            "queries": [_query_row(query) for part in splits.values() for query in part],
             "arms": [_arm_row(arm) for arm in self.all_arms],
             "experiments": [experiment],
             "pools": [self._pool_row(place, arm) for place, arm in enumerate(self.pool)],
             "splits": [
                 self._split_row(split, query)
-                for split, queries in self.splits.items()
+                for split, queries in splits.items()
                 for query in queries
             ],
         }
@@ -244,6 +246,7 @@ def _query_row(query: Query) -> Row:
         "kind": query.kind,
         "question": query.question,
         "references": list(query.references),
+        "item": query.item or None,
     }
 
 

@@ -8,7 +8,8 @@ import pytest
 from fuzz.harness import fuzz
 from fuzz.targets import TARGETS
 
-SHORT = {"config": 40, "readers": 1_000, "scripts": 1_000, "extractors": 1_000}
+SHORT = {"config": 40, "readers": 1_000, "scripts": 1_000, "extractors": 1_000,
+         "imports": 60}  # fmt: skip
 
 
 @pytest.mark.parametrize("target", SHORT)

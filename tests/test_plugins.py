@@ -18,13 +18,15 @@ from hcache.data.readers import READERS
 from hcache.engines import ENGINES
 from hcache.errors import ConfigError
 from hcache.policies.base import POLICIES
+from hcache.recorded import IMPORTERS
 from hcache.replay.features import ENCODERS
 from hcache.runs.tracking import TRACKERS
 from hcache.trainers import TRAINERS
 from hcache.workflows import WORKFLOWS
 
 REGISTRIES: list[plugins.Registry[Any]] = [
-    METRICS, EXTRACTORS, READERS, WORKFLOWS, ENGINES, ENCODERS, POLICIES, TRAINERS, TRACKERS
+    METRICS, EXTRACTORS, READERS, WORKFLOWS, ENGINES, ENCODERS, POLICIES, TRAINERS, TRACKERS,
+    IMPORTERS,
 ]  # fmt: skip
 NAMES = [
     "../x",

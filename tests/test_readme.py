@@ -82,6 +82,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         part = ["--set", f"db={name}", "--set", f"data.made.sources.train.path=train{number}.jsonl"]
         write_questions(folder, f"train{number}", 4 + number)
         hcache(["sample", "experiment.yaml", *part], folder)
+    cells = [f"{q},{arm},{len(arm) % 2}" for q in "abcdefghijkl" for arm in ("one", "two2")]
+    (folder / "RUNS.csv").write_text("\n".join(["query,arm,score", *cells]), encoding="utf-8")
     return folder
 
 

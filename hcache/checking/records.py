@@ -16,6 +16,7 @@ from hcache.checking.findings import Findings
 from hcache.config.schema import ArmConfig, ExperimentConfig, ModelConfig
 from hcache.data.queries import Query
 from hcache.engines.pool import reply_settings
+from hcache.engines.recorded import NAME as RECORDED
 from hcache.errors import ConfigError, HcacheError
 from hcache.experiment import Experiment, build_workflow
 from hcache.keys import canonical
@@ -68,10 +69,12 @@ def read_arms(store: Store, findings: Findings) -> dict[str, Arm]:
 def fingerprints(arms: Mapping[str, Arm]) -> pl.DataFrame:
     """Limits of the replies of each fingerprint, for the rules of `store/checks.py`."""
     schema = {"fingerprint": pl.String, "max_tokens": pl.Int64, "context": pl.Int64,
-              "tool": pl.Boolean, "by_question": pl.Boolean, "remote": pl.Boolean}  # fmt: skip
+              "tool": pl.Boolean, "by_question": pl.Boolean, "remote": pl.Boolean,
+              "recorded": pl.Boolean}  # fmt: skip
     rows = [
         (arm.fingerprint, arm.config.max_tokens, _window(arm.model_config),
-         arm.model_config.engine == "search", arm.by_question, arm.model_config.remote)
+         arm.model_config.engine == "search", arm.by_question, arm.model_config.remote,
+         arm.model_config.engine == RECORDED)
         for arm in arms.values()
     ]  # fmt: skip
     return pl.DataFrame(rows, schema, orient="row").unique("fingerprint")
@@ -220,7 +223,10 @@ def read_queries(
     for row in store.match("queries", chosen).iter_rows(named=True):
         key = row["query_id"]
         own = known[key].passages if key in known else passages.get(key, ())
-        query = Query(row["question"], tuple(row["references"]), row["dataset"], row["kind"], own)
+        query = Query(
+            row["question"], tuple(row["references"]), row["dataset"], row["kind"], own,
+            row["item"] or "",
+        )  # fmt: skip
         queries.append(query.under(key))
     return queries
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from hcache.checking.findings import Findings, OnProgress
 from hcache.checking.records import Recorded
 from hcache.data.extractors import version_of
+from hcache.data.metrics import RECORDED
 from hcache.errors import ConfigError, DataError
 from hcache.sampling.scoring import PAGE, score_rows
 from hcache.store import Store
@@ -19,6 +20,8 @@ AGAIN = "`hcache rescore` makes it"
 def check_scores(store: Store, findings: Findings, on_progress: OnProgress) -> None:
     """Compare every score with one made now; those by another version are outdated."""
     for extract, metric, version in store.sql(SCORED).iter_rows():
+        if metric == RECORDED:
+            continue  # a fact that somebody stated; its value is held against its range alone
         name = f"{metric} of {extract}"
         ids = store.sql(SCORES, [extract, metric, version])
         try:

@@ -17,9 +17,11 @@ from hcache.commands import (
     demo,
     doctor,
     export,
+    importing,
     inspect,
     merge,
     report,
+    reproducing,
     routers,
     sampling,
     status,
@@ -53,11 +55,13 @@ app.command()(sampling.plan)
 app.command()(sampling.sample)
 app.command()(sampling.rescore)
 app.command()(status.status)
+app.command("import")(importing.import_)
 app.command()(merge.merge)
 app.command()(routers.train)
 app.command()(bench.bench)
 app.command("eval")(routers.evaluate)
 app.command()(report.report)
+app.command()(reproducing.reproduce)
 app.command()(routers.route)
 app.command()(inspect.show)
 app.command()(inspect.sql)

@@ -320,6 +320,11 @@ class ExperimentConfig(Section):
     arms: dict[Name, ArmConfig] = Field(min_length=1, description="the router's choices by name")
     data: dict[Name, DatasetConfig] = Field(min_length=1, description="data sets by name")
     quality: str = Field("f1", description="the metric that is Q in the reward")
+    cost: Literal["tokens", "recorded"] = Field(
+        "tokens",
+        description="what C in the reward is made of: tokens and prices, or, for what others have "
+        "recorded, the costs that they state; an outcome without its cost is then a hole",
+    )
     sampling: SamplingConfig = SamplingConfig()
     features: FeaturesConfig = FeaturesConfig()
     train: TrainConfig = TrainConfig()

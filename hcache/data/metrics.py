@@ -28,6 +28,8 @@ from hcache.plugins import Registry
 Metric = Callable[[str, Sequence[str]], float]
 METRICS: Registry[Metric] = Registry("metric", "hcache.metrics")
 VERSIONS = {"f1": 2, "em": 2, "numeric": 3, "choice": 3}
+RECORDED = "recorded"
+"""Scores as others have stated them: facts, which no answer and no reference makes again."""
 VERDICTS = frozenset({"yes", "no", "noanswer"})
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -109,6 +111,19 @@ def choice(answer: str, references: Sequence[str]) -> float:
     _check("choice", references)
     wanted = {letter for letter in map(choice_letter, references) if letter}
     return float(choice_letter(answer) in wanted)
+
+
+@METRICS.register(RECORDED)
+def recorded(answer: str, references: Sequence[str]) -> float:
+    """A score that was stated along with an outcome; there is no making it anew.
+
+    Raises:
+        DataError: whatever is asked.
+    """
+    raise DataError(
+        f"scores {RECORDED!r} are stated along with outcomes, no answer makes them.",
+        "Bring outcomes in with `hcache import`; for those sampled here, choose another metric.",
+    )
 
 
 def score_many(

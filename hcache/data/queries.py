@@ -32,16 +32,18 @@ class Query:
     dataset: str = ""
     kind: str = ""  # question type or family within the data set, for tables per kind
     passages: tuple[str, ...] = ()  # texts that a tool may search, if not part of the question
+    item: str = ""  # its own name in a source that gives one; alike questions then stay apart
     place: str = field(default="", compare=False, repr=False)  # where it was read
 
     _id: str = field(default="", init=False, compare=False, repr=False)
 
     @property
     def id(self) -> str:
-        """Key of the content: data set, question, references, and passages where there are any."""
+        """Key of the content: data set, question, references; passages and item if any."""
         if not self._id:
-            content = [self.dataset, self.question, list(self.references)]
-            key = digest([*content, list(self.passages)] if self.passages else content)
+            content: list[object] = [self.dataset, self.question, list(self.references)]
+            content += [list(self.passages)] if self.passages else []
+            key = digest([*content, {"item": self.item}] if self.item else content)
             object.__setattr__(self, "_id", key)
         return self._id
 
@@ -115,12 +117,12 @@ def without_duplicates(
     kept: dict[str, list[Query]] = {split: [] for split in splits}
     taken: dict[str, tuple[str, Query]] = {}  # split and query by wording
     for split in sorted(splits, key=SPLITS.index, reverse=True):
-        by_question: dict[str, Query] = {}
+        by_question: dict[tuple[str, str], Query] = {}
         for query in splits[split]:
             wording = query.wording
             reason, first = _duplicate(query, wording, split, by_question, taken)
             if first is None:
-                by_question[query.question] = query
+                by_question[query.question, query.item] = query
                 taken.setdefault(wording, (split, query))
                 kept[split].append(query)
             elif reason == REPEATED or query.dataset in drop:
@@ -136,16 +138,16 @@ def _duplicate(
     query: Query,
     wording: str,
     split: str,
-    own: Mapping[str, Query],
+    own: Mapping[tuple[str, str], Query],
     taken: Mapping[str, tuple[str, Query]],
 ) -> tuple[str, tuple[Query, str] | None]:
     """Why a query is a duplicate, and of which in which split; None where it is none."""
     elsewhere, first = taken.get(wording, (split, query))
     if elsewhere != split:
         return ACROSS, (first, elsewhere)
-    if query.question not in own:
+    if (query.question, query.item) not in own:
         return "", None
-    first = own[query.question]
+    first = own[query.question, query.item]
     return (REPEATED if _answer(first) == _answer(query) else CONFLICTING), (first, split)
 
 

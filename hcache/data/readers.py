@@ -29,8 +29,10 @@ from hcache.data.metrics import unmet
 from hcache.data.numerals import whole_number
 from hcache.data.queries import Query
 from hcache.data.source import Row, Source, is_list_of_str
-from hcache.errors import ConfigError, DataError
+from hcache.errors import ConfigError, DataError, StoreBusyError, StoreError
 from hcache.plugins import Registry
+from hcache.store import Store
+from hcache.store.queries import QUESTIONS_IN
 
 Reader = Callable[..., Iterator[Query]]
 READERS: Registry[Reader] = Registry("reader", "hcache.readers")
@@ -52,8 +54,11 @@ def read(
     options: Mapping[str, object] | None = None,
     limit: int | None = None,
     metrics: Sequence[str] = (),
+    split: str = "",
 ) -> list[Query]:
     """Read the queries of a file, or of all files of a folder in the order of their names.
+
+    `split` is what the file is for, which a reader of files with several splits may ask.
 
     With `limit`, those of the first rows of each file only. Each says the place of its row; rows
     that repeat a question are left to `without_duplicates`. `metrics` will score the answers.
@@ -70,7 +75,7 @@ def read(
         raise ConfigError(f"limit is {limit}.", "Give the number of rows to read, at least 1.")
     most = None if limit is None else min(limit, sys.maxsize)  # more than islice can count is all
     queries: list[Query] = []
-    for source in map(Source, _files(path)):
+    for source in (Source(file, dataset, split) for file in _files(path)):
         for query in islice(function(source, **options), most):
             _check_unicode(source, query)
             queries.append(replace(query, dataset=dataset, place=source.place))
@@ -179,6 +184,22 @@ def humaneval(source: Source) -> Iterator[Query]:
         yield Query(row.text("prompt", strip=False), (solution,))
 
 
+@READERS.register("recorded")
+def recorded(source: Source, *, experiment: str = "") -> Iterator[Query]:
+    """Questions of a database that `hcache import` has filled, in the splits of an experiment."""
+    try:
+        with Store(source.path) as store:
+            rows = store.sql(QUESTIONS_IN, [experiment, source.dataset, source.split])
+    except StoreBusyError:
+        raise
+    except StoreError as error:
+        raise DataError(
+            error.message, "Name the database that `hcache import` has filled."
+        ) from error
+    for question, references, kind, item in rows.iter_rows():
+        yield Query(question, tuple(references), kind=kind, item=item or "")
+
+
 def _files(path: Path) -> list[Path]:
     """The file itself, or the files of a folder; hidden ones are not data."""
     if not path.is_dir():
@@ -205,7 +226,8 @@ def _check_options(name: str, function: Reader, options: Mapping[str, object]) -
 
 def _check_unicode(source: Source, query: Query) -> None:
     try:
-        "".join([query.question, *query.references, query.kind, *query.passages]).encode()
+        own = (query.question, query.kind, query.item)
+        "".join([*own, *query.references, *query.passages]).encode()
     except UnicodeEncodeError as error:
         raise source.defect(r"holds half a surrogate pair (\ud800 to \udfff)") from error
 

@@ -34,8 +34,9 @@ _DECODER = json.JSONDecoder(parse_float=Decimal, parse_constant=_refuse_constant
 class Source:
     """A data file that knows where it is being read, so that every defect has a place."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, dataset: str = "", split: str = "") -> None:
         self.path = path
+        self.dataset, self.split = dataset, split  # whose queries it holds, where that is known
         self.line = 0
         self.item = 0  # position in a JSON array, 0 outside one
 

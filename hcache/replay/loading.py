@@ -87,8 +87,9 @@ def _assembled(store: Store, config: ExperimentConfig, split: str) -> Assembly:
     prices = [pool, *_prices(config)]
     rule = Rule.of(config, pool)
     listed = rule is not None and not workflow.regular
-    states = store.sql(STATES_WITH_ARMS if listed else STATES, [*wanted, *prices])
-    leaves = store.sql(LEAVES, [*wanted, *prices, *_qualities(config)])
+    asked = STATES_WITH_ARMS if listed else STATES
+    states = store.sql(asked[config.cost], [*wanted, *prices])
+    leaves = store.sql(LEAVES[config.cost], [*wanted, *prices, *_qualities(config)])
     queries = store.sql(QUERIES, wanted[:2])
     if queries.is_empty():
         raise StoreError(
@@ -97,8 +98,8 @@ def _assembled(store: Store, config: ExperimentConfig, split: str) -> Assembly:
         )
     _check_scored(store, leaves)
     return Assembly(
-        states,
-        leaves,
+        states.drop_nulls("cost"),  # what is not known of an outcome is a hole, as the outcome is
+        leaves.drop_nulls("cost"),
         queries,
         arms=len(pool),
         hops=workflow.hops,

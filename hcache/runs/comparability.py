@@ -220,9 +220,9 @@ def _mismatch(run: Run, experiment: Experiment) -> str:
 
 
 def _reward(config: ExperimentConfig) -> list[object]:
-    """Prices, metrics and extractors: what rewards are made of besides α."""
+    """Prices or recorded costs, metrics and extractors: what rewards are made of besides α."""
     prices = {name: arm.price.model_dump() for name, arm in config.arms.items()}
-    return [prices, {name: config.measure_of(name) for name in config.data}]
+    return [prices, config.cost, {name: config.measure_of(name) for name in config.data}]
 
 
 def _fingerprint(experiment: Experiment, name: str) -> str:

@@ -2,7 +2,7 @@
 
 Each question gives one column, an example of a row by its key; what it gives none for is sound.
 `fingerprints` is a frame of the caller's: fingerprint, max_tokens, context, tool, by_question,
-remote.
+remote, recorded.
 """
 
 from __future__ import annotations
@@ -149,7 +149,8 @@ def _keys() -> Iterator[Rule]:
 
 # Counts and numbers
 
-_LIMITED = "generations g join fingerprints f using (fingerprint)"
+_LIMITED = "generations g join (from fingerprints where not recorded) f using (fingerprint)"
+"""Replies of which it is known how they came about: those of others are as they were recorded."""
 _ROOM = "least(f.max_tokens, f.context - g.prompt_tokens)"
 
 
@@ -232,9 +233,9 @@ def _tokens() -> Iterator[Rule]:
     yield Rule(
         "generations",
         "has not the prompt_tokens of other samples of its prompt",
-        """
-        select min(generation_id) from generations group by fingerprint, messages_id
-        having count(distinct prompt_tokens) > 1""",
+        f"""
+        select min(g.generation_id) from {_LIMITED} group by g.fingerprint, g.messages_id
+        having count(distinct g.prompt_tokens) > 1""",
     )
     yield Rule(
         "generations",
@@ -246,6 +247,23 @@ def _tokens() -> Iterator[Rule]:
            and max(strlen(m.messages)) - min(strlen(m.messages)) >= {SPREAD}""",
     )
     for table in ("states", "trajectories"):
+        yield Rule(
+            table,
+            "costs are not one number, 0 or more, for each of asks",
+            f"""
+            select {KEY[table]} from {table} where costs is not null and (len(costs) != len(asks)
+                or len(list_filter(costs, lambda c: c < 0 or not isfinite(c))) > 0)""",
+        )
+        yield Rule(
+            table,
+            "has costs that others have recorded, of calls that were made here",
+            f"""
+            select key from (
+                select {KEY[table]} as key, unnest(asks) as ask from {table}
+                where costs is not null)
+            join arms a on a.arm_id = ask.arm
+            join fingerprints f on f.fingerprint = a.fingerprint where not f.recorded""",
+        )
         yield Rule(
             table,
             "depth is not the number of decisions",
@@ -263,6 +281,12 @@ def _tokens() -> Iterator[Rule]:
             where (ask.prompt_tokens, ask.output_tokens, a.fingerprint)
                != (g.prompt_tokens, g.output_tokens, g.fingerprint)""",
         )
+    yield Rule(
+        "trajectories",
+        "has costs without their unit, or a unit without costs",
+        """
+        select trajectory_id from trajectories where (costs is null) != (unit is null)""",
+    )
     yield Rule(
         "scores",
         "value is not between 0 and 1",

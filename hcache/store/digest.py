@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from hcache.keys import digest
 from hcache.store.queries import DIGEST
-from hcache.store.schema import UNIQUE
+from hcache.store.schema import OPTIONAL, UNIQUE
 from hcache.store.store import Store
 
 CIRCUMSTANCES = (
@@ -55,8 +55,14 @@ def content_digest(store: Store) -> ContentDigest:
 
 def _table_digest(store: Store, table: str) -> TableDigest:
     columns = sorted(store.sql(f"from {table} limit 0").columns)
-    chosen = ", ".join(_content(name) for name in columns if name not in CIRCUMSTANCES)
+    unused = {name for name in OPTIONAL.intersection(columns) if not _is_used(store, table, name)}
+    left_out = unused.union(CIRCUMSTANCES)
+    chosen = ", ".join(_content(name) for name in columns if name not in left_out)
     return TableDigest(*store.sql(DIGEST.format(columns=chosen, table=table)).row(0))
+
+
+def _is_used(store: Store, table: str, column: str) -> bool:
+    return bool(store.sql(f"select count({column}) > 0 from {table}").item())
 
 
 def _content(column: str) -> str:

@@ -19,6 +19,7 @@ ASKS = pl.List(
 SCHEMAS: dict[str, dict[str, Any]] = {
     "queries": {
         "query_id": TEXT, "dataset": TEXT, "kind": TEXT, "question": TEXT, "references": TEXTS,
+        "item": TEXT,
     },
     "arms": {"arm_id": TEXT, "name": TEXT, "fingerprint": TEXT, "settings": TEXT},
     "experiments": {
@@ -44,12 +45,12 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "states": {
         "query_id": TEXT, "workflow": TEXT, "replica": INT, "decisions": TEXTS, "depth": INT,
         "role": TEXT, "context_id": TEXT, "context": TEXTS, "actions": TEXTS,
-        "stop": pl.Boolean, "asks": ASKS,
+        "stop": pl.Boolean, "asks": ASKS, "costs": pl.List(pl.Float64),
     },
     "trajectories": {
         "trajectory_id": TEXT, "query_id": TEXT, "workflow": TEXT, "replica": INT,
         "decisions": TEXTS, "depth": INT, "sequence": TEXT, "output": TEXT, "notes": TEXTS,
-        "asks": ASKS,
+        "asks": ASKS, "costs": pl.List(pl.Float64), "unit": TEXT,
     },
     "scores": {
         "trajectory_id": TEXT, "extractor": TEXT, "metric": TEXT, "answer": TEXT,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hcache.store.schema import cost, price, quoted
+from hcache.store.schema import cost, price, quoted, recorded_cost, states_costs
 
 # What there is
 
@@ -138,7 +138,11 @@ from asked join own o using (arm_id) join generations g using (generation_id) gr
 
 # Replay
 
-_COST = f"""coalesce({cost("t.asks", "i", "o")}, 0)"""
+_COSTS = {
+    "tokens": f"""coalesce({cost("t.asks", "i", "o")}, 0)""",
+    "recorded": recorded_cost("t.asks", "t.costs"),
+}
+"""By the setting `cost` of an experiment."""
 
 _CHOSEN = """
 with prices as (select map($6, $7) as i, map($6, $8) as o),
@@ -147,22 +151,29 @@ chosen as (select query_id, extractor from splits where experiment = $1 and spli
 _SAMPLED = """
 where t.workflow = $3 and t.replica < $5 and list_has_all($6, t.decisions)
 """
-STATES = f"""{_CHOSEN}
+STATES = {
+    source: f"""{_CHOSEN}
 select t.query_id, t.replica, [list_position($6, d) for d in t.decisions] as path,
        t.context_id, t."role",
-       len(list_intersect(t.actions, $6)) as arms, t.stop, {_COST} as cost
+       len(list_intersect(t.actions, $6)) as arms, t.stop, {found} as cost
 from states t join chosen using (query_id), prices {_SAMPLED} and t.depth < $4
 """
+    for source, found in _COSTS.items()
+}
 # The same with the places of the arms that are offered, where no other rule tells them.
-STATES_WITH_ARMS = STATES.replace(
-    "select t.query_id,",
-    "select [list_position($6, a) for a in t.actions if list_contains($6, a)] as offered, "
-    "t.query_id,",
-)
+STATES_WITH_ARMS = {
+    source: states.replace(
+        "select t.query_id,",
+        "select [list_position($6, a) for a in t.actions if list_contains($6, a)] as offered, "
+        "t.query_id,",
+    )
+    for source, states in STATES.items()
+}
 # Path and cost first, so that the join with the scores carries no lists.
-LEAVES = f"""{_CHOSEN}, sampled as materialized (
+LEAVES = {
+    source: f"""{_CHOSEN}, sampled as materialized (
     select t.query_id, t.replica, t.trajectory_id,
-           [list_position($6, d) for d in t.decisions] as path, {_COST} as cost
+           [list_position($6, d) for d in t.decisions] as path, {found} as cost
     from trajectories t semi join chosen using (query_id), prices {_SAMPLED} and t.depth <= $4
 )
 select t.query_id, t.replica, t.path,
@@ -172,6 +183,8 @@ from sampled t join chosen c using (query_id) join queries q using (query_id)
 left join scores s on s.trajectory_id = t.trajectory_id and s.extractor = c.extractor
      and s.metric = map($9, $10)[q.dataset]
 """
+    for source, found in _COSTS.items()
+}
 QUERIES = """
 select q.query_id, q.dataset, q.kind from splits s join queries q using (query_id)
 where s.experiment = $1 and s.split = $2 order by q.query_id
@@ -228,13 +241,15 @@ where starts_with(o.trajectory_id, $1) order by o.trajectory_id, o.experiment li
 
 CALLS = f"""
 with asks as (
-    select unnest(asks) as ask, generate_subscripts(asks, 1) as place
+    select unnest(asks) as ask, unnest(costs) as stated, generate_subscripts(asks, 1) as place
     from trajectories where trajectory_id = $1
-)
+),
+setting as (select {states_costs("config")} as stated from experiments where experiment = $2)
 select a.name as arm, ask."role" as "role", m.messages, g.text as reply, g.finish_reason,
-       ask.prompt_tokens, ask.output_tokens, coalesce(  -- a tool stands in no pool
-           {price("ask", "p.input_price", "p.output_price")}, 0) / 1000 as cost
-from asks
+       ask.prompt_tokens, ask.output_tokens,
+       case when setting.stated then asks.stated else coalesce(  -- a tool stands in no pool
+           {price("ask", "p.input_price", "p.output_price")}, 0) / 1000 end as cost
+from asks left join setting on true
 join generations g on g.generation_id = ask.generation
 join messages m using (messages_id)
 join arms a on a.arm_id = ask.arm
@@ -243,6 +258,14 @@ order by place
 """
 
 QUESTION = 'select question, "references" from queries where query_id = $1'
+
+QUESTIONS_IN = """
+select q.question, q."references", q.kind, q.item
+from splits s join queries q using (query_id)
+where s.experiment = $1 and q.dataset = $2 and s.split = $3 order by q.query_id
+"""
+
+ITEMS = "select query_id, item from queries where item is not null"
 
 QUESTIONS = "select query_id, question from queries"
 

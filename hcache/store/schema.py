@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-VERSION = 5
+VERSION = 6
 OLDEST = 2  # the first version that was released
 
 ASK = """struct(arm varchar, generation varchar, prompt_tokens integer, output_tokens integer,
@@ -23,7 +23,7 @@ create table conflicts (
 TABLES = f"""
 create table queries (
     query_id varchar not null, dataset varchar not null, kind varchar not null,
-    question varchar not null, "references" varchar[] not null
+    question varchar not null, "references" varchar[] not null, item varchar
 );
 create table arms (
     arm_id varchar not null, name varchar not null, fingerprint varchar not null,
@@ -57,13 +57,13 @@ create table states (
     query_id varchar not null, workflow varchar not null, replica integer not null,
     decisions varchar[] not null, depth integer not null, role varchar not null,
     context_id varchar not null, context varchar[] not null, actions varchar[] not null,
-    stop boolean not null, asks {ASK}[] not null
+    stop boolean not null, asks {ASK}[] not null, costs double[]
 );
 create table trajectories (
     trajectory_id varchar not null, query_id varchar not null, workflow varchar not null,
     replica integer not null, decisions varchar[] not null, depth integer not null,
     sequence varchar not null, output varchar not null, notes varchar[] not null,
-    asks {ASK}[] not null
+    asks {ASK}[] not null, costs double[], unit varchar
 );
 create table scores (
     trajectory_id varchar not null, extractor varchar not null, metric varchar not null,
@@ -90,6 +90,9 @@ UNIQUE = {
 
 CONFLICT = "table_name || chr(10) || key || chr(10) || content"
 """The content that the key of a conflict is made of."""
+
+OPTIONAL = frozenset({"item", "costs", "unit"})
+"""Columns of what others have recorded; a table that has nothing in one is as if without it."""
 
 MERGE = {
     "states": """
@@ -130,6 +133,17 @@ def cost(asks: str, input_prices: str, output_prices: str) -> str:
     """The cost of a list of calls, at prices that are maps by arm."""
     each = price("a", f"{input_prices}[a.arm]", f"{output_prices}[a.arm]")
     return f"list_sum([{each} / 1000 for a in {asks}])"
+
+
+def states_costs(config: str) -> str:
+    """Whether an experiment, by its settings, takes costs as they were recorded."""
+    return f"coalesce(json_extract_string({config}, '$.cost') = 'recorded', false)"
+
+
+def recorded_cost(asks: str, costs: str) -> str:
+    """The cost of a list of calls as it was recorded; null where that of any call is not known."""
+    return f"""case when coalesce(list_count({costs}), 0) = len({asks})
+        then coalesce(list_sum({costs}), 0) end"""
 
 
 def quoted(name: str) -> str:
@@ -176,7 +190,9 @@ pivoted as (
 )
 select e.experiment, s.split, q.dataset, q.kind, t.sequence, t.depth, t.replica,
        v.answer, q."references",{values} {quality} as quality,
-       {cost("t.asks", "p.input_price", "p.output_price")} as cost,
+       case when {states_costs("e.config")}
+            then {recorded_cost("t.asks", "t.costs")}
+            else {cost("t.asks", "p.input_price", "p.output_price")} end as cost,
        list_sum([a.prompt_tokens for a in t.asks]) as prompt_tokens,
        list_sum([a.output_tokens for a in t.asks]) as output_tokens,
        t.notes, t.query_id, t.trajectory_id
@@ -273,15 +289,21 @@ from oracle group by experiment, split;
 
 create or replace view roles as
 with asked as (
-    select o.experiment, o.split, o.sequence, t.asks,
+    select o.experiment, o.split, o.sequence, t.asks, t.costs,
+           {states_costs("e.config")} as stated,
            count(*) over (partition by o.experiment, o.split, o.sequence) as outcomes
-    from outcomes o join trajectories t using (trajectory_id)
+    from outcomes o join trajectories t using (trajectory_id) join experiments e using (experiment)
 ),
-asks as (select experiment, split, sequence, outcomes, unnest(asks) as ask from asked)
+asks as (
+    select experiment, split, sequence, outcomes, stated, unnest(asks) as ask,
+           unnest(costs) as cost
+    from asked
+)
 select a.experiment, split, sequence, ask."role" as "role",
        sum(ask.prompt_tokens) / any_value(outcomes) as prompt_tokens,
        sum(ask.output_tokens) / any_value(outcomes) as output_tokens,
-       sum(coalesce({price("ask", "p.input_price", "p.output_price")}, 0)) / 1000
+       sum(case when stated then a.cost
+           else coalesce({price("ask", "p.input_price", "p.output_price")}, 0) / 1000 end)
            / any_value(outcomes) as cost
 from asks a left join pools p on p.experiment = a.experiment and p.arm_id = ask.arm
 group by all;
@@ -303,5 +325,11 @@ alter table generations alter column prompt_key set not null;
 alter table generations add column reasoning_tokens integer default 0;
 alter table generations alter column reasoning_tokens set not null;
 {CONFLICTS}""",
+    5: """
+alter table queries add column item varchar;
+alter table states add column costs double[];
+alter table trajectories add column costs double[];
+alter table trajectories add column unit varchar;
+""",
 }
 """SQL that lifts a file from the version that is its key to the next one."""

@@ -67,7 +67,7 @@ class Store:
             raise StoreError(
                 f"there is no database {self.path}.", "Fill one with: hcache sample EXPERIMENT.yaml"
             )
-        self.connection = _patiently(self._open, patience)
+        self.connection = patiently(self._open, patience)
         try:
             older = check_version(self.connection, self.path) < VERSION
         except BaseException:
@@ -76,7 +76,7 @@ class Store:
         if older:
             self.connection.close()
             wait_and_write(self.path, {}, patience)
-            self.connection = _patiently(self._open, patience)
+            self.connection = patiently(self._open, patience)
 
     def _open(self) -> duckdb.DuckDBPyConnection:
         return connect(self.path, read_only=True, reach=self.reach)
@@ -242,10 +242,10 @@ def wait_and_write(
     new: Collection[str] = (),
 ) -> None:
     """`write`, trying again for some seconds while another process has the file open."""
-    _patiently(lambda: write(path, rows, replace, experiment, new), seconds)
+    patiently(lambda: write(path, rows, replace, experiment, new), seconds)
 
 
-def _patiently(action: Callable[[], T], seconds: float) -> T:
+def patiently(action: Callable[[], T], seconds: float) -> T:
     """Do it as soon as nobody else has the file, within `seconds`."""
     deadline = time.monotonic() + seconds
     while True:

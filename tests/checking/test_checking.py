@@ -62,7 +62,9 @@ def mutations(name: str, column: str) -> Iterator[tuple[str, str]]:
     if (name, column) == ("splits", "split"):
         yield "", "case split when 'train' then 'test' else 'train' end"
     elif kind == "String":
-        yield "", f"{quoted} || 'x'"
+        yield "", f"coalesce({quoted}, '') || 'x'"
+    elif column == "costs":
+        yield "", "[0.5 for a in asks]"
     elif kind == "Boolean":
         yield "", f"not {quoted}"
     elif kind.startswith("Datetime"):

@@ -422,7 +422,7 @@ def test_defects_of_mmlu_in_json(tmp_path: Path, change: dict[str, object], mess
     assert str(caught.value).startswith(f"{path}:2: {message.replace('{path}', str(path))}")
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", [name for name in READERS if name != "recorded"])
 @pytest.mark.parametrize("content", ["", "\n\n", gzip.compress(b"", mtime=0)])
 def test_an_empty_file(tmp_path: Path, name: str, content: str | bytes) -> None:
     path = write(tmp_path, content)

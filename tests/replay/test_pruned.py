@@ -121,7 +121,7 @@ def test_a_bound_keeps_the_oracle_of_its_alpha(folder: Path) -> None:
         tree = loaded(experiment).tree
         reward_M = tree.reward_M(ALPHA)
         means.append(mean_by_query(tree, reward_M[oracle_leaves(tree, reward_M)]))
-    assert torch.allclose(*means, rtol=0, atol=1e-9)
+    assert torch.allclose(means[0], means[1], rtol=0, atol=1e-9)
 
 
 def test_another_alpha_misses_what_its_bound_would_ask_for(folder: Path) -> None:

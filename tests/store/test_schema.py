@@ -194,6 +194,8 @@ UNDO = {
     3: "alter table generations drop column thinking;"
        "alter table generations drop column prompt_key;",
     4: "alter table generations drop column reasoning_tokens; drop table conflicts;",
+    5: "alter table queries drop column item; alter table states drop column costs;"
+       "alter table trajectories drop column costs; alter table trajectories drop column unit;",
 }  # fmt: skip
 """SQL that takes from a file what the migration of this version adds."""
 

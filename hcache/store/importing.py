@@ -1,0 +1,65 @@
+"""Importing: rows that others' outcomes have become, brought into a database in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import duckdb
+import polars as pl
+
+from hcache.errors import StoreError
+from hcache.store.schema import UNIQUE
+from hcache.store.store import follow_metrics, insert_batch, patiently, writing
+
+OF_EXPERIMENT = ("experiments", "pools", "splits")
+"""Tables of which the experiment's own rows give way to the new ones."""
+FACTS = {
+    "generations": ("text", "prompt_tokens", "output_tokens", "finish_reason"),
+    "trajectories": ("output", "asks", "costs", "unit"),
+    "scores": ("value",),
+}
+"""Columns in which a row that is there may not say otherwise."""
+DIFFERENT = """
+select count(*), min(concat_ws(' ', {keys})) from (
+    select {keys}, {ours} from {table} semi join batch using ({keys})
+    except all select {keys}, {ours} from batch)
+"""
+
+
+def bring(path: Path, tables: Mapping[str, pl.DataFrame], experiment: str, patience: float) -> None:
+    """Add the rows of an experiment, all or none; those that are there already stay.
+
+    Raises:
+        StoreBusyError: another process has had the file open for `patience` seconds.
+        StoreError: a row that is there says otherwise; nothing was written.
+    """
+    patiently(lambda: _bring(path, tables, experiment), patience)
+
+
+def _bring(path: Path, tables: Mapping[str, pl.DataFrame], experiment: str) -> None:
+    metrics = {*tables["scores"]["metric"].unique(), *tables["splits"]["quality"].unique()}
+    with writing(path, metrics) as connection:
+        for table in OF_EXPERIMENT:
+            connection.execute(f"delete from {table} where experiment = ?", [experiment])
+        for table, frame in tables.items():
+            connection.register("batch", frame)
+            _refuse_other_facts(connection, path, table, FACTS.get(table, ()))
+            insert_batch(connection, table)
+            connection.unregister("batch")
+        follow_metrics(connection, metrics)
+
+
+def _refuse_other_facts(
+    connection: duckdb.DuckDBPyConnection, path: Path, table: str, columns: Iterable[str]
+) -> None:
+    ours = ", ".join(columns)
+    if not ours:
+        return
+    sql = DIFFERENT.format(table=table, keys=UNIQUE[table], ours=ours)
+    [(count, example)] = connection.execute(sql).fetchall()
+    if count:
+        raise StoreError(
+            f"{path} has {count:,} {table} that say otherwise (such as {example}).",
+            "Import into another database with --db, or name another source.",
+        )

@@ -1,0 +1,303 @@
+"""Imports from small files: the same rows as sampling would have written, and all or nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+
+from hcache.checking import check_database
+from hcache.errors import ConfigError, DataError, HcacheError, StoreError
+from hcache.experiment import Experiment
+from hcache.recorded.importing import Imported, import_files
+from hcache.replay.exact import oracle_leaves
+from hcache.replay.loading import Replay, load_replay
+from hcache.store import Store
+from hcache.store.digest import content_digest
+from hcache.store.merging import merge
+
+Rows = list[dict[str, Any]]
+SCORES = {"q1": (1.0, 0.0), "q2": (0.0, 1.0), "q3": (0.5, 1.0), "q4": (0.0, 0.0)}
+
+
+def cell(query: str, arm: str, score: object, **more: object) -> dict[str, Any]:
+    return {"query": query, "arm": arm, "score": score, **more}
+
+
+def rows(**more: object) -> Rows:
+    """A weak and a strong arm on four questions."""
+    costs = {"weak": 0.25, "strong": 1.0}
+    return [
+        cell(query, arm, score, cost=costs[arm], reply=f"{arm} on {query}", **more)
+        for query, scores in SCORES.items()
+        for arm, score in zip(costs, scores, strict=True)
+    ]
+
+
+def write(path: Path, table: Rows) -> Path:
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in table), encoding="utf-8")
+        return path
+    frame = pl.DataFrame(table, infer_schema_length=None)
+    frame.write_csv(path) if path.suffix == ".csv" else frame.write_parquet(path)
+    return path
+
+
+def bring(folder: Path, table: Rows, kind: str = "long", **how: Any) -> Imported:
+    """Import a table as CSV into `folder/db.duckdb`, all questions as test."""
+    file = write(folder / how.pop("file", "table.csv"), table)
+    how = {"split": "test", "name": "mine", **how}
+    return import_files(kind, [file], folder / "db.duckdb", **how)
+
+
+def replay(folder: Path, name: str = "mine", **settings: str) -> Replay:
+    overrides = [f"{key}={value}" for key, value in settings.items()]
+    experiment = Experiment.load(folder / f"{name}.yaml", overrides)
+    with Store(experiment.db) as store:
+        return load_replay(store, experiment.config, "test")
+
+
+def outcomes(folder: Path) -> dict[tuple[str, str], tuple[float, float]]:
+    """Score and cost by question and sequence, as SQL sees them."""
+    sql = """select question, sequence, recorded, cost
+             from outcomes join queries using (query_id) where experiment = 'mine'"""
+    with Store(folder / "db.duckdb") as store:
+        return {(q, s): (r, c) for q, s, r, c in store.sql(sql).iter_rows()}
+
+
+@pytest.mark.parametrize("file", ["t.csv", "t.jsonl", "t.parquet"])
+def test_long_table_becomes_a_tree(tmp_path: Path, file: str) -> None:
+    told = bring(tmp_path, rows(), file=file)
+    assert told.outcomes == 8 and told.splits == {"test": 4} and not told.holes
+    tree = replay(tmp_path).tree
+    assert tree.arms == ("weak", "strong") and tree.hops == 1
+    best = oracle_leaves(tree, tree.reward_M(0.1))
+    assert float(tree.quality_M[best].mean()) == pytest.approx(3 / 4)
+    assert float(tree.cost_M[best].mean()) == pytest.approx((0.25 + 1 + 1 + 0.25) / 4)
+    found = outcomes(tmp_path)
+    assert found == {(row["query"], row["arm"]): (row["score"], row["cost"]) for row in rows()}
+    faults = check_database(tmp_path / "db.duckdb", Experiment.load(tmp_path / "mine.yaml")).faults
+    assert not faults
+
+
+def test_wide_table_says_the_same(tmp_path: Path) -> None:
+    wide = [
+        {"query": q, "weak": a, "strong": b, "weak_cost": 0.25, "strong_cost": 1.0,
+         "weak_response": f"weak on {q}", "strong_response": f"strong on {q}"}
+        for q, (a, b) in SCORES.items()
+    ]  # fmt: skip
+    for name, kind, table in (("long", "long", rows()), ("wide", "wide", wide)):
+        (tmp_path / name).mkdir()
+        bring(tmp_path / name, table, kind, options={"source": "s", "dataset": "d"})
+    with (
+        Store(tmp_path / "long" / "db.duckdb") as one,
+        Store(tmp_path / "wide" / "db.duckdb") as two,
+    ):
+        assert content_digest(one) == content_digest(two)
+
+
+def calls(**missing: object) -> Rows:
+    """Up to three calls of one arm, a budget of 10 tokens more each."""
+    table = [
+        {"query": query, "who": ">".join(["m"] * n), "score": float(n == best), "cost": 10.0 * n,
+         "reply": f"{query} {n}"}
+        for query, best in (("q1", 1), ("q2", 3))
+        for n in (1, 2, 3)
+    ]  # fmt: skip
+    return [row for row in table if (row["query"], row["who"]) not in missing.values()]
+
+
+def test_calls_after_one_another_become_a_tree_with_stop(tmp_path: Path) -> None:
+    bring(tmp_path, calls(), options={"sequence": "who", "unit": "tokens"})
+    tree = replay(tmp_path).tree
+    assert tree.hops == 3 and bool((tree.leaf_NA[tree.hop_N > 0, tree.stop] >= 0).all())
+    assert not bool((tree.leaf_NA[tree.hop_N == 0, tree.stop] >= 0).any())
+    best = oracle_leaves(tree, tree.reward_M(0.001))
+    assert sorted(tree.cost_M[best].tolist()) == [10, 60]  # 10, and 10 + 20 + 30
+    assert torch.equal(tree.cost_N.sort().values, torch.tensor([0, 0, 10, 10, 30, 30]).double())
+    database = tmp_path / "db.duckdb"
+    assert not check_database(database, Experiment.load(tmp_path / "mine.yaml")).faults
+    with Store(database) as store:
+        assert store.sql("select distinct unit from trajectories").item() == "tokens"
+
+
+def test_people_see_the_cost_that_was_recorded(tmp_path: Path) -> None:
+    bring(tmp_path, calls(), options={"sequence": "who"})
+    with Store(tmp_path / "db.duckdb") as store:
+        sql = "select trajectory_id from outcomes where depth = 3 order by all limit 1"
+        found = store.calls(store.sql(sql).item(), "mine")
+        assert found["cost"].to_list() == [10, 20, 30]
+        roles = store.sql("select sequence, cost from roles order by all").rows()
+    assert roles == [("m", 10), ("m>m", 30), ("m>m>m", 60)]
+
+
+def test_call_without_the_one_before_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"table.csv, row 2: m>m is there, but no row of m"):
+        bring(tmp_path, calls(gap=("q1", "m")), options={"sequence": "who"})
+    assert not (tmp_path / "db.duckdb").exists()
+
+
+def test_hole_leaves_its_question_out_and_is_counted(tmp_path: Path) -> None:
+    table = [row for row in rows() if (row["query"], row["arm"]) != ("q3", "strong")]
+    assert bring(tmp_path, table).holes == {"strong": 1}
+    loaded = replay(tmp_path)
+    assert len(loaded.tree.queries) == 3 and loaded.incomplete == 1
+    alone = replay(tmp_path, arms="{weak: {model: weak}}")
+    assert len(alone.tree.queries) == 4
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"reply": "API Error: 429 Too Many Requests"}, {"failure": "timeout"},
+     {"reply": "Error code: 500 - overloaded"}],
+)  # fmt: skip
+def test_failure_is_no_outcome(tmp_path: Path, more: dict[str, str]) -> None:
+    table = [{"failure": None, **row} for row in rows()]
+    table[0] |= more | {"score": 0.0}
+    told = bring(tmp_path, table)
+    assert told.failures == {"weak": 1} and told.outcomes == 7
+    assert replay(tmp_path).incomplete == 1
+
+
+def test_replicas(tmp_path: Path) -> None:
+    table = [{**row, "sample": sample} for sample in (0, 1) for row in rows()]
+    for row in table[8:]:
+        row["reply"] = "another"
+    bring(tmp_path, table)
+    tree = replay(tmp_path).tree
+    assert len(tree) == 8 and sorted(tree.replica_T.tolist()) == [0] * 4 + [1] * 4
+    assert not check_database(tmp_path / "db.duckdb").faults
+
+
+def test_replies_are_scored_again(tmp_path: Path) -> None:
+    table = [
+        cell("2 + 2?", "a", 1, reply="It is 4.", reference="4"),
+        cell("2 + 3?", "a", 1, reply="It is 6.", reference="5"),
+    ]
+    told = bring(tmp_path, table, options={"extract": "number", "metric": "numeric"})
+    assert told.recomputed == {"numeric": (2, 1)}
+    with Store(tmp_path / "db.duckdb") as store:
+        found = store.sql("select recorded, numeric from outcomes order by all").rows()
+    assert found == [(1, 0), (1, 1)]
+
+
+def test_unrecorded_reply_is_never_scored(tmp_path: Path) -> None:
+    table = [cell("2 + 2?", arm, 1, reference="4") for arm in "ab"]
+    told = bring(tmp_path, table, options={"extract": "number", "metric": "numeric"})
+    assert told.recomputed == {}
+    with Store(tmp_path / "db.duckdb") as store:
+        reasons = store.sql("select distinct finish_reason from generations").to_series().to_list()
+    assert reasons == ["unrecorded"]
+
+
+def test_unknown_cost_is_a_hole_where_costs_count(tmp_path: Path) -> None:
+    table = rows()
+    table[0]["cost"] = None
+    bring(tmp_path, table)
+    assert replay(tmp_path).incomplete == 1
+    assert replay(tmp_path, cost="tokens").incomplete == 0
+
+
+def test_leak_between_published_splits_is_taken_from_training(tmp_path: Path) -> None:
+    table = [{**row, "split": "test" if row["query"] == "q1" else "train"} for row in rows()]
+    table += [cell("Q1?", arm, 0, cost=0.0, reply="x", split="train") for arm in ("weak", "strong")]
+    table = [{**row, "query": row["query"] + " asks"} if row["query"] != "Q1?" else
+             {**row, "query": "Q1 asks?"} for row in table]  # fmt: skip
+    told = bring(tmp_path, table)
+    assert sum(told.dropped.values()) == 1 and told.splits == {"train": 3, "test": 1}
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"score": 1.5}, r"row 2: score 1.5 is not between 0 and 1.*scale"),
+    ({"score": -0.1}, r"row 2: score -0.1 is not between"),
+    ({"score": float("nan")}, r"row 2: score nan is no number"),
+    ({"score": "good"}, r"row 2: score is 'good', no number"),
+    ({"cost": -1.0}, r"row 2: cost -1 is no cost"),
+    ({"cost": float("inf")}, r"row 2: cost inf is no cost"),
+    ({"query": "q2"}, r"weak on question .* is otherwise than in .*, row 2"),
+    ({"arm": "Strong"}, r"the arm '[Ss]trong' is called '[Ss]trong' elsewhere"),
+    ({"arm": ""}, r"row 2: the arm is empty"),
+    ({"arm": "STOP"}, r"row 2: an arm cannot be called STOP"),
+    ({"query": " "}, r"row 2: the question is empty"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), BAD)
+def test_what_cannot_be_meant_is_refused_in_one_line(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    table = rows()
+    if isinstance(change.get("score"), str):
+        table = [{**row, "score": str(row["score"])} for row in table]
+    table[0] |= change
+    with pytest.raises(DataError, match=said) as caught:
+        bring(tmp_path, table)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "db.duckdb").exists() and not (tmp_path / "mine.yaml").exists()
+
+
+def test_scale_makes_scores_of_points(tmp_path: Path) -> None:
+    table = [{**row, "score": row["score"] * 10} for row in rows()]
+    bring(tmp_path, table, options={"scale": "10"})
+    assert float(replay(tmp_path).tree.quality_M.max()) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        ("long", {"query": "prompt"}, r"has no column 'prompt'; it has query, arm, score"),
+        ("long", {"colour": "red"}, r"format 'long' has no option 'colour'"),
+        ("long", {"scale": "much"}, r"option 'scale' is 'much'"),
+        ("lnog", {}, r"unknown format 'lnog'; did you mean 'long'"),
+        ("wide", {}, r"has no column .*|no column is named like"),
+        ("routellm", {}, r"has neither gsm8k_responses.csv nor"),
+        ("coderouterbench", {}, r"has no column 'task_id'"),
+        ("llmrouter", {}, r"has neither train.json"),
+        ("tinyrouter", {}, r"cannot be read|is no oracle matrix"),
+    ],
+)
+def test_wrong_format_or_option_is_said(
+    tmp_path: Path, kind: str, options: dict[str, str], said: str
+) -> None:
+    with pytest.raises((DataError, ConfigError), match=said):
+        bring(tmp_path, rows(), kind, options=options)
+    assert not (tmp_path / "db.duckdb").exists()
+
+
+def test_importing_again_changes_nothing_and_other_facts_are_refused(tmp_path: Path) -> None:
+    bring(tmp_path, rows())
+    with Store(tmp_path / "db.duckdb") as store:
+        before = content_digest(store)
+    assert not bring(tmp_path, rows()).wrote_file
+    changed = rows()
+    changed[0]["reply"] = "something else"
+    with pytest.raises(StoreError, match="say otherwise"):
+        bring(tmp_path, changed)
+    with Store(tmp_path / "db.duckdb") as store:
+        assert content_digest(store) == before
+
+
+def test_rows_that_say_the_same_count_once(tmp_path: Path) -> None:
+    assert bring(tmp_path, [*rows(), *rows()[:3]]).repeated == 3
+
+
+def test_imports_merge(tmp_path: Path) -> None:
+    for name, part in (("one", rows()[:4]), ("two", rows()[4:])):
+        (tmp_path / name).mkdir()
+        bring(tmp_path / name, part, name=name)
+    merge(tmp_path / "all.duckdb", [tmp_path / name / "db.duckdb" for name in ("one", "two")])
+    with Store(tmp_path / "all.duckdb") as store:
+        assert store.sql("select sum(cost) from outcomes").item() == pytest.approx(5)
+    assert not check_database(tmp_path / "all.duckdb").faults
+
+
+def test_sampling_what_is_missing_is_refused(tmp_path: Path) -> None:
+    from hcache.sampling import Sampler
+
+    bring(tmp_path, rows()[:-1])
+    with pytest.raises(HcacheError, match="recorded by others"):
+        Sampler(Experiment.load(tmp_path / "mine.yaml")).run()
