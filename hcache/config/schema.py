@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, JsonValue, field_validator, model_validator
@@ -14,6 +15,7 @@ from hcache.data.thoughts import KNOWN_TAGS, Tags
 from hcache.plugins import did_you_mean, plain_name
 
 Seed = Annotated[int, Field(ge=0, lt=1 << 32)]  # as NumPy takes them
+MOST_WORKERS = 1024
 MOST_REPLICAS = 1 << 16  # keys of generations have room for as many
 
 

@@ -20,9 +20,6 @@ from hcache.processes.signals import shielded
 class Host(Protocol):
     """What one worker runs in, from its start to its end."""
 
-    pid: int | None
-    """Of its process, once it has one."""
-
     ready: bool
     """Whether it has been placed: what it is sent, it works on."""
 
@@ -31,6 +28,10 @@ class Host(Protocol):
 
     keeps: bool
     """Whether it keeps what it has made until it is told that this is safe."""
+
+    @property
+    def pid(self) -> int | None:
+        """Number of its process, once it has one."""
 
     @property
     def ears(self) -> tuple[object, ...]:

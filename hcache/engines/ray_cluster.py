@@ -124,7 +124,7 @@ class Cluster:
         if not any(node.cpus for node in nodes):
             raise ConfigError(
                 "sampling.workers: no node of the Ray cluster has a core for a worker.",
-                "Start nodes with cores or GPUs (`ray start --address=…`); `ray status` lists them.",
+                "Start nodes with cores (`ray start --address=…`); `ray status` lists them.",
             )
         return nodes
 

@@ -35,20 +35,17 @@ CPU_CACHE = GIB // 2  # what vLLM is given on a CPU, see `engines/vllm.py`
 
 
 def placement_of(experiment: Experiment) -> Placement | None:
-    """The workers that run the models of an experiment; None where this process does.
+    """The workers on this machine that run the models of an experiment; None: this process does.
 
     It does on a CPU with one worker, and where no model is loaded.
 
     Raises:
-        ConfigError: a model does not fit, there are fewer GPUs than asked for, or no cluster can be
-            reached.
+        ConfigError: a model does not fit, or there are fewer GPUs than asked for.
     """
-    workers = experiment.config.sampling.workers
-    if isinstance(workers, str):
-        with closing(Cluster(workers)) as cluster:
-            return _on_cluster(experiment, cluster)
     demands = _demands(experiment, has_gpu())
+    workers = experiment.config.sampling.workers
     swap = experiment.config.sampling.schedule == "swap"
+    assert not isinstance(workers, str)
     if not demands:
         return None
     if has_gpu():
@@ -60,6 +57,24 @@ def placement_of(experiment: Experiment) -> Placement | None:
     else:
         placement = place(demands, shares(workers), swap)
     return placement if len({post.group for post in placement.posts}) > 1 else None
+
+
+def planned_placement(experiment: Experiment) -> tuple[Placement | None, str]:
+    """The workers that would run an experiment's models, and what else there is to say of them.
+
+    Raises:
+        ConfigError: a model does not fit, or there are fewer GPUs than asked for.
+    """
+    workers = experiment.config.sampling.workers
+    if not isinstance(workers, str):
+        return placement_of(experiment), ""
+    try:
+        cluster = Cluster(workers)
+    except ConfigError as error:
+        return None, f"workers are planned once their cluster answers: {error}"
+    with closing(cluster):
+        said = "" if cluster.runs else "no Ray cluster runs: one is started on this machine."
+        return _on_cluster(experiment, cluster), said
 
 
 def _on_cluster(experiment: Experiment, cluster: Cluster) -> Placement | None:
