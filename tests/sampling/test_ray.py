@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /pro
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A cluster of two nodes with a core each, which `workers: ray` finds."""
+    import ray
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
@@ -47,6 +48,7 @@ def cluster() -> Iterator[Any]:
         made.add_node(num_cpus=1, object_store_memory=100 << 20)
         patch.setenv("RAY_ADDRESS", made.address)
         yield made
+        ray.shutdown()
         made.shutdown()
 
 
@@ -86,7 +88,10 @@ def served(experiment: Experiment) -> tuple[Serving, Fleet]:
 
 
 def sample(experiment: Experiment, found: Serving, **how: Any) -> Tally:
-    return Sampler(experiment, found.factory, workers=found.workers, swap=found.swap, **how).run()
+    assert found.fleet is not None
+    with closing(found.fleet):
+        sampler = Sampler(experiment, found.factory, workers=found.workers, **how)
+        return sampler.run()
 
 
 def processes(experiment: Experiment) -> set[int]:
@@ -107,9 +112,143 @@ def test_content_is_that_of_one_process(cluster: Any, folder: Path, expected: st
     found, fleet = served(experiment)
     assert len(fleet.workers) == 2
     tally = sample(experiment, found)
-    fleet.close()
     assert sum(tally.generated.values()) == ALL and tally.complete == sum(SPLITS.values())
     assert digest(experiment) == expected
     made = processes(experiment)
     assert len(made) == 2 and os.getpid() not in made and gone([*made])
     assert fleet.deaths == 0 and not shards_path(experiment.db).exists()
+
+
+def test_an_actor_that_is_killed_is_asked_for_anew_and_nothing_is_made_twice(
+    cluster: Any, folder: Path, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment = load(folder, weighty(slow=0.05))
+    found, fleet = served(experiment)
+    killed: set[int] = set()
+
+    def kill(tally: Tally) -> None:
+        for worker in fleet.workers:
+            host = worker.host
+            if worker.answered and not killed and host is not None and host.pid is not None:
+                killed.add(host.pid)
+                os.kill(host.pid, signal.SIGKILL)
+
+    tally = sample(experiment, found, on_progress=kill)
+    assert killed and fleet.deaths == 1
+    assert sum(tally.generated.values()) == ALL == len(table(experiment.db, "generations"))
+    assert digest(experiment) == expected
+    assert capsys.readouterr().out == ""  # Ray has notices of its own
+
+
+def test_an_actor_that_always_dies_is_an_error_and_what_was_finished_is_kept(
+    cluster: Any, folder: Path, expected: str
+) -> None:
+    (folder / "dies").mkdir()
+    (folder / "dies" / "valid0").write_text("1000")
+    raw = weighty(dies=str(folder / "dies"))
+    experiment = load(folder, raw)
+    found, fleet = served(experiment)
+    with pytest.raises(EngineError, match=r"was killed, perhaps for want of memory, 3 times"):
+        sample(experiment, found)
+    (folder / "dies" / "valid0").unlink()
+    before = len(table(experiment.db, "generations"))
+    tally = sample(experiment, serving(experiment))
+    assert 0 < sum(tally.generated.values()) <= ALL - before
+    assert digest(experiment) == expected
+    assert not shards_path(experiment.db).exists()
+
+
+def test_an_engine_out_of_memory_is_given_up_the_others_go_on(cluster: Any, folder: Path) -> None:
+    raw = weighty()
+    raw["models"]["a"]["engine_args"] = {"error": "memory"}
+    experiment = load(folder, raw)
+    found, fleet = served(experiment)
+    with pytest.raises(
+        EngineError, match=r"models\.a: its engine failed.*\(MemoryError: no room\)"
+    ):
+        sample(experiment, found)
+    assert len(table(experiment.db, "generations")) == 2 * sum(SPLITS.values())
+
+
+def test_a_node_that_goes_takes_nothing_with_it(cluster: Any, folder: Path, expected: str) -> None:
+    """A third node joins, and goes with its actor while that answers."""
+    node = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+    experiment = load(folder, weighty(slow=0.1))
+    found, fleet = served(experiment)
+    (there,) = [w for w in fleet.workers if w.post.group[0].node == node.node_id]
+    went: list[int] = []
+
+    def take_away(tally: Tally) -> None:
+        if there.owed and there.host is not None and there.host.pid and not went:
+            went.append(there.host.pid)
+            cluster.remove_node(node, allow_graceful=False)
+
+    tally = sample(experiment, found, on_progress=take_away)
+    assert went and fleet.deaths >= 1 and gone(went)
+    assert sum(tally.generated.values()) == ALL and digest(experiment) == expected
+
+
+# Ends
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from hcache.experiment import Experiment
+from hcache.processes.signals import end_now, ending_signals
+from hcache.sampling import Sampler
+from hcache.sampling.placing import serving
+
+if __name__ == "__main__":
+    folder, code = Path(sys.argv[1]), 0
+    experiment = Experiment.load(folder / "experiment.yaml", (), folder / "small.duckdb")
+    with ending_signals() as request:
+        found = serving(experiment)
+        def tell(tally):
+            pids = [str(worker.host.pid) for worker in found.fleet.workers if worker.ready]
+            print(sum(tally.generated.values()), *pids, flush=True)
+        try:
+            sampler = Sampler(experiment, found.factory, workers=found.workers, on_progress=tell)
+            sampler.run()
+        except KeyboardInterrupt:
+            code = request.exit_code
+        end_now(code)
+"""
+
+
+@contextmanager
+def driver(folder: Path, made: int) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """A process that samples, once so many generations are made, with its actors."""
+    (folder / "driver.py").write_text(DRIVER.format(tests=str(ROOT / "tests")))
+    command = [sys.executable, str(folder / "driver.py"), str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        pids: list[int] = []
+        for line in process.stdout:
+            count, *pids = map(int, line.split())
+            if count >= made:
+                break
+        try:
+            yield process, pids
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(("ending", "code"), [("SIGTERM", 143), ("SIGKILL", -9)])
+def test_no_actor_outlives_the_driver_and_nothing_is_lost(
+    ending: str, code: int, cluster: Any, folder: Path, expected: str
+) -> None:
+    raw = weighty(slow=0.2)
+    load(folder, raw)
+    with driver(folder, 10) as (process, pids):
+        assert pids and all(map(runs, pids))
+        process.send_signal(signal.Signals[ending])
+        assert process.wait(30) == code
+        assert gone(pids)
+    experiment = load(folder, raw)
+    tally = sample(experiment, serving(experiment))
+    assert sum(tally.generated.values()) <= ALL - 10
+    assert len(table(experiment.db, "generations")) == ALL
+    assert digest(experiment) == expected
+    assert not list(shards_path(experiment.db).glob("*"))
