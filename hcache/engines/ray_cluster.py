@@ -31,7 +31,8 @@ from hcache.processes.children import cores
 
 PROBE_SECONDS = 10.0  # for the port of a cluster to be open
 SURVEY_SECONDS = 120.0  # for its nodes to say what GPUs they have
-LOCAL = "local"
+SHOWN = 300  # characters of an error of Ray
+FOUND, LOCAL = "", "local"  # the cluster of this machine, and that there is none yet
 OBJECTS = 256 << 20  # bytes that a cluster of ours has for objects: messages are small
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
@@ -40,7 +41,7 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "
 class Node:
     """What a node has that workers can be given."""
 
-    id: str
+    id: str  # none: of this machine, before a cluster is started
     name: str
     cpus: int
     memory: int  # bytes
@@ -68,11 +69,11 @@ class Cluster:
         """
         self.ray = _import_ray()
         self.ours = not self.ray.is_initialized()  # whoever connected before has the last word
-        self.address = _address(setting) if self.ours else ""
-        self.runs = self.address != LOCAL
+        address = _address(setting) if self.ours else FOUND
+        self.runs = address != LOCAL
         if self.ours and self.runs:
-            _probe(self.address)
-            self._connect(self.address)
+            _probe(address)
+            self._connect(address)
         self.nodes = self._nodes() if self.runs else [_this_machine()]
 
     @property
@@ -107,7 +108,8 @@ class Cluster:
     def _connect(self, address: str, **how: Any) -> None:
         try:
             with _own_handler():
-                self.ray.init(address, log_to_driver=False, logging_level="CRITICAL", **how)
+                # Without an address Ray takes the cluster that was started here last.
+                self.ray.init(address or None, log_to_driver=False, logging_level="CRITICAL", **how)
         except Exception as error:  # Ray raises whatever its parts do
             raise _unreachable(address, error) from error
         _hush()
@@ -150,7 +152,7 @@ class Cluster:
 def in_words(error: BaseException) -> str:
     """An error of Ray in one line: the last of the traceback that it may hold."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__).rstrip(".:")
+    return (lines[-1] if lines else type(error).__name__)[:SHOWN].rstrip(".:")
 
 
 def _import_ray() -> Any:
@@ -164,7 +166,7 @@ def _import_ray() -> Any:
 
 
 def _address(setting: str) -> str:
-    """The address of the cluster that is meant; LOCAL where none runs."""
+    """The address of the cluster that is meant, or FOUND, or LOCAL."""
     from ray._private.utils import read_ray_address  # where `ray start` has written it
 
     if setting != "ray":
@@ -172,7 +174,7 @@ def _address(setting: str) -> str:
     if named := os.environ.get("RAY_ADDRESS"):
         return named
     running: str | None = read_ray_address()
-    return running if running and _answers(running) else LOCAL
+    return FOUND if running and _answers(running) else LOCAL
 
 
 def _probe(address: str) -> None:
@@ -202,15 +204,17 @@ def _knock(address: str) -> None:
 
 
 def _unreachable(address: str, error: Exception) -> ConfigError:
+    where = f"at {address}" if address else "on this machine"
     return ConfigError(
-        f"sampling.workers: the Ray cluster {address} cannot be reached ({in_words(error)}).",
-        "Start one (`ray start --head`), or correct the address (sampling.workers, RAY_ADDRESS).",
+        f"sampling.workers: the Ray cluster {where} cannot be reached ({in_words(error)}).",
+        "Start it (`ray start --head`), correct the address (sampling.workers, RAY_ADDRESS), or "
+        "give its token (RAY_AUTH_MODE=token).",
     )
 
 
 def _this_machine() -> Node:
     gpus = find_gpus(None) if has_gpu() else ()
-    return _with_gpus("here", socket.gethostname(), cores(), free_memory(), gpus)
+    return _with_gpus("", socket.gethostname(), cores(), free_memory(), gpus)
 
 
 def _node(said: dict[str, Any], listed: str) -> Node:

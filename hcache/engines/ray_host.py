@@ -52,8 +52,8 @@ class Actors:
         self.cluster.start()
         self.shards.mkdir(exist_ok=True)
         ray = self.cluster.ray
-        groups = {"begin": 1, "take": 1, "say": 1}
-        remote = ray.remote(concurrency_groups=groups, max_restarts=0)(WorkerActor)
+        # A thread for each method, none of which is called again before it has returned.
+        remote = ray.remote(max_concurrency=3, max_restarts=0)(WorkerActor)
         actor = remote.options(**self._asked(post)).remote(
             replace(job, cores=(), gpus=()), Path.cwd(), self.keeper
         )
@@ -76,7 +76,7 @@ class Actors:
         else:
             asked["num_gpus"] = len(post.group)
         node = post.group[0].node
-        if post not in self.begun and any(n.id == node for n in self.cluster.nodes):
+        if node and post not in self.begun:
             asked["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=True)
         return asked
 
@@ -158,12 +158,11 @@ class _Actor:
 
     def _listen(self) -> None:
         try:
-            self.pid = self.ray.get(self.actor.begin.options(concurrency_group="begin").remote())
+            self.pid = self.ray.get(self.actor.begin.remote())
             self.ready = True
             self._theirs.send(Ready())
-            say = self.actor.say.options(concurrency_group="say")
             while True:
-                for message in self.ray.get(say.remote()):
+                for message in self.ray.get(self.actor.say.remote()):
                     self._theirs.send(message)
         except OSError:  # nobody listens here any more
             pass
@@ -173,10 +172,9 @@ class _Actor:
         self._theirs.close()
 
     def _send(self) -> None:
-        take = self.actor.take.options(concurrency_group="take")
         with suppress(Exception):  # it has ended, which `_listen` sees
             while None not in (messages := _all(self.outgoing)):
-                self.ray.get(take.remote(messages))
+                self.ray.get(self.actor.take.remote(messages))
 
 
 def _all(queue: SimpleQueue[T]) -> list[T]:

@@ -19,7 +19,9 @@ from helpers.paths import ROOT
 from helpers.processes import runs
 
 from hcache.engines import fleet as fleets
+from hcache.engines import ray_cluster
 from hcache.engines.fleet import Fleet
+from hcache.engines.placement import GIB
 from hcache.errors import ConfigError, EngineError
 from hcache.experiment import Experiment
 from hcache.sampling import Sampler, Tally
@@ -50,6 +52,22 @@ def cluster() -> Iterator[Any]:
         yield made
         ray.shutdown()
         made.shutdown()
+
+
+@pytest.fixture
+def gpus(cluster: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A node with two GPUs of 10 GiB joins; the ledgers of what is taken of them."""
+    ledgers, bin = folder / "ledgers", folder / "bin"
+    for made in (ledgers, bin):
+        made.mkdir()
+    for gpu in range(2):
+        (ledgers / str(gpu)).write_text(str(10 * GIB))
+    (bin / "nvidia-smi").write_text(SMI)
+    (bin / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bin}:{os.environ['PATH']}")
+    node = cluster.add_node(num_cpus=2, num_gpus=2, object_store_memory=100 << 20)
+    yield ledgers
+    cluster.remove_node(node, allow_graceful=False)
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +165,7 @@ def test_an_actor_that_always_dies_is_an_error_and_what_was_finished_is_kept(
     (folder / "dies" / "valid0").write_text("1000")
     raw = weighty(dies=str(folder / "dies"))
     experiment = load(folder, raw)
-    found, fleet = served(experiment)
+    found, _ = served(experiment)
     with pytest.raises(EngineError, match=r"was killed, perhaps for want of memory, 3 times"):
         sample(experiment, found)
     (folder / "dies" / "valid0").unlink()
@@ -162,7 +180,7 @@ def test_an_engine_out_of_memory_is_given_up_the_others_go_on(cluster: Any, fold
     raw = weighty()
     raw["models"]["a"]["engine_args"] = {"error": "memory"}
     experiment = load(folder, raw)
-    found, fleet = served(experiment)
+    found, _ = served(experiment)
     with pytest.raises(
         EngineError, match=r"models\.a: its engine failed.*\(MemoryError: no room\)"
     ):
@@ -186,6 +204,130 @@ def test_a_node_that_goes_takes_nothing_with_it(cluster: Any, folder: Path, expe
     tally = sample(experiment, found, on_progress=take_away)
     assert went and fleet.deaths >= 1 and gone(went)
     assert sum(tally.generated.values()) == ALL and digest(experiment) == expected
+
+
+def test_those_that_have_a_place_answer_for_one_that_has_none(
+    cluster: Any, folder: Path, expected: str
+) -> None:
+    """Somebody else has one of the two cores for as long as the run lasts."""
+    experiment = load(folder, weighty())
+    found, fleet = served(experiment)
+    taken = _occupy()
+    tally = sample(experiment, found)
+    assert sum(tally.generated.values()) == ALL and digest(experiment) == expected
+    assert len(processes(experiment)) == 1 and fleet.deaths == 0
+    del taken
+
+
+def _occupy() -> Any:
+    """An actor of somebody else with a core of its own."""
+    import ray
+
+    class Other:
+        def there(self) -> bool:
+            return True
+
+    actor = ray.remote(num_cpus=1)(Other).remote()
+    assert ray.get(actor.there.remote())
+    return actor
+
+
+def test_a_model_without_a_place_is_given_up_in_time(
+    cluster: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleets, "PLACE_SECONDS", 1.0)
+    experiment = load(folder, weighty())
+    found, _ = served(experiment)
+    taken = [_occupy(), _occupy()]
+    with pytest.raises(EngineError, match=r"models\.a: no worker of it could be placed for 1 s"):
+        sample(experiment, found)
+    del taken
+
+
+# GPUs
+
+
+SMI = """#!/bin/sh
+echo "0, GPU-0, 10240, 9216"
+echo "1, GPU-1, 10240, 9216"
+"""
+
+
+@pytest.mark.parametrize(
+    ("gib", "on"), [((1, 1), {("1", "ab")}), ((12, 1), {("2", "a"), ("1", "b")})]
+)
+def test_actors_ask_for_the_gpus_that_their_models_are_split_over(
+    gib: tuple[int, int], on: set[tuple[str, str]], gpus: Path, folder: Path, expected: str
+) -> None:
+    """Models of a worker share its GPUs; where they do not fit, they take turns."""
+    raw = weighty(budget=str(gpus))
+    for model, size in zip(raw["models"].values(), gib, strict=True):
+        model["engine_args"] = model["engine_args"] | {"bytes": size * GIB}
+    experiment = load(folder, raw)
+    found, fleet = served(experiment)
+    places = {
+        (str(len(w.post.group)), "".join(sorted(seat.model for seat in w.post.seats)))
+        for w in fleet.workers
+    }
+    assert places == on
+    sample(experiment, found)
+    assert digest(experiment) == expected
+
+
+def test_a_model_split_over_more_gpus_than_a_node_has_is_refused(gpus: Path, folder: Path) -> None:
+    experiment = load(folder, weighty(tensor_parallel_size=4))
+    with pytest.raises(ConfigError, match=r"split over 4 devices; 2 can be used on one node"):
+        planned_placement(experiment)
+
+
+# Without a cluster
+
+
+def test_ray_that_is_not_installed_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_cluster, "find_spec", lambda name: None)
+    experiment = load(folder, weighty())
+    with pytest.raises(ConfigError, match=r"package ray, which is not.*hcache\[ray\]"):
+        sample_alone(experiment)
+
+
+@pytest.mark.parametrize("setting", ["ray", "ray://127.0.0.1:1"])
+def test_a_cluster_that_does_not_answer_is_said_at_once_and_planned_later(
+    setting: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    from hcache.commands.sampling import plan
+
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    experiment = load(folder, weighty(setting))
+    with pytest.raises(ConfigError, match=r"127\.0\.0\.1:1 cannot be reached \(.*refused"):
+        sample_alone(experiment)
+    plan(folder / "experiment.yaml", folder / "small.duckdb")
+    assert "planned once their cluster answers" in " ".join(capsys.readouterr().out.split())
+
+
+def sample_alone(experiment: Experiment) -> Tally:
+    return Sampler(experiment, serving(experiment).factory).run()
+
+
+def test_without_a_cluster_one_is_started_here_and_ends_with_the_driver(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    load(folder, weighty(slow=0.5))
+    with driver(folder, 1) as (process, pids):
+        below = [*pids, *descendants(process.pid)]
+        assert len(below) > 4  # two actors, a raylet and what keeps the cluster
+        process.send_signal(signal.SIGKILL)
+        assert gone(below)
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes below another one."""
+    listed = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True)
+    parents = [tuple(map(int, line.split())) for line in listed.stdout.splitlines()[1:]]
+    found = [pid]
+    for above in found:
+        found += [child for child, parent in parents if parent == above]
+    return found[1:]
 
 
 # Ends
