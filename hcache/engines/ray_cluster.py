@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,7 +75,11 @@ class Cluster:
         if self.ours and self.runs:
             _probe(address)
             self._connect(address)
-        self.nodes = self._nodes() if self.runs else [_this_machine()]
+        try:
+            self.nodes = self._nodes() if self.runs else [_this_machine()]
+        except ConfigError:
+            self.close()
+            raise
 
     @property
     def gpus(self) -> list[Device]:
@@ -131,22 +136,31 @@ class Cluster:
         return nodes
 
     def _listed(self, ids: list[str]) -> dict[str, str]:
-        """What `nvidia-smi` says on some nodes."""
+        """What `nvidia-smi` says on some nodes, those left out that have just gone.
+
+        Raises:
+            ConfigError: none of them can say it.
+        """
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         ask = self.ray.remote(num_cpus=0, max_retries=0)(nvidia_smi)
-        asked = [
-            ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(id, soft=False)).remote()
-            for id in ids
-        ]
-        try:
-            return dict(zip(ids, self.ray.get(asked, timeout=SURVEY_SECONDS), strict=True))
-        except Exception as error:  # likewise; such as that hcache is not there
+        there = {id: NodeAffinitySchedulingStrategy(id, soft=False) for id in ids}
+        asked = {id: ask.options(scheduling_strategy=there[id]).remote() for id in ids}
+        until = time.monotonic() + SURVEY_SECONDS
+        said: dict[str, str] = {}
+        why: list[Exception] = []
+        for id, answer in asked.items():
+            try:
+                said[id] = self.ray.get(answer, timeout=max(0.0, until - time.monotonic()))
+            except Exception as error:  # likewise; such as that hcache is not there
+                why.append(error)
+        if why and not said:
             raise ConfigError(
-                f"sampling.workers: nodes of the Ray cluster do not say what GPUs they have "
-                f"({in_words(error)}).",
+                f"sampling.workers: no node of the Ray cluster says what GPUs it has "
+                f"({in_words(why[0])}).",
                 "Install the same Python, Ray and hcache on all of them.",
-            ) from error
+            )
+        return said
 
 
 def in_words(error: BaseException) -> str:

@@ -133,7 +133,7 @@ def test_content_is_that_of_one_process(cluster: Any, folder: Path, expected: st
     assert sum(tally.generated.values()) == ALL and tally.complete == sum(SPLITS.values())
     assert digest(experiment) == expected
     made = processes(experiment)
-    assert len(made) == 2 and os.getpid() not in made and gone([*made])
+    assert os.getpid() not in made and gone([*made])
     assert fleet.deaths == 0 and not shards_path(experiment.db).exists()
 
 
@@ -314,10 +314,17 @@ def test_without_a_cluster_one_is_started_here_and_ends_with_the_driver(
     monkeypatch.setenv("RAY_ADDRESS", "local")
     load(folder, weighty(slow=0.5))
     with driver(folder, 1) as (process, pids):
-        below = [*pids, *descendants(process.pid)]
-        assert len(below) > 4  # two actors, a raylet and what keeps the cluster
+        below = [pid for pid in descendants(process.pid) if not is_agent(pid)]
+        assert {*pids} < {*below} and len(below) >= len(
+            pids
+        ) + 2  # a raylet, and the cluster's head
         process.send_signal(signal.SIGKILL)
         assert gone(below)
+
+
+def is_agent(pid: int) -> bool:
+    """Whether it is an agent of a node, which Ray lets live a minute longer."""
+    return "Agent" in Path(f"/proc/{pid}/cmdline").read_text()
 
 
 def descendants(pid: int) -> list[int]:

@@ -41,7 +41,7 @@ def test_two_actors_make_the_content_of_one_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "local")  # a cluster of this machine, whatever else runs
-    said, expected = sampled(tmp_path / "one.duckdb", "1")
+    _, expected = sampled(tmp_path / "one.duckdb", "1")
     out, found = sampled(tmp_path / "ray.duckdb", "ray")
     assert found == expected
     assert out.startswith("132 generations made") and "worker 2" in out
