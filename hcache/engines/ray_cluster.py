@@ -218,7 +218,7 @@ def _knock(address: str) -> None:
 
 
 def _unreachable(address: str, error: Exception) -> ConfigError:
-    where = f"at {address}" if address else "on this machine"
+    where = "on this machine" if address in (FOUND, LOCAL) else f"at {address}"
     return ConfigError(
         f"sampling.workers: the Ray cluster {where} cannot be reached ({in_words(error)}).",
         "Start it (`ray start --head`), correct the address (sampling.workers, RAY_ADDRESS), or "
