@@ -131,7 +131,7 @@ class Cluster:
         if not any(node.cpus for node in nodes):
             raise ConfigError(
                 "sampling.workers: no node of the Ray cluster has a core for a worker.",
-                "Start nodes with cores (`ray start --address=…`); `ray status` lists them.",
+                "Start nodes with cores; `ray status` lists them.",
             )
         return nodes
 
@@ -221,7 +221,7 @@ def _unreachable(address: str, error: Exception) -> ConfigError:
     where = "on this machine" if address in (FOUND, LOCAL) else f"at {address}"
     return ConfigError(
         f"sampling.workers: the Ray cluster {where} cannot be reached ({in_words(error)}).",
-        "Start it (`ray start --head`), correct the address (sampling.workers, RAY_ADDRESS), or "
+        "Start it (`ray start`), correct the address (sampling.workers, RAY_ADDRESS), or "
         "give its token (RAY_AUTH_MODE=token).",
     )
 

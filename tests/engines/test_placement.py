@@ -274,7 +274,7 @@ def test_plans_keep_to_the_memory(
 
 def test_nothing_of_the_environment_is_left_behind() -> None:
     before = dict(os.environ)
-    from hcache.engines.fleet import _environment
+    from hcache.engines.hosts import _environment
 
     with _environment({"CUDA_VISIBLE_DEVICES": "3", "OMP_NUM_THREADS": "1"}):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"

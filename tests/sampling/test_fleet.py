@@ -369,6 +369,6 @@ def test_the_plan_shows_the_workers(folder: Path, two_gpus: Path, capsys: Any) -
     from hcache.commands.sampling import plan
 
     load(folder, weighty(bytes=GIB))
-    plan(folder / "experiment.yaml", folder / "small.duckdb", workers=1)
+    plan(folder / "experiment.yaml", folder / "small.duckdb", workers="1")
     said = capsys.readouterr().out
     assert "workers" in said and "GPU 0" in said and "GPU 1" not in said
