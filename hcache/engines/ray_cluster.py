@@ -248,12 +248,16 @@ def _with_gpus(id: str, name: str, cpus: int, memory: int, gpus: tuple[Device, .
 @contextmanager
 def _own_handler() -> Iterator[None]:
     """Keep the handler of SIGTERM, which Ray replaces by one that ends the process anyhow."""
-    before = signal.getsignal(signal.SIGTERM)
+    before, asked = signal.getsignal(signal.SIGTERM), False
     try:
         yield
+    except SystemExit:  # by Ray's, while it was there
+        asked = True
     finally:
         if signal.getsignal(signal.SIGTERM) is not before:
             signal.signal(signal.SIGTERM, before)
+    if asked:
+        signal.raise_signal(signal.SIGTERM)
 
 
 def _hush() -> None:

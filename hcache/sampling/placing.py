@@ -45,9 +45,9 @@ def placement_of(experiment: Experiment) -> Placement | None:
     demands = _demands(experiment, has_gpu())
     workers = experiment.config.sampling.workers
     swap = experiment.config.sampling.schedule == "swap"
-    assert not isinstance(workers, str)
     if not demands:
         return None
+    assert not isinstance(workers, str)
     if has_gpu():
         gpus = find_gpus(workers)
         return place(demands, gpus, swap) if gpus else None
@@ -66,7 +66,7 @@ def planned_placement(experiment: Experiment) -> tuple[Placement | None, str]:
         ConfigError: a model does not fit, or there are fewer GPUs than asked for.
     """
     workers = experiment.config.sampling.workers
-    if not isinstance(workers, str):
+    if not isinstance(workers, str) or not _demands(experiment, False):
         return placement_of(experiment), ""
     try:
         cluster = Cluster(workers)
@@ -77,12 +77,10 @@ def planned_placement(experiment: Experiment) -> tuple[Placement | None, str]:
         return _on_cluster(experiment, cluster), said
 
 
-def _on_cluster(experiment: Experiment, cluster: Cluster) -> Placement | None:
+def _on_cluster(experiment: Experiment, cluster: Cluster) -> Placement:
     """Workers on all GPUs of a cluster, or on its cores where it has none."""
     demands = _demands(experiment, bool(cluster.gpus))
     swap = experiment.config.sampling.schedule == "swap"
-    if not demands:
-        return None
     if cluster.gpus:
         return place(demands, cluster.gpus, swap, apart=True)
     return _as_fits(demands, cluster.shares, max(node.cpus for node in cluster.nodes), swap)
@@ -104,27 +102,29 @@ def serving(experiment: Experiment) -> Serving:
     That there is no place for a model is an error when the first engine is asked for, since a run
     that finds everything in the database asks for none.
     """
-    workers = experiment.config.sampling.workers
-    hosting: Hosting = Processes()
     try:
-        if isinstance(workers, str):
-            cluster = Cluster(workers)
-            placement, hosting = _on_cluster(experiment, cluster), _actors(experiment, cluster)
-        else:
-            placement = placement_of(experiment)
+        placement, hosting = _placed(experiment)
     except ConfigError as error:
         return Serving(partial(_refuse, error))
     if placement is None:
-        hosting.close()
         return Serving(make_engine)
     fleet = Fleet(placement, experiment.pool, hosting)
     return Serving(fleet, placement.replicas, placement.swap, fleet)
 
 
-def _actors(experiment: Experiment, cluster: Cluster) -> Actors:
+def _placed(experiment: Experiment) -> tuple[Placement | None, Hosting]:
+    workers, demands = experiment.config.sampling.workers, _demands(experiment, False)
+    if not isinstance(workers, str) or not demands:
+        return placement_of(experiment), Processes()
+    cluster = Cluster(workers)
+    try:
+        placement = _on_cluster(experiment, cluster)
+    except ConfigError:
+        cluster.close()
+        raise
     folder = shards_path(experiment.db.resolve())
-    needs = {demand.key: demand.split + demand.each for demand in _demands(experiment, False)}
-    return Actors(cluster, needs, folder, ShardKeeper(folder))
+    needs = {demand.key: demand.split + demand.each for demand in demands}
+    return placement, Actors(cluster, needs, folder, ShardKeeper(folder))
 
 
 def _refuse(error: ConfigError, arm: Arm, logprobs: bool) -> NoReturn:

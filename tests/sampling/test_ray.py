@@ -108,8 +108,8 @@ def served(experiment: Experiment) -> tuple[Serving, Fleet]:
 def sample(experiment: Experiment, found: Serving, **how: Any) -> Tally:
     assert found.fleet is not None
     with closing(found.fleet):
-        sampler = Sampler(experiment, found.factory, workers=found.workers, **how)
-        return sampler.run()
+        how |= {"workers": found.workers, "swap": found.swap}
+        return Sampler(experiment, found.factory, **how).run()
 
 
 def processes(experiment: Experiment) -> set[int]:
@@ -302,6 +302,31 @@ def test_a_cluster_that_does_not_answer_is_said_at_once_and_planned_later(
         sample_alone(experiment)
     plan(folder / "experiment.yaml", folder / "small.duckdb")
     assert "planned once their cluster answers" in " ".join(capsys.readouterr().out.split())
+
+
+def test_models_that_load_nothing_need_no_cluster(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    experiment = load(folder, settings("ab", sampling={"workers": "ray"}))
+    assert planned_placement(experiment) == (None, "")
+    assert sample_alone(experiment).complete == sum(SPLITS.values())
+
+
+def test_a_run_with_nothing_to_make_needs_no_cluster(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    Sampler(load(folder, weighty())).run()
+    assert not sample_alone(load(folder, weighty())).generated
+
+
+@pytest.mark.parametrize(
+    "workers", ["rays", "ray://", "ray://host", "ray://a:b", "0", "1025", "-1"]
+)
+def test_what_is_neither_a_number_nor_ray_is_refused(workers: str, folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"is no number from 1 to 1024, ray or ray://HOST:PORT"):
+        load(folder, weighty(workers))
 
 
 def sample_alone(experiment: Experiment) -> Tally:
