@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from helpers.experiments import SPLITS, Raw, load, settings, table, write_scripts
 from helpers.paths import ROOT
-from helpers.processes import runs
+from helpers.processes import descendants, runs
 
 from hcache.engines import fleet as fleets
 from hcache.engines import ray_cluster
@@ -350,16 +350,6 @@ def test_without_a_cluster_one_is_started_here_and_ends_with_the_driver(
 def is_agent(pid: int) -> bool:
     """Whether it is an agent of a node, which Ray lets live a minute longer."""
     return "Agent" in Path(f"/proc/{pid}/cmdline").read_text()
-
-
-def descendants(pid: int) -> list[int]:
-    """Processes below another one."""
-    listed = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True)
-    parents = [tuple(map(int, line.split())) for line in listed.stdout.splitlines()[1:]]
-    found = [pid]
-    for above in found:
-        found += [child for child, parent in parents if parent == above]
-    return found[1:]
 
 
 # Ends
