@@ -28,6 +28,7 @@ from hcache.engines.hosts import Host, next_message
 from hcache.engines.placement import Post
 from hcache.engines.ray_cluster import Cluster, in_words
 from hcache.engines.worker import Inbound, Job, Keeper, Outbound, Ready, Worker
+from hcache.errors import EngineError
 
 T = TypeVar("T")
 LOST = ("node has died", "temporarily unavailable")  # Ray's words for an end with the node
@@ -54,9 +55,14 @@ class Actors:
         ray = self.cluster.ray
         # A thread for each method, none of which is called again before it has returned.
         remote = ray.remote(max_concurrency=3, max_restarts=0)(WorkerActor)
-        actor = remote.options(**self._asked(post)).remote(
-            replace(job, cores=(), gpus=()), Path.cwd(), self.keeper
-        )
+        own = replace(job, cores=(), gpus=()), Path.cwd(), self.keeper
+        try:
+            actor = remote.options(**self._asked(post)).remote(*own)
+        except Exception as error:  # Ray raises whatever its parts do
+            raise EngineError(
+                f"sampling.workers: the Ray cluster takes no worker any more ({in_words(error)}).",
+                "Start it anew, and run the same command again: what was finished is kept.",
+            ) from error
         self.begun.add(post)
         return _Actor(ray, actor)
 
