@@ -71,7 +71,7 @@ def _kill_actor(process: subprocess.Popen[str], spool: Path) -> None:
 
 def test_two_actors_make_the_content_of_one_process(expected: str, tmp_path: Path) -> None:
     out = sampled(tmp_path / "demo.duckdb", "ray")
-    assert out.startswith("132 generations made") and "worker 2" in out
+    assert "worker 2" in out and "ended by themselves" not in out
     assert digest(tmp_path / "demo.duckdb") == expected
 
 
