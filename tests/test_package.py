@@ -65,6 +65,7 @@ def test_wheel_metadata(wheel: zipfile.ZipFile, metadata: Message) -> None:
         "language",
         "hub",
         "torchrl",
+        "ray",
         "rivals",
         "dev",
     }

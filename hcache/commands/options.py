@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from hcache.config.schema import known_workers
+
 ExperimentFile = Annotated[
     Path, typer.Argument(help="The experiment's YAML file.", show_default=False)
 ]
@@ -27,12 +29,22 @@ With = Annotated[
         "--with", help="An experiment of another workflow on the same questions. Repeatable."
     ),
 ]
+
+
+def _workers(text: str) -> str:
+    try:
+        return str(known_workers(text))
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}.") from error
+
+
 Workers = Annotated[
-    int | None,
+    str | None,
     typer.Option(
-        min=1,
+        parser=_workers,
+        metavar="N",
         help="GPUs, or shares of the cores, to run models on; all GPUs or half the cores if not "
-        "said.",
+        "said. `ray` or `ray://HOST:PORT`: those of a Ray cluster.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -27,7 +27,7 @@ from hcache.experiment import Experiment
 from hcache.models.replies import in_words
 from hcache.sampling import Plan, Sampler, Tally, make_plan
 from hcache.sampling.batches import Written, read_results, write_batch
-from hcache.sampling.placing import placement_of, serving
+from hcache.sampling.placing import planned_placement, serving
 from hcache.sampling.sampler import PATIENCE_SECONDS
 from hcache.sampling.scoring import rescore as score_again
 from hcache.store import Store
@@ -64,8 +64,11 @@ def plan(
         console.rule(f"prompt {number}: {request.arm.name}")
         for message in request.messages:
             field(f"{message.role}:", message.content, "dim")
-    if (placement := placement_of(loaded)) is not None:
+    placement, why_not = planned_placement(loaded)
+    if placement is not None:
         console.print(table_of(_placement_rows(placement), _title(placement)))
+    if why_not:
+        say(why_not)
     if made.errors:
         raise together(made.errors)
 
@@ -138,8 +141,8 @@ def sample(
     _print_dropped(loaded)
 
 
-def _with(overrides: list[str] | None, workers: int | None) -> list[str]:
-    """Overrides with the number of workers, where it is given."""
+def _with(overrides: list[str] | None, workers: str | None) -> list[str]:
+    """Overrides with the workers, where they are given."""
     return [*(overrides or ()), *([] if workers is None else [f"sampling.workers={workers}"])]
 
 

@@ -33,6 +33,7 @@ class Device:
     memory: int  # bytes in all, of which engines are given shares
     free: int  # bytes that engines may take
     cores: tuple[int, ...] = ()  # none: it is a GPU
+    node: str = ""  # of a cluster, by its id; models are not split over several
 
 
 def has_gpu() -> bool:
@@ -46,7 +47,7 @@ def find_gpus(asked: int | None) -> tuple[Device, ...]:
     Raises:
         ConfigError: fewer than asked for.
     """
-    gpus = visible_gpus(_nvidia_smi(), os.environ.get(VISIBLE))
+    gpus = visible_gpus(nvidia_smi(), os.environ.get(VISIBLE))
     if asked is not None and asked > len(gpus):
         raise ConfigError(
             f"sampling.workers: {asked} workers, a GPU each; {len(gpus)} can be seen.",
@@ -57,7 +58,8 @@ def find_gpus(asked: int | None) -> tuple[Device, ...]:
     return gpus[:asked]
 
 
-def _nvidia_smi() -> str:
+def nvidia_smi() -> str:
+    """The GPUs of this machine, a line each; nothing where it cannot be asked."""
     try:
         return subprocess.run(QUERY, capture_output=True, text=True, check=True, timeout=60).stdout
     except (OSError, subprocess.SubprocessError):  # it is not installed, or has nothing to say

@@ -1,27 +1,25 @@
-"""The fleet: engines in worker processes, behind the interface that an engine has in process.
+"""The fleet: engines in workers, behind the interface that an engine has in process.
 
 Requests go to the worker that owes least among those that serve their model. A worker that ends
 before it has answered is started anew, and what it owed is asked again, of any that can. Whichever
 reply to a request comes first holds, and no other is taken.
+
+Workers are processes here or actors of a Ray cluster, which may have no room for one at the moment:
+nobody waits for those that are still to be placed while others can answer.
 """
 
 from __future__ import annotations
 
 import atexit
-import multiprocessing
-import os
-import signal
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import replace
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import wait
 from typing import Any
 
 from hcache.engines.base import Engine, Generation, Request, make_engine
-from hcache.engines.devices import VISIBLE
+from hcache.engines.hosts import Host, Hosting, Processes
 from hcache.engines.placement import Placement, Post
 from hcache.engines.worker import (
     Drop,
@@ -30,18 +28,18 @@ from hcache.engines.worker import (
     Job,
     Outbound,
     Question,
+    Ready,
     Replies,
+    Safe,
     Stop,
-    serve,
 )
 from hcache.errors import EngineError
 from hcache.models.arms import Arm
 from hcache.plugins import loaded_files
-from hcache.processes.children import THREADS
-from hcache.processes.signals import shielded
 
 WAIT_SECONDS = 0.05  # for a worker that has something to say, at most
 STOP_SECONDS = 5.0  # that workers have to end in good order
+PLACE_SECONDS = 300.0  # that a model waits for a worker to be placed; then it is given up
 MOST_ENDS = 3  # of workers that owed the same request; then its model is given up
 
 
@@ -51,9 +49,12 @@ class Fleet:
     Models that have no place are served in process.
     """
 
-    def __init__(self, placement: Placement, arms: Iterable[Arm]) -> None:
+    def __init__(
+        self, placement: Placement, arms: Iterable[Arm], hosting: Hosting | None = None
+    ) -> None:
         """Workers as placed, which serve these arms; none is started before it is asked."""
-        self.workers = [_Worker(post, list(arms)) for post in placement.posts]
+        self.hosting = hosting or Processes()
+        self.workers = [_Worker(post, list(arms), self.hosting) for post in placement.posts]
         self.swap = placement.swap
         self.engines: dict[str, RemoteEngine] = {}
         self.ends: Counter[str] = Counter()  # of workers, by request that they owed
@@ -62,7 +63,7 @@ class Fleet:
     def __call__(self, arm: Arm, logprobs: bool) -> Engine:
         """The engine that serves an arm."""
         key = arm.engine_key
-        if not any(key in worker.keys for worker in self.workers):
+        if not self._serving(key):
             return make_engine(arm, logprobs)
         for worker in self.workers:
             worker.logprobs = logprobs
@@ -83,9 +84,11 @@ class Fleet:
         }
 
     def submit(self, request: Request) -> None:
-        """Ask the worker that owes least."""
-        able = [worker for worker in self.workers if request.arm.engine_key in worker.keys]
-        min(able, key=lambda worker: len(worker.owed)).ask(request)
+        """Ask the worker that owes least; one that is still to be placed only if all are."""
+        serving = self._serving(request.arm.engine_key)
+        able = [worker for worker in serving if not worker.lame] or serving
+        prompt = [worker for worker in able if not worker.pending] or able
+        min(prompt, key=lambda worker: len(worker.owed)).ask(request)
 
     def collect(self, seconds: float) -> None:
         """Take what workers have to say into the inboxes of their engines; wait at most so long."""
@@ -99,37 +102,69 @@ class Fleet:
                 self._replace(worker)
             else:
                 self._deliver(worker, message)
+        if not ready:
+            self._relieve()
+            self._despair()
+
+    def _serving(self, key: str) -> list[_Worker]:
+        return [worker for worker in self.workers if key in worker.keys]
 
     def _deliver(self, worker: _Worker, message: Outbound) -> None:
+        if isinstance(message, Ready):
+            worker.send_held()
+            return
         engine = self.engines.get(message.engine)
         if engine is None:
             return
         match message:
             case Replies():
+                told = worker.count(message)
                 finished = [g for g in message.generations if worker.owed.pop(g.key, None)]
                 worker.answered += len(finished)
-                engine.inbox.append(replace(message, generations=finished))
+                engine.inbox.append((replace(message, generations=finished), told))
             case Failure():
                 worker.owed.pop(getattr(message.error, "request", ""), None)
-                engine.inbox.append(message)
+                engine.inbox.append((message, None))
 
     def _replace(self, worker: _Worker) -> None:
         """Ask again what a worker owed that has ended, unless it ends them all."""
-        how, owed = worker.ended(), list(worker.owed.values())
+        (how, lost), owed = worker.ended(), list(worker.owed.values())
         worker.end()
-        self.ends.update(request.key for request in owed)
+        if not lost:
+            self.ends.update(request.key for request in owed)
         fatal = {r.arm.engine_key: r for r in owed if self.ends[r.key] >= MOST_ENDS}
         for key, request in fatal.items():
-            self.engines[key].inbox.append(Failure(key, _deadly(request.arm, worker.name, how)))
+            self._give_up(key, _deadly(request.arm, worker.name, how))
         worker.deaths += 1
         for request in owed:
             if request.arm.engine_key not in fatal:
                 self.submit(request)
 
+    def _relieve(self) -> None:
+        """Have workers that are idle answer what those owe that are still to be placed."""
+        idle = {key for worker in self.workers if worker.idle for key in worker.keys}
+        for pending in [worker for worker in self.workers if worker.pending] if idle else ():
+            for request in pending.take_back(idle):
+                self.submit(request)
+
+    def _despair(self) -> None:
+        """Give up models that wait in vain for a worker to be placed."""
+        for key, engine in self.engines.items():
+            serving = self._serving(key)
+            held = [request for worker in serving for request in worker.held]
+            waiting = [request for request in held if request.arm.engine_key == key]
+            if not waiting or any(worker.ready for worker in serving):
+                engine.placed = time.monotonic()
+            elif time.monotonic() - engine.placed > PLACE_SECONDS:
+                self._give_up(key, _homeless(waiting[0].arm, serving[0].name))
+
+    def _give_up(self, key: str, error: EngineError) -> None:
+        self.engines[key].inbox.append((Failure(key, error), None))
+
     def drop(self, key: str) -> None:
         """Forget an engine; workers that serve no other end, which frees their memory."""
         self.engines.pop(key, None)
-        serving = [worker for worker in self.workers if key in worker.keys]
+        serving = self._serving(key)
         for worker in serving:
             worker.forget(key)
         _end([worker for worker in serving if not worker.keys & self.engines.keys()])
@@ -139,6 +174,7 @@ class Fleet:
         atexit.unregister(self.close)
         self.engines.clear()
         _end(self.workers)
+        self.hosting.close()
 
 
 class RemoteEngine:
@@ -147,7 +183,9 @@ class RemoteEngine:
     def __init__(self, fleet: Fleet, key: str) -> None:
         self.fleet, self.key = fleet, key
         self.provenance: dict[str, str] = {}  # of what `step` has returned last
-        self.inbox: deque[Outbound] = deque()
+        self.inbox: deque[tuple[Outbound, _Told | None]] = deque()
+        self.placed = time.monotonic()  # when a worker of it was there, or none was asked for
+        self._taken: _Told | None = None  # what `step` has returned last
 
     def submit(self, request: Request) -> None:
         """See `Engine`; a worker that cannot take it says so later."""
@@ -155,18 +193,21 @@ class RemoteEngine:
 
     def step(self) -> list[Generation]:
         """See `Engine`: what one worker has sent."""
+        self._have_safe()
         idle = not any(engine.inbox for engine in self.fleet.engines.values())
         self.fleet.collect(WAIT_SECONDS if idle else 0)
         if not self.inbox:
             return []
-        message = self.inbox.popleft()
+        message, self._taken = self.inbox.popleft()
         if isinstance(message, Failure):
             raise message.error
+        assert isinstance(message, Replies)
         self.provenance = message.provenance
         return message.generations
 
     def abort(self) -> None:
         """See `Engine`."""
+        self._have_safe()
         self.inbox.clear()
         for worker in self.fleet.workers:
             worker.forget(self.key)
@@ -175,12 +216,30 @@ class RemoteEngine:
         """See `Engine`."""
         self.fleet.drop(self.key)
 
+    def _have_safe(self) -> None:
+        """Tell who made it that what was returned last is safe: the sampler has come back."""
+        if self._taken is not None:
+            self._taken.safe()
+            self._taken = None
+
+
+@dataclass(frozen=True)
+class _Told:
+    """Generations that a worker has told of, up to a message of its."""
+
+    host: Host
+    engine: str
+    count: int
+
+    def safe(self) -> None:
+        self.host.send(Safe(self.engine, self.count))
+
 
 class _Worker:
-    """A worker as seen from here; its process runs from the first question to the end."""
+    """A worker as seen from here; its host runs from the first question to the end."""
 
-    def __init__(self, post: Post, arms: list[Arm]) -> None:
-        self.post, self.name = post, post.name
+    def __init__(self, post: Post, arms: list[Arm], hosting: Hosting) -> None:
+        self.post, self.name, self.hosting = post, post.name, hosting
         self.keys = {seat.key for seat in post.seats}
         self.arms = {
             arm.id: (arm.engine_key, post.seated(arm))
@@ -189,83 +248,118 @@ class _Worker:
         }
         self.logprobs = False
         self.owed: dict[str, Request] = {}
+        self.held: list[Request] = []  # of these, until it has been placed
+        self.told: Counter[str] = Counter()  # generations by engine, since its start
         self.answered = 0
         self.deaths = 0
-        self.process: SpawnProcess | None = None
-        self.pipe: Connection | None = None
+        self.stillborn = 0  # ends before it was placed, in a row
+        self.host: Host | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether what it is sent, it works on."""
+        return self.host is not None and self.host.ready
+
+    @property
+    def pending(self) -> bool:
+        """Whether it is still to be placed."""
+        return self.host is not None and not self.host.ready
+
+    @property
+    def idle(self) -> bool:
+        return self.ready and not self.owed
+
+    @property
+    def lame(self) -> bool:
+        """Whether it has failed to start too often to be asked where others can be."""
+        return self.stillborn >= MOST_ENDS
 
     @property
     def ears(self) -> tuple[object, ...]:
-        """Its pipe, and what shows that it has ended."""
-        assert self.process is not None and self.pipe is not None
-        return self.pipe, self.process.sentinel
+        """What shows that it has something to say, or has ended."""
+        assert self.host is not None
+        return self.host.ears
 
     def ask(self, request: Request) -> None:
-        if self.process is None:
+        if self.host is None:
             self._start()
         self.owed[request.key] = request
-        self._send(Question.of(request))
+        if self.ready:
+            self._send(Question.of(request))
+        else:
+            self.held.append(request)
+
+    def send_held(self) -> None:
+        """Send what it was asked before it was placed."""
+        self.stillborn = 0
+        held, self.held = self.held, []
+        for request in held:
+            self._send(Question.of(request))
+
+    def take_back(self, keys: set[str]) -> list[Request]:
+        """What it was asked of some engines and has not been sent; it owes that no more."""
+        taken = [request for request in self.held if request.arm.engine_key in keys]
+        self.held = [request for request in self.held if request.arm.engine_key not in keys]
+        return [self.owed.pop(request.key) for request in taken]
 
     def heard(self) -> Outbound | None:
         """The next message; None when it has ended and all is read."""
-        assert self.pipe is not None
-        try:
-            if self.pipe.poll():
-                message: Outbound = self.pipe.recv()
-                return message
-        except (EOFError, OSError):
-            pass
-        return None
+        assert self.host is not None
+        return self.host.heard()
+
+    def count(self, message: Replies) -> _Told | None:
+        """The generations of an engine up to this message, if its host keeps them."""
+        assert self.host is not None
+        if not self.host.keeps:
+            return None
+        self.told[message.engine] += len(message.generations)
+        return _Told(self.host, message.engine, self.told[message.engine])
 
     def forget(self, key: str) -> None:
         """Owe nothing more for an engine."""
         self.owed = {k: r for k, r in self.owed.items() if r.arm.engine_key != key}
+        self.held = [request for request in self.held if request.key in self.owed]
         self._send(Drop(key))
 
-    def ended(self) -> str:
-        """The way it has ended, in words."""
-        assert self.process is not None
-        self.process.join(1)
-        code = self.process.exitcode
-        if code is None:
-            return "has closed its pipe"
-        if code >= 0:
-            return f"ended with exit code {code}"
-        how = f"was ended by {signal.Signals(-code).name}"
-        return f"{how}, perhaps for want of memory" if -code == signal.SIGKILL else how
+    def ended(self) -> tuple[str, bool]:
+        """The way it has ended, in words, and whether its machine has."""
+        assert self.host is not None
+        how = self.host.ended()
+        self.stillborn += self.host.pid is None and not self.host.lost
+        return how, self.host.lost
 
     def stop(self) -> None:
-        """Ask its process to end."""
-        self.owed.clear()
+        """Ask it to end."""
+        self._owe_nothing()
         self._send(Stop())
 
+    def join(self, seconds: float) -> None:
+        """Wait for its end, so long at most."""
+        if self.host is not None:
+            self.host.join(seconds)
+
     def end(self) -> None:
-        """End its process, whatever it does."""
-        self.owed.clear()
-        if self.process is None or self.pipe is None:
+        """End it, whatever it does."""
+        self._owe_nothing()
+        if self.host is None:
             return
-        self.process.kill()
-        self.process.join()
-        self.pipe.close()
-        self.process = self.pipe = None
+        self.host.end()
+        self.host = None
+
+    def _owe_nothing(self) -> None:
+        self.owed.clear()
+        self.held.clear()
 
     def _start(self) -> None:
-        self.pipe, theirs = multiprocessing.Pipe()
         cores = self.post.group[0].cores
         gpus = () if cores else tuple(device.name for device in self.post.group)
         job = Job(self.arms, self.logprobs, cores, gpus, tuple(loaded_files()))
-        context = multiprocessing.get_context("spawn")
-        self.process = context.Process(target=serve, args=(theirs, job), name=self.name)
-        with shielded(), _environment(_variables(self.post)):
-            self.process.start()
-        theirs.close()
+        self.told.clear()
+        self.host = self.hosting.start(self.post, job)
 
     def _send(self, message: Inbound) -> None:
-        if self.pipe is not None:
-            # A message that is cut in two would make all that follows unreadable. One that has
-            # ended is seen to have when it is listened to.
-            with shielded(), suppress(OSError):
-                self.pipe.send(message)
+        if self.host is not None:
+            self.host.send(message)
 
 
 def _end(workers: Sequence[_Worker]) -> None:
@@ -274,31 +368,8 @@ def _end(workers: Sequence[_Worker]) -> None:
         worker.stop()
     until = time.monotonic() + STOP_SECONDS
     for worker in workers:
-        if worker.process is not None:
-            worker.process.join(max(0.0, until - time.monotonic()))
+        worker.join(max(0.0, until - time.monotonic()))
         worker.end()
-
-
-def _variables(post: Post) -> dict[str, str]:
-    """The environment of a worker; on a CPU what the user has set about threads stays."""
-    if post.group[0].cores:
-        return {name: os.environ.get(name, "1") for name in THREADS}
-    return {VISIBLE: ",".join(device.name for device in post.group)}
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Have the processes that are started meanwhile find these variables."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _deadly(arm: Arm, worker: str, how: str) -> EngineError:
@@ -306,4 +377,13 @@ def _deadly(arm: Arm, worker: str, how: str) -> EngineError:
         f"models.{arm.model}: its worker on {worker} {how}, {MOST_ENDS} times before it answered.",
         f"Give it memory, or lower models.{arm.model}.max_model_len or sampling.workers; then run "
         "the same command again: what was finished is kept.",
+    )
+
+
+def _homeless(arm: Arm, worker: str) -> EngineError:
+    return EngineError(
+        f"models.{arm.model}: no worker of it could be placed for {PLACE_SECONDS:.0f} s "
+        f"({worker}).",
+        "Look at `ray status` for what its nodes have and what is taken; then run the same command "
+        "again: what was finished is kept.",
     )

@@ -13,6 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from hcache.engines.devices import Device
 from hcache.errors import ConfigError
@@ -98,16 +99,21 @@ class Placement:
         return max(keys.values())
 
 
-def place(demands: Sequence[Demand], devices: Sequence[Device], swap: bool = False) -> Placement:
+def place(
+    demands: Sequence[Demand], devices: Sequence[Device], swap: bool = False, apart: bool = False
+) -> Placement:
     """A place for each engine; `swap` where they are to be swapped though they may fit.
+
+    With `apart`, no two workers have a device in common: whoever starts them gives it to one.
 
     Raises:
         ConfigError: one does not fit, whatever else is there.
     """
-    devices = sorted(devices, key=lambda device: -device.memory)  # equal ones stand together
+    # Those of a node stand together, and there equal ones.
+    devices = sorted(devices, key=lambda device: (device.node, -device.memory))
     ordered = sorted(demands, key=lambda demand: (-demand.split, demand.model))
     groups = {demand.key: _groups(demand, devices) for demand in ordered}
-    together = None if swap else _side_by_side(ordered, groups, devices)
+    together = None if swap else _side_by_side(ordered, groups, devices, apart)
     if together is not None:
         return Placement(_posts(together))
     alone = [
@@ -123,26 +129,29 @@ def _groups(demand: Demand, devices: Sequence[Device]) -> list[Group]:
     Raises:
         ConfigError: all together do not.
     """
-    if (asked := demand.devices or 1) > len(devices):
+    nodes = [tuple(found) for _, found in groupby(devices, key=lambda device: device.node)]
+    most = max(map(len, nodes))
+    if (asked := demand.devices or 1) > most:
+        where = " on one node" if devices[0].node else ""
         raise ConfigError(
             f"models.{demand.model}.engine_args: the model is split over {asked} devices; "
-            f"{len(devices)} can be used.",
+            f"{most} can be used{where}.",
             "Lower tensor_parallel_size, or use more (sampling.workers, CUDA_VISIBLE_DEVICES).",
         )
-    for count in [demand.devices] if demand.devices else _splits(demand, devices):
+    for count in [demand.devices] if demand.devices else _splits(demand, devices[0], most):
         groups = [
-            tuple(devices[first : first + count])
-            for first in range(0, len(devices) - count + 1, count)
+            node[first : first + count]
+            for node in nodes
+            for first in range(0, len(node) - count + 1, count)
         ]
         if any(_alone(demand, group) for group in groups):
             return groups
     raise _too_large(demand, devices)
 
 
-def _splits(demand: Demand, devices: Sequence[Device]) -> Iterable[int]:
-    """Numbers of devices that an engine may be split over: powers of two; cores are not."""
-    most = 1 if devices[0].cores else len(devices)
-    counts = (1 << power for power in range(most.bit_length()))
+def _splits(demand: Demand, device: Device, most: int) -> Iterable[int]:
+    """Numbers of such devices that an engine may be split over: powers of two; cores are not."""
+    counts = (1 << power for power in range(1 if device.cores else most.bit_length()))
     return (count for count in counts if demand.heads % count == 0)
 
 
@@ -167,17 +176,25 @@ def _too_large(demand: Demand, devices: Sequence[Device]) -> ConfigError:
 
 
 def _side_by_side(
-    demands: Sequence[Demand], groups: dict[str, list[Group]], devices: Sequence[Device]
+    demands: Sequence[Demand],
+    groups: dict[str, list[Group]],
+    devices: Sequence[Device],
+    apart: bool,
 ) -> list[tuple[Demand, Group]] | None:
     """All engines, and as many replicas as there is room for; None if not all fit."""
     free = _free(devices)
+    left = {demand.key: groups[demand.key] for demand in demands}
     placed: list[tuple[Demand, Group]] = []
+    owner: dict[Device, Group] = {}
     replicas = Counter({demand.key: 0 for demand in demands})
     while True:
         # The one with fewest replicas is next; a model without any comes before all others.
         for demand in sorted(demands, key=lambda demand: replicas[demand.key]):
-            taken = [group for other, group in placed if other.key == demand.key]
-            fitting = [g for g in groups[demand.key] if g not in taken and demand.fits(g, free)]
+            fitting = [
+                group
+                for group in left[demand.key]
+                if demand.fits(group, free) and not (apart and _crosses(group, owner))
+            ]
             if fitting:
                 break
             if not replicas[demand.key]:
@@ -185,10 +202,17 @@ def _side_by_side(
         else:
             return placed
         group = max(fitting, key=lambda group: min(free[device] for device in group))
+        left[demand.key] = [other for other in fitting if other is not group]
         for device in group:
             free[device] -= demand.on(device, len(group))
+            owner[device] = group
         placed.append((demand, group))
         replicas[demand.key] += 1
+
+
+def _crosses(group: Group, owner: dict[Device, Group]) -> bool:
+    """Whether devices of a group stand in another one."""
+    return any(owner.get(device, group) != group for device in group)
 
 
 def _posts(placed: Sequence[tuple[Demand, Group]]) -> tuple[Post, ...]:

@@ -1,7 +1,8 @@
-"""A worker: a process that loads the engines of some arms and answers what it is asked.
+"""A worker: it loads the engines of some arms and answers what it is asked.
 
-It begins with `serve`. Questions come in over a pipe and replies and errors go out, each as what it
-is. A thread takes in what comes, so that neither side ever waits for the other to read.
+`Worker` is its loop, wherever it runs. As a process it begins with `serve`: questions come in over
+a pipe and replies and errors go out, each as what it is. A thread takes in what comes, so that
+neither side ever waits for the other to read. For an actor of Ray see `ray_host.py`.
 """
 
 from __future__ import annotations
@@ -9,15 +10,15 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from hcache.engines.base import Engine, Generation, Request, make_engine
 from hcache.errors import ArmError, EngineError, HcacheError, RequestError
@@ -93,8 +94,33 @@ class Failure:
     error: HcacheError
 
 
-Inbound = Question | Drop | Stop
-Outbound = Replies | Failure
+@dataclass(frozen=True)
+class Ready:
+    """A worker has been placed and can be asked."""
+
+    engine: str = ""
+
+
+@dataclass(frozen=True)
+class Safe:
+    """The first `count` generations of an engine are where a kill of the driver loses none."""
+
+    engine: str
+    count: int
+
+
+Inbound = Question | Drop | Safe | Stop
+Outbound = Replies | Failure | Ready
+
+
+class Keeper(Protocol):
+    """Keeps what a worker has finished until it is safe with the driver."""
+
+    def keep(self, key: str, engine: Engine, made: Sequence[tuple[Request, Generation]]) -> None:
+        """Keep generations of the engine of this key; the driver has not been told yet."""
+
+    def forget(self, key: str, count: int) -> None:
+        """Let go of its first `count` generations."""
 
 
 def serve(pipe: Connection, job: Job) -> NoReturn:
@@ -103,47 +129,72 @@ def serve(pipe: Connection, job: Job) -> NoReturn:
     end_with_parent()
     if job.cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, job.cores)
-    for file in job.plugins:
-        load_file(file)
-    _Worker(pipe, job).run()
+    worker = Worker(job, partial(_send, pipe))
+    Thread(target=_listen, args=(pipe, worker.inbox), daemon=True).start()
+    worker.run()
+    sys.exit(0)
 
 
-class _Worker:
-    def __init__(self, pipe: Connection, job: Job) -> None:
-        self.pipe, self.job = pipe, job
+def _listen(pipe: Connection, inbox: SimpleQueue[Inbound]) -> None:
+    try:
+        while True:
+            inbox.put(pipe.recv())
+    except (EOFError, OSError):
+        os._exit(0)  # nobody is left to answer
+
+
+def _send(pipe: Connection, message: Outbound) -> None:
+    try:
+        pipe.send(message)
+    except OSError:
+        os._exit(0)
+
+
+class Worker:
+    """The loop inside: whoever fills its inbox gets what `tell` is told."""
+
+    def __init__(
+        self, job: Job, tell: Callable[[Outbound], None], keeper: Keeper | None = None
+    ) -> None:
+        self.job, self.tell, self.keeper = job, tell, keeper
         self.inbox: SimpleQueue[Inbound] = SimpleQueue()
         self.engines: dict[str, Engine] = {}
         self.failed: set[str] = set()
-        self.owed: Counter[str] = Counter()  # requests by engine
+        self.owed: dict[str, dict[str, Request]] = {}  # by engine and key
 
-    def run(self) -> NoReturn:
-        Thread(target=self._listen, daemon=True).start()
-        while True:
-            self._take_in()
+    def run(self) -> None:
+        """Answer until it is told to stop."""
+        self._load_plugins()
+        while self._take_in():
             for key in [key for key, owed in self.owed.items() if owed]:
                 self._work(key)
 
-    def _listen(self) -> None:
+    def _load_plugins(self) -> None:
         try:
-            while True:
-                self.inbox.put(self.pipe.recv())
-        except (EOFError, OSError):
-            os._exit(0)  # nobody is left to answer
+            for file in self.job.plugins:
+                load_file(file)
+        except HcacheError as error:  # such as a file that is not on this machine
+            for key, arm in self.job.arms.values():
+                self._fail(key, arm.model, error)
 
-    def _take_in(self) -> None:
-        """All that has come; without anything to do, wait for it."""
+    def _take_in(self) -> bool:
+        """All that has come; without anything to do, wait for it. False after the last."""
         try:
             while True:
-                self._take(self.inbox.get(block=not self.owed.total()))
+                message = self.inbox.get(block=not any(self.owed.values()))
+                if isinstance(message, Stop):
+                    return False
+                self._take(message)
         except Empty:
-            return
+            return True
 
-    def _take(self, message: Inbound) -> None:
+    def _take(self, message: Question | Drop | Safe) -> None:
         match message:
             case Question():
                 self._ask(message)
-            case Stop():
-                sys.exit(0)
+            case Safe():
+                if self.keeper is not None:
+                    self.keeper.forget(message.engine, message.count)
             case Drop():
                 self.owed.pop(message.engine, None)
                 if message.engine in self.engines:
@@ -166,40 +217,37 @@ class _Worker:
                 with _loading(self.job.gpus):
                     self.engines[key] = make_engine(arm, self.job.logprobs)
             self.engines[key].submit(request)
-            self.owed[key] += 1
+            self.owed.setdefault(key, {})[request.key] = request
         except ArmError as error:
             error.request = question.key
-            self._send(Failure(key, error))
+            self.tell(Failure(key, error))
         except Exception as error:  # whatever an engine raises is told to who asked
             self._fail(key, arm.model, error)
 
     def _work(self, key: str) -> None:
-        engine = self.engines[key]
+        engine, owed = self.engines[key], self.owed[key]
         try:
             finished = engine.step()
         except (ArmError, RequestError) as error:  # of one request; it goes on with others
-            self.owed[key] -= 1
-            self._send(Failure(key, error))
+            owed.pop(error.request, None)
+            self.tell(Failure(key, error))
             return
         except Exception as error:  # likewise
             model = next(arm.model for own, arm in self.job.arms.values() if own == key)
             self._fail(key, model, error)
             return
-        if finished:
-            self.owed[key] -= len(finished)
-            self._send(Replies(key, finished, engine.provenance))
+        if not finished:
+            return
+        pairs = [(owed.pop(generation.key), generation) for generation in finished]
+        if self.keeper is not None:
+            self.keeper.keep(key, engine, pairs)
+        self.tell(Replies(key, finished, engine.provenance))
 
     def _fail(self, key: str, model: str, error: Exception) -> None:
         """Tell of an engine's end; others may depend on its parts, so it is left as it is."""
         self.failed.add(key)
         self.owed.pop(key, None)
-        self._send(Failure(key, error if isinstance(error, HcacheError) else _told(model, error)))
-
-    def _send(self, message: Outbound) -> None:
-        try:
-            self.pipe.send(message)
-        except OSError:
-            os._exit(0)
+        self.tell(Failure(key, error if isinstance(error, HcacheError) else _told(model, error)))
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 An append-only file beside the database, one record a line: CRC-32 in hex, a space, JSON. It is
 locked for its writer. Records stay until they are committed to the database; a torn last line
 (the process was killed while writing it) is dropped, anything else that does not check is an
-error.
+error. Workers on other machines write such files too, see `store/shards.py`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from hcache.store.holders import UNKNOWN, holder_of
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 SYNC_SECONDS = 1.0
+SHARD = ".shard"  # ending of the files that workers write
 
 
 def spool_path(db: Path) -> Path:
@@ -31,11 +32,18 @@ def spool_path(db: Path) -> Path:
     return db.with_name(db.name + ".spool")
 
 
+def shards_path(db: Path) -> Path:
+    """Folder in which workers on other machines keep what they have finished for a database."""
+    return db.with_name(db.name + ".shards")
+
+
 class Spool:
     """The writer's end; at most one process holds it."""
 
     def __init__(self, db: Path) -> None:
         self.path = spool_path(db)
+        self.shards = shards_path(db)
+        self._taken_in: list[Path] = []  # shards whose records `recover` has returned
         self._synced = 0.0
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +62,7 @@ class Spool:
             raise sampled_meanwhile(holder, db) from error
 
     def recover(self) -> list[dict[str, Any]]:
-        """The records that were never committed; a torn tail is cut off.
+        """The records that were never committed, those in shards included; a torn tail is cut off.
 
         Raises:
             StoreError: a record in the middle that does not check.
@@ -64,6 +72,9 @@ class Spool:
         records, good = parse_records(data, self.path)
         if good < len(data):
             self._file.truncate(good)
+        self._taken_in = sorted(self.shards.glob(f"*{SHARD}"))
+        for shard in self._taken_in:
+            records += parse_records(shard.read_bytes(), shard)[0]
         return records
 
     def append(self, records: Iterable[dict[str, Any]]) -> None:
@@ -97,6 +108,8 @@ class Spool:
     def clear(self) -> None:
         """Forget all records: they are in the database now."""
         self._file.truncate(0)
+        while self._taken_in:
+            self._taken_in.pop().unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let go of the lock; an empty spool is removed."""

@@ -87,14 +87,14 @@ def test_as_many_gpus_as_asked(
     asked: int | None, found: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(devices, "_nvidia_smi", lambda: LISTED)
+    monkeypatch.setattr(devices, "nvidia_smi", lambda: LISTED)
     assert len(find_gpus(asked)) == found
 
 
 @pytest.mark.parametrize(("listed", "said"), [(LISTED, "3 can be seen"), ("", "0 can be seen")])
 def test_fewer_gpus_than_asked_for(listed: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(devices, "_nvidia_smi", lambda: listed)
+    monkeypatch.setattr(devices, "nvidia_smi", lambda: listed)
     with pytest.raises(ConfigError, match=f"4 workers, a GPU each; {said}"):
         find_gpus(4)
 
@@ -274,7 +274,7 @@ def test_plans_keep_to_the_memory(
 
 def test_nothing_of_the_environment_is_left_behind() -> None:
     before = dict(os.environ)
-    from hcache.engines.fleet import _environment
+    from hcache.engines.hosts import _environment
 
     with _environment({"CUDA_VISIBLE_DEVICES": "3", "OMP_NUM_THREADS": "1"}):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"

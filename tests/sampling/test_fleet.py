@@ -291,7 +291,7 @@ if __name__ == "__main__":
     experiment = Experiment.load(folder / "experiment.yaml", (), folder / "small.duckdb")
     fleet = Fleet(placement_of(experiment), experiment.pool)
     def tell(tally):
-        pids = [str(worker.process.pid) for worker in fleet.workers if worker.process]
+        pids = [str(worker.host.pid) for worker in fleet.workers if worker.host]
         print(sum(tally.generated.values()), *pids, flush=True)
     with ending_signals() as request:
         try:
@@ -353,7 +353,7 @@ def test_workers_that_are_killed_again_and_again_lose_nothing(folder: Path, expe
 
     def kill(tally: Tally) -> None:
         for worker in fleet.workers:
-            process = worker.process
+            process = worker.host
             if process and worker.answered > 4 * len(killed) and len(killed) < 5:
                 assert process.pid is not None
                 if process.pid not in killed:
@@ -369,6 +369,6 @@ def test_the_plan_shows_the_workers(folder: Path, two_gpus: Path, capsys: Any) -
     from hcache.commands.sampling import plan
 
     load(folder, weighty(bytes=GIB))
-    plan(folder / "experiment.yaml", folder / "small.duckdb", workers=1)
+    plan(folder / "experiment.yaml", folder / "small.duckdb", workers="1")
     said = capsys.readouterr().out
     assert "workers" in said and "GPU 0" in said and "GPU 1" not in said
