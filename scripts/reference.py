@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from hcache.config import schema as config
+from hcache.config.sampling import SamplingConfig
 from hcache.config.server import ServerConfig
 from hcache.data.extractors import EXTRACTORS
 from hcache.data.metrics import METRICS
@@ -39,7 +40,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "`arms.NAME`": config.ArmConfig,
     "`data.NAME`": config.DatasetConfig,
     "`data.NAME.sources.SPLIT`": config.SourceConfig,
-    "`sampling`": config.SamplingConfig,
+    "`sampling`": SamplingConfig,
     "`features`": config.FeaturesConfig,
     "`train`": config.TrainConfig,
     "`train.also.ALGORITHM`": config.AlgorithmConfig,

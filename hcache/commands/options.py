@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hcache.config.schema import known_workers
+from hcache.config.sampling import known_workers
 
 ExperimentFile = Annotated[
     Path, typer.Argument(help="The experiment's YAML file.", show_default=False)

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from hcache.config.schema import SamplingConfig
+from hcache.config.sampling import SamplingConfig
 from hcache.data.queries import Query
 from hcache.engines import Request, check_request
 from hcache.errors import ArmError, ConfigError
