@@ -68,8 +68,9 @@ class Server:
 
     def kill(self) -> None:
         """End it and the process of its engine at once, as if their machine had gone."""
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        if self.process.returncode is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
 
 
 @pytest.fixture(scope="module")
