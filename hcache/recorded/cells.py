@@ -50,6 +50,8 @@ def check(recording: Recording) -> Checked:
     failed = _failed(single)
     lost = single.filter(failed)
     kept = _with_calls_before(single.filter(~failed), lost)
+    if kept["score"].is_null().all():
+        raise DataError("no row has an outcome.", "Check the column of scores, and failures.")
     samples = 1 + max(kept["sample"].unique().to_list(), default=0)
     return Checked(
         replace(recording, cells=kept.drop("path")),
@@ -145,7 +147,7 @@ def _each_once(cells: pl.DataFrame) -> tuple[pl.DataFrame, int]:
             first = differ.row(0, named=True)
             raise defect(
                 differ,
-                f"{first['path']} on question {first['id'][:60]!r} is otherwise than in "
+                f"{first['path']} has another outcome on the question of "
                 f"{first['file_first']}, row {first['row_first']}",
                 "Keep one of them; several calls of one arm need a column `sample`.",
             )

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 import hcache
-from hcache.config.file import parse_config
+from hcache.config.file import parse_config, read_config
 from hcache.data.metrics import RECORDED, unmet
 from hcache.data.queries import (
     SPLITS,
@@ -88,8 +88,9 @@ def import_files(
     splits = {d: [s for s in SPLITS if d in used.get(s, ())] for d in datasets}
     name = name or kind
     raw = settings_of(checked, name, db, {d: own for d, own in splits.items() if own})
-    file = db.with_name(f"{name}.yaml")
+    file = db.parent / f"{name}.yaml"
     experiment = Experiment(parse_config(raw, str(file)), file, db)
+    _check_file(file, experiment)
     facts = _facts(kind, recording, paths)
     rows = tables(checked, experiment, queries, facts)
     own = experiment.tables(kept)
@@ -188,7 +189,29 @@ def _split(
     kept, dropped = without_duplicates({s: q for s, q in found.items() if q}, datasets)
     if not any(kept.values()):
         raise DataError("there are no questions.", "Check the paths and the format.")
-    return {split: part for split, part in kept.items() if part}, dropped
+    return {split: kept[split] for split in SPLITS if kept.get(split)}, dropped
+
+
+def _check_file(file: Path, experiment: Experiment) -> None:
+    """Refuse an experiment file that stays as it is, but is of something else.
+
+    Raises:
+        ConfigError: it is of other models, or of another database.
+    """
+    if not file.exists():
+        return
+    there = read_config(file)
+    models = experiment.config.models.items()
+    other = ""
+    if Path(there.db).resolve() != experiment.db.resolve():
+        other = f"another database, {there.db}"
+    elif not any(there.models.get(name) == model for name, model in models):
+        other = "other models, or of the same of another source"
+    if other:
+        raise ConfigError(
+            f"{file}: is there, and is of {other}.",
+            "Give the import another --name, or move that file away.",
+        )
 
 
 def _fitting(recording: Recording, queries: Mapping[str, Query]) -> dict[str, Evaluation]:

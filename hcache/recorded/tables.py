@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from hcache.errors import ConfigError
-from hcache.recorded.files import defect, find_files, need, number, read_table
+from hcache.recorded.files import defect, find_tables, need, number, read_table
 from hcache.recorded.recording import IMPORTERS, TEXT, Evaluation, Recording
 
 SPLIT_NAMES = {"training": "train", "validation": "valid", "val": "valid", "dev": "valid"}
@@ -62,7 +62,7 @@ def long(
     }  # fmt: skip
     required = {"query", "score", *(() if sequence else ("arm",))}
     parts = []
-    for path in find_files(paths, "*.*"):
+    for path in find_tables(paths):
         frame = _columns(read_table(path), named, required, path)
         if sequence:
             need(frame, [sequence], path)
@@ -110,7 +110,7 @@ def wide(
                 "Put {model} where the model's name stands.",
             )
     parts = []
-    for path in find_files(paths, "*.*"):
+    for path in find_tables(paths):
         table = read_table(path)
         for model in _models(table, models, reply, path):
             own = {name: pattern.replace("{model}", model) for name, pattern in patterns.items()}

@@ -26,6 +26,13 @@ select count(*), min(concat_ws(' ', {keys})) from (
     except all select {keys}, {ours} from batch)
 """
 
+UNUSED = """
+delete from provenance
+where list_contains(?, provenance_id)
+  and provenance_id not in (select provenance_id from generations)
+"""
+"""What is brought in again stays of the files that it came from first."""
+
 
 def bring(path: Path, tables: Mapping[str, pl.DataFrame], experiment: str, patience: float) -> None:
     """Add the rows of an experiment, all or none; those that are there already stay.
@@ -47,6 +54,7 @@ def _bring(path: Path, tables: Mapping[str, pl.DataFrame], experiment: str) -> N
             _refuse_other_facts(connection, path, table, FACTS.get(table, ()))
             insert_batch(connection, table)
             connection.unregister("batch")
+        connection.execute(UNUSED, [tables["provenance"]["provenance_id"].to_list()])
         follow_metrics(connection, metrics)
 
 

@@ -218,7 +218,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"score": "good"}, r"row 2: score is 'good', no number"),
     ({"cost": -1.0}, r"row 2: cost -1 is no cost"),
     ({"cost": float("inf")}, r"row 2: cost inf is no cost"),
-    ({"query": "q2"}, r"weak on question .* is otherwise than in .*, row 2"),
+    ({"query": "q2"}, r"weak has another outcome on the question of .*, row 2"),
     ({"arm": "Strong"}, r"the arm '[Ss]trong' is called '[Ss]trong' elsewhere"),
     ({"arm": ""}, r"row 2: the arm is empty"),
     ({"arm": "STOP"}, r"row 2: an arm cannot be called STOP"),
@@ -277,8 +277,59 @@ def test_importing_again_changes_nothing_and_other_facts_are_refused(tmp_path: P
     changed[0]["reply"] = "something else"
     with pytest.raises(StoreError, match="say otherwise"):
         bring(tmp_path, changed)
+    bring(tmp_path, rows(), file="table.jsonl")
+    assert not check_database(tmp_path / "db.duckdb").faults
     with Store(tmp_path / "db.duckdb") as store:
         assert content_digest(store) == before
+
+
+@pytest.mark.parametrize("name", ["../mine", "a/b", "[red]"])
+def test_name_that_is_none_is_refused(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    with pytest.raises(ConfigError, match="name: "):
+        bring(folder, rows(), name=name)
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["table.csv"]
+
+
+def test_database_that_is_a_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table = write(tmp_path / "table.csv", rows())
+    with pytest.raises(HcacheError):
+        import_files("long", [table], Path())
+    assert list(tmp_path.iterdir()) == [table]
+
+
+def test_experiment_file_of_another_database_is_refused(tmp_path: Path) -> None:
+    bring(tmp_path, rows())
+    with pytest.raises(
+        ConfigError, match=r"mine\.yaml: is there, and is of another database, .*db"
+    ):
+        import_files("long", [tmp_path / "table.csv"], tmp_path / "other.duckdb", name="mine")
+    assert not (tmp_path / "other.duckdb").exists()
+    with Store(tmp_path / "db.duckdb") as store:
+        before = content_digest(store)
+    with pytest.raises(ConfigError, match=r"mine\.yaml: is there, and is of other models"):
+        bring(tmp_path, rows(), file="other.csv")
+    with Store(tmp_path / "db.duckdb") as store:
+        assert content_digest(store) == before
+
+
+def test_folder_of_tables_may_hold_the_database_too(tmp_path: Path) -> None:
+    folder = tmp_path / "table"
+    folder.mkdir()
+    bring(folder, rows())
+    again = import_files("long", [folder], folder / "db.duckdb", name="mine", split="test")
+    assert again.outcomes == len(rows())
+
+
+def test_rows_without_any_outcome_are_refused(tmp_path: Path) -> None:
+    for table in ([row | {"score": None} for row in rows()], rows(failure="timeout")):
+        with pytest.raises(DataError, match="no row has an outcome"):
+            bring(tmp_path, table)
+    assert not (tmp_path / "db.duckdb").exists()
 
 
 def test_rows_that_say_the_same_count_once(tmp_path: Path) -> None:
