@@ -128,7 +128,7 @@ def _check_ranges(cells: pl.DataFrame) -> None:
         if len(rows):
             hint = (
                 "Name the largest score there can be: --option scale=100"
-                if what == "is not between 0 and 1"
+                if name == "score" and rows[name].min() >= 0
                 else "Correct the row, or take it out."
             )
             raise defect(rows, f"{name} {rows[name][0]:g} {what}", hint)
@@ -164,7 +164,7 @@ def _with_calls_before(kept: pl.DataFrame, lost: pl.DataFrame) -> pl.DataFrame:
     depth = pl.col("sequence").list.len()
     good = kept.filter(depth == 1)
     lengths = sorted(kept["sequence"].list.len().unique().to_list())
-    for length in lengths[lengths[:1] == [1] :]:
+    for length in (length for length in lengths if length > 1):
         before = pl.col("sequence").list.slice(0, length - 1).list.join(">")
         level = kept.filter(depth == length).with_columns(before=before)
         orphans = _joined(_joined(level, good, "anti"), lost, "anti")

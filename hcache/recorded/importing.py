@@ -81,7 +81,16 @@ def import_files(
     recording = checked.recording
     kept, dropped = _split(recording, known, split)
     queries = {query.id: query for part in kept.values() for query in part}
-    recording = replace(recording, evaluations=_fitting(recording, queries))
+    fitting = _fitting(recording, queries)
+    notes = (
+        *recording.notes,
+        *(
+            f"{dataset}: not scored anew, since a reply or a reference is missing"
+            for dataset in recording.evaluations
+            if dataset not in fitting
+        ),
+    )
+    recording = replace(recording, evaluations=fitting, notes=notes)
     checked = replace(checked, recording=recording)
     used = {name: sorted({q.dataset for q in part}) for name, part in kept.items()}
     datasets = list(dict.fromkeys(query.dataset for query in known.values()))

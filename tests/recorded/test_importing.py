@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from helpers.experiments import sample, settings
 
 from hcache.checking import check_database
 from hcache.errors import ConfigError, DataError, HcacheError, StoreError
@@ -189,6 +190,7 @@ def test_unrecorded_reply_is_never_scored(tmp_path: Path) -> None:
     table = [cell("2 + 2?", arm, 1, reference="4") for arm in "ab"]
     told = bring(tmp_path, table, options={"extract": "number", "metric": "numeric"})
     assert told.recomputed == {}
+    assert told.notes == ("table: not scored anew, since a reply or a reference is missing",)
     with Store(tmp_path / "db.duckdb") as store:
         reasons = store.sql("select distinct finish_reason from generations").to_series().to_list()
     assert reasons == ["unrecorded"]
@@ -213,7 +215,7 @@ def test_leak_between_published_splits_is_taken_from_training(tmp_path: Path) ->
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"score": 1.5}, r"row 2: score 1.5 is not between 0 and 1.*scale"),
-    ({"score": -0.1}, r"row 2: score -0.1 is not between"),
+    ({"score": -0.1}, r"row 2: score -0.1 is not between 0 and 1\. Correct"),
     ({"score": float("nan")}, r"row 2: score nan is no number"),
     ({"score": "good"}, r"row 2: score is 'good', no number"),
     ({"cost": -1.0}, r"row 2: cost -1 is no cost"),
@@ -315,6 +317,20 @@ def test_experiment_file_of_another_database_is_refused(tmp_path: Path) -> None:
         bring(tmp_path, rows(), file="other.csv")
     with Store(tmp_path / "db.duckdb") as store:
         assert content_digest(store) == before
+
+
+def test_sampled_experiment_keeps_its_name(folder: Path) -> None:
+    sample(folder, settings("ab"))
+    with Store(folder / "small.duckdb") as store:
+        before = content_digest(store)
+    file = write(folder / "table.csv", rows())
+    with pytest.raises(StoreError, match="has an experiment small of its own, which was sampled"):
+        import_files("long", [file], folder / "small.duckdb", name="small")
+    with Store(folder / "small.duckdb") as store:
+        assert content_digest(store) == before
+    assert not (folder / "small.yaml").exists()
+    import_files("long", [file], folder / "small.duckdb", name="other", split="test")
+    assert not check_database(folder / "small.duckdb").faults
 
 
 def test_folder_of_tables_may_hold_the_database_too(tmp_path: Path) -> None:
