@@ -28,11 +28,14 @@ from hcache.errors import ConfigError, DataError, HcacheError
 from hcache.experiment import Experiment
 from hcache.keys import digest_file
 from hcache.recorded.cells import check
+from hcache.recorded.files import defect
 from hcache.recorded.recording import IMPORTERS, Evaluation, Importer, Recording
 from hcache.recorded.rows import tables
 from hcache.recorded.settings import settings_of, write_settings
 from hcache.store.frames import frame_of
 from hcache.store.importing import bring
+
+OTHER_FILE = "Give the import another --name, or move that file away."
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,7 @@ def _options(kind: str, importer: Importer, given: Mapping[str, str]) -> dict[st
 
 def _by_content(recording: Recording) -> tuple[Recording, dict[str, Query]]:
     """The same with questions and cells by the keys of the queries; and the queries."""
+    _check_alike(recording)
     rows = recording.questions.unique("id", keep="first", maintain_order=True)
     made = [
         Query(row["question"] or "", tuple(row["references"] or ()), row["dataset"],
@@ -177,6 +181,20 @@ def _by_content(recording: Recording) -> tuple[Recording, dict[str, Query]]:
     )
     questions = rows.with_columns(id=ids).unique("id", keep="first", maintain_order=True)
     return replace(recording, questions=questions, cells=cells), {q.id: q for q in made}
+
+
+def _check_alike(recording: Recording) -> None:
+    """Refuse a question of which rows say different things.
+
+    Raises:
+        DataError: naming the first of these rows.
+    """
+    for name in ("split", "kind"):
+        values = pl.col(name).drop_nulls().n_unique().over("id")
+        differ = recording.questions.filter(values > 1)
+        if len(differ):
+            rows = recording.cells.join(differ, "id", "semi")
+            raise defect(rows, f"the {name} of its question is another in another row")
 
 
 def _split(
@@ -210,16 +228,13 @@ def _check_file(file: Path, experiment: Experiment) -> None:
     if not file.exists():
         return
     there = read_config(file)
-    models = experiment.config.models.items()
-    other = ""
     if Path(there.db).resolve() != experiment.db.resolve():
-        other = f"another database, {there.db}"
-    elif not any(there.models.get(name) == model for name, model in models):
-        other = "other models, or of the same of another source"
-    if other:
+        raise ConfigError(f"{file}: is there, and is of another database, {there.db}.", OTHER_FILE)
+    models = experiment.config.models.items()
+    if not any(there.models.get(name) == model for name, model in models):
         raise ConfigError(
-            f"{file}: is there, and is of {other}.",
-            "Give the import another --name, or move that file away.",
+            f"{file}: is there, and is of other models, or of the same of another source.",
+            OTHER_FILE,
         )
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import polars as pl
 
 from hcache.config.sampling import SamplingConfig
+from hcache.data.metrics import RECORDED
 from hcache.data.queries import Query
-from hcache.engines import Request, check_request
+from hcache.engines import Request, check_request, engine_of
 from hcache.errors import ArmError, ConfigError
 from hcache.experiment import Experiment
 from hcache.keys import digest_text
@@ -96,6 +97,22 @@ def check_size(experiment: Experiment) -> None:
     )
 
 
+def check_scores(experiment: Experiment) -> None:
+    """Refuse to ask an arm whose replies cannot be scored, before anything is paid for.
+
+    Raises:
+        ConfigError: the metric is the one that outcomes of others come with.
+    """
+    own = [arm.name for arm in experiment.pool if engine_of(arm.model_config) != RECORDED]
+    stated = [name for name, data in experiment.config.data.items() if RECORDED in data.metrics]
+    if own and stated:
+        raise ConfigError(
+            f"{experiment.source}: data.{stated[0]}.metrics: {RECORDED!r} scores no reply of "
+            f"{own[0]}, whose outcomes nobody has recorded.",
+            "Leave the arm out, or choose another metric, which takes replies and references.",
+        )
+
+
 def trajectories(workflow: Workflow, arms: int, sampling: SamplingConfig) -> int:
     """Trajectories of a query in one replica; at most, with a bound or an irregular workflow."""
     whole = workflow.trajectories(arms)
@@ -108,9 +125,10 @@ def make_plan(experiment: Experiment, show: int = 0) -> Plan:
     """Count what is complete, enumerate the rest with stand-ins for replies that are not stored.
 
     Raises:
-        ConfigError: see `check_size`.
+        ConfigError: see `check_size` and `check_scores`.
     """
     check_size(experiment)
+    check_scores(experiment)
     counted, queries = _counted(experiment)
     stored = stored_replies(experiment) if queries else {}
     rates = _rates(experiment)

@@ -9,7 +9,8 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-from helpers.experiments import sample, settings
+import yaml
+from helpers.experiments import load, sample, settings
 
 from hcache.checking import check_database
 from hcache.errors import ConfigError, DataError, HcacheError, StoreError
@@ -17,9 +18,12 @@ from hcache.experiment import Experiment
 from hcache.recorded.importing import Imported, import_files
 from hcache.replay.exact import oracle_leaves
 from hcache.replay.loading import Replay, load_replay
+from hcache.sampling import Sampler
+from hcache.sampling.plan import make_plan
 from hcache.store import Store
 from hcache.store.digest import content_digest
 from hcache.store.merging import merge
+from hcache.store.queries import STORED
 
 Rows = list[dict[str, Any]]
 SCORES = {"q1": (1.0, 0.0), "q2": (0.0, 1.0), "q3": (0.5, 1.0), "q4": (0.0, 0.0)}
@@ -225,6 +229,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"arm": ""}, r"row 2: the arm is empty"),
     ({"arm": "STOP"}, r"row 2: an arm cannot be called STOP"),
     ({"query": " "}, r"row 2: the question is empty"),
+    ({"split": "train"}, r"row 2: the split of its question is another in another row"),
+    ({"kind": "odd"}, r"row 2: the kind of its question is another in another row"),
 ]
 
 
@@ -232,7 +238,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 def test_what_cannot_be_meant_is_refused_in_one_line(
     tmp_path: Path, change: dict[str, Any], said: str
 ) -> None:
-    table = rows()
+    table = rows(split="test", kind="even")
     if isinstance(change.get("score"), str):
         table = [{**row, "score": str(row["score"])} for row in table]
     table[0] |= change
@@ -363,8 +369,31 @@ def test_imports_merge(tmp_path: Path) -> None:
 
 
 def test_sampling_what_is_missing_is_refused(tmp_path: Path) -> None:
-    from hcache.sampling import Sampler
-
     bring(tmp_path, rows()[:-1])
+    experiment = Experiment.load(tmp_path / "mine.yaml")
     with pytest.raises(HcacheError, match="recorded by others"):
-        Sampler(Experiment.load(tmp_path / "mine.yaml")).run()
+        Sampler(experiment).run()
+    plan = make_plan(experiment)
+    assert plan.missing == 1
+    assert ["strong: its outcomes were recorded" in str(error) for error in plan.errors] == [True]
+
+
+def test_arm_that_recorded_scores_cannot_judge_is_refused_before_it_is_asked(folder: Path) -> None:
+    bring(folder, rows())
+    raw = yaml.safe_load((folder / "mine.yaml").read_text(encoding="utf-8"))
+    raw["models"]["a"] = {"path": "a.json", "engine": "scripted"}
+    raw["arms"]["a"] = {"model": "a"}
+    experiment = load(folder, raw | {"db": "db.duckdb"})
+    with Store(experiment.db) as store:
+        before = content_digest(store)
+    for start in (make_plan, Sampler):
+        with pytest.raises(ConfigError, match="'recorded' scores no reply of a, whose outcomes"):
+            start(experiment)
+    with Store(experiment.db) as store:
+        assert content_digest(store) == before
+
+
+def test_recorded_outcomes_were_not_paid_for(tmp_path: Path) -> None:
+    bring(tmp_path, rows())
+    with Store(tmp_path / "db.duckdb") as store:
+        assert store.sql(STORED)["spent"].to_list() == [None, None]
