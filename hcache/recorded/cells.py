@@ -128,7 +128,7 @@ def _check_ranges(cells: pl.DataFrame) -> None:
         if len(rows):
             hint = (
                 "Name the largest score there can be: --option scale=100"
-                if name == "score" and rows[name].min() >= 0
+                if name == "score" and (rows[name] >= 0).all()
                 else "Correct the row, or take it out."
             )
             raise defect(rows, f"{name} {rows[name][0]:g} {what}", hint)

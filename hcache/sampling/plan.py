@@ -71,6 +71,16 @@ def tree_size(experiment: Experiment, query: Query) -> Counter[tuple[str, int]]:
     return count
 
 
+def check(experiment: Experiment) -> None:
+    """Refuse what cannot be sampled, before anything is asked.
+
+    Raises:
+        ConfigError: trees are too large, or replies cannot be scored.
+    """
+    check_size(experiment)
+    _check_scores(experiment)
+
+
 def check_size(experiment: Experiment) -> None:
     """Refuse trees too large to be enumerated, by a count in closed form.
 
@@ -97,8 +107,8 @@ def check_size(experiment: Experiment) -> None:
     )
 
 
-def check_scores(experiment: Experiment) -> None:
-    """Refuse to ask an arm whose replies cannot be scored, before anything is paid for.
+def _check_scores(experiment: Experiment) -> None:
+    """Refuse to ask an arm whose replies cannot be scored.
 
     Raises:
         ConfigError: the metric is the one that outcomes of others come with.
@@ -125,10 +135,9 @@ def make_plan(experiment: Experiment, show: int = 0) -> Plan:
     """Count what is complete, enumerate the rest with stand-ins for replies that are not stored.
 
     Raises:
-        ConfigError: see `check_size` and `check_scores`.
+        ConfigError: see `check`.
     """
-    check_size(experiment)
-    check_scores(experiment)
+    check(experiment)
     counted, queries = _counted(experiment)
     stored = stored_replies(experiment) if queries else {}
     rates = _rates(experiment)
