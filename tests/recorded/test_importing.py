@@ -20,6 +20,7 @@ from hcache.replay.exact import oracle_leaves
 from hcache.replay.loading import Replay, load_replay
 from hcache.sampling import Sampler
 from hcache.sampling.plan import make_plan
+from hcache.sampling.scoring import rescore
 from hcache.store import Store
 from hcache.store.digest import content_digest
 from hcache.store.merging import merge
@@ -198,6 +199,9 @@ def test_unrecorded_reply_is_never_scored(tmp_path: Path) -> None:
     with Store(tmp_path / "db.duckdb") as store:
         reasons = store.sql("select distinct finish_reason from generations").to_series().to_list()
     assert reasons == ["unrecorded"]
+    overrides = ["data.table.metrics=[f1]", "quality=f1"]
+    with pytest.raises(DataError, match="replies of table were not recorded, 'f1' cannot score"):
+        rescore(Experiment.load(tmp_path / "mine.yaml", overrides), 1)
 
 
 def test_unknown_cost_is_a_hole_where_costs_count(tmp_path: Path) -> None:
