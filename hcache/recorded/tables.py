@@ -145,10 +145,10 @@ def recording_of(
             ("output_tokens", "output_tokens"), ("sample", "sample"),
         )
     }  # fmt: skip
-    if numbers["sample"] is None:
-        numbers["sample"] = pl.Series([0] * len(rows))
     for name in ("sample", "prompt_tokens", "output_tokens"):
         _check_whole(rows, name, numbers[name])
+    sample = numbers["sample"]
+    numbers["sample"] = pl.Series([0] * len(rows)) if sample is None else _from_zero(sample)
     texts = {
         name: rows[name].cast(TEXT) if name in rows.columns else pl.lit(None, TEXT)
         for name in ("kind", "item", "failure", "reply")
@@ -227,6 +227,13 @@ def _split(rows: pl.DataFrame) -> pl.Expr:
         return pl.lit(None, TEXT)
     text = pl.col("split").cast(TEXT).str.strip_chars().str.to_lowercase()
     return text.replace(SPLIT_NAMES).replace({"": None})
+
+
+def _from_zero(sample: pl.Series) -> pl.Series:
+    """Numbers of samples without gaps, from 0 where a source counts from 1; negative ones stay."""
+    if (sample < 0).any():
+        return sample
+    return sample.rank("dense").cast(pl.Int64) - 1
 
 
 def _check_whole(rows: pl.DataFrame, name: str, values: pl.Series | None) -> None:

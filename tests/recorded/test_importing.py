@@ -179,6 +179,12 @@ def test_replicas(tmp_path: Path) -> None:
     assert not check_database(tmp_path / "db.duckdb").faults
 
 
+def test_samples_may_count_from_one_and_have_gaps(tmp_path: Path) -> None:
+    table = [row | {"sample": sample} for row in rows() for sample in (1, 2, 5)]
+    assert not bring(tmp_path, table).holes
+    assert len(replay(tmp_path).tree) == len(SCORES) * 3
+
+
 def test_replies_are_scored_again(tmp_path: Path) -> None:
     table = [
         cell("2 + 2?", "a", 1, reply="It is 4.", reference="4"),
