@@ -81,7 +81,7 @@ def _told(imported: Imported, db: Path) -> Iterator[str]:
     )
     yield from imported.notes
     if imported.repeated:
-        yield f"{imported.repeated:,} rows repeat another, word for word, and count once"
+        yield f"rows that repeat another, word for word, and do not count: {imported.repeated:,}"
     if imported.failures:
         yield f"failed calls, which are no outcomes: {_counts(imported.failures)}"
     if imported.holes:

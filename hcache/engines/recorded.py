@@ -7,11 +7,13 @@ no file of a model is read. `hcache import` writes what was recorded; what is mi
 from __future__ import annotations
 
 from hcache.config.schema import ModelConfig
-from hcache.engines.base import ENGINES, Engine, QueueEngine
-from hcache.errors import ConfigError, EngineError
+from hcache.engines.base import ENGINES, Engine, QueueEngine, Request
+from hcache.errors import ArmError, ConfigError, EngineError
 from hcache.models.arms import Arm
 
 NAME = "recorded"
+UNASKED = "its outcomes were recorded by others, it cannot be asked"
+WAY_OUT = "Import what is missing with `hcache import`, or name an engine that runs the model."
 
 
 @ENGINES.register(NAME)
@@ -33,7 +35,9 @@ class RecordedEngine(QueueEngine):
     @staticmethod
     def serving(arm: Arm, logprobs: bool) -> Engine:
         """See `EngineType`: there is none to serve it."""
-        raise EngineError(
-            f"{arm.name}: its outcomes were recorded by others, it cannot be asked.",
-            "Import what is missing with `hcache import`, or name an engine that runs the model.",
-        )
+        raise EngineError(f"{arm.name}: {UNASKED}.", WAY_OUT)
+
+    @staticmethod
+    def check(request: Request) -> None:
+        """See `EngineType`: no request can be taken."""
+        raise ArmError(f"{request.arm.name}: {UNASKED}.", WAY_OUT)

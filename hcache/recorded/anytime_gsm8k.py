@@ -24,7 +24,9 @@ MOST_CALLS = 8
 def anytime_gsm8k(paths: Sequence[Path], *, model: str = "student") -> Recording:
     """The splits of one seed: name its folder, as in data/router_splits_seeds/seed0."""
     files = [file for file in find_files(paths, "*.jsonl") if file.name in SPLITS]
-    if len({file.parent for file in files}) != 1:
+    if not files:
+        raise DataError(f"{paths[0]}: has no {' or '.join(SPLITS)}.", "Correct the path.")
+    if len({file.parent for file in files}) > 1:
         folders = sorted({file.parent.name for file in files})
         raise DataError(
             f"{paths[0]}: there are {len(folders)} splits of the same questions "

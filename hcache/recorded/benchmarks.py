@@ -12,14 +12,14 @@ from typing import Any
 
 import polars as pl
 
+from hcache.data.queries import SPLITS
 from hcache.errors import DataError
 from hcache.recorded.files import find_files, need, read_json, read_table
 from hcache.recorded.pickles import read_pickle
 from hcache.recorded.recording import IMPORTERS, TEXT, Recording
-from hcache.recorded.tables import recording_of
+from hcache.recorded.tables import SPLIT_NAMES, recording_of
 
 RESPONSE, TOTAL_COST = "|model_response", "|total_cost"
-FAILURES = ("Processing failed:", "Generation failed:", "Unexpected error:")
 ASSIGNMENTS = ("teacher", "student")
 
 
@@ -54,7 +54,7 @@ def routerbench(paths: Sequence[Path], *, kind: str = "eval_name") -> Recording:
 def llmrouterbench(paths: Sequence[Path], *, split: str = "") -> Recording:
     """LLMRouterBench's result files; of several of one data set, split and model the newest counts.
 
-    `raw_output` that begins as an error is a failure, whatever its score says.
+    `raw_output` that begins as an error is a failure, as in every format.
     """
     newest: dict[tuple[str, str, str], tuple[Path, dict[str, Any]]] = {}
     for file in find_files(paths, "*.json"):
@@ -76,7 +76,6 @@ def _records(file: Path, result: dict[str, Any]) -> Iterator[dict[str, Any]]:
     try:
         for number, record in enumerate(result["records"], 1):
             raw = record.get("raw_output")
-            failed = isinstance(raw, str) and raw.startswith(FAILURES)
             truth = record.get("ground_truth")
             yield {
                 "file": str(file), "row": number,
@@ -87,7 +86,6 @@ def _records(file: Path, result: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 "score": _float(record["score"]), "cost": _float(record.get("cost")),
                 "input_tokens": record.get("prompt_tokens"),
                 "output_tokens": record.get("completion_tokens"),
-                "failure": raw[:200] if failed else None,
                 "reference": [] if truth is None else [str(truth)],
             }  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -139,12 +137,11 @@ def embedllm(paths: Sequence[Path]) -> Recording:
         need(table, ["prompt_id", "prompt", "label"], file)
         model = "model_name" if "model_name" in table.columns else "model_id"
         need(table, [model], file)
-        split = {"val": "valid"}.get(file.stem, file.stem)
         parts.append(table.select(
             "file", "row", pl.col("prompt_id").cast(TEXT).alias("item"), query="prompt",
             score="label", sequence=pl.concat_list(pl.col(model).cast(TEXT)),
             kind=pl.col("category") if "category" in table.columns else pl.lit(None, TEXT),
-            split=pl.lit(split if split in ("train", "valid", "test") else None, TEXT),
+            split=_split_of(file.stem),
         ))  # fmt: skip
     return recording_of(pl.concat(parts, how="vertical_relaxed"), "embedllm", "embedllm")
 
@@ -157,12 +154,11 @@ def assignments(paths: Sequence[Path], *, score: str = "f1") -> Recording:
     for file in find_files(paths, "baseline.jsonl"):
         table = read_table(file)
         need(table, ["qid", "question", *ASSIGNMENTS, "answer", "ground_truth", score], file)
-        split = {"val": "valid", "dev": "valid"}.get(file.parent.name, file.parent.name)
         who = [pl.format("model {}", pl.col(role).cast(TEXT)) for role in ASSIGNMENTS]
         both = table.with_columns(
             item=pl.col("qid").cast(TEXT), query=pl.col("question"),
             reference=pl.concat_list(pl.col("ground_truth").cast(TEXT)),
-            split=pl.lit(split if split in ("train", "valid", "test") else None, TEXT),
+            split=_split_of(file.parent.name),
         )  # fmt: skip
         own = ["file", "row", "item", "query", "reference", "split"]
         first = both.select(*own, score=pl.lit(None, pl.Float64), reply=pl.lit(None, TEXT),
@@ -175,6 +171,12 @@ def assignments(paths: Sequence[Path], *, score: str = "f1") -> Recording:
         )
         parts += [first.unique(["item", "sequence"], keep="first", maintain_order=True), second]
     return recording_of(pl.concat(parts, how="vertical_relaxed"), "assignments", "assignments")
+
+
+def _split_of(name: str) -> pl.Expr:
+    """The split that a file or folder is named after, or null."""
+    split = SPLIT_NAMES.get(name, name)
+    return pl.lit(split if split in SPLITS else None, TEXT)
 
 
 def _first_text(text: str) -> str:

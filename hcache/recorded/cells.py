@@ -50,6 +50,8 @@ def check(recording: Recording) -> Checked:
     failed = _failed(single)
     lost = single.filter(failed)
     kept = _with_calls_before(single.filter(~failed), lost)
+    if kept["score"].is_null().all():
+        raise DataError("no row has an outcome.", "Check the column of scores, and failures.")
     samples = 1 + max(kept["sample"].unique().to_list(), default=0)
     return Checked(
         replace(recording, cells=kept.drop("path")),
@@ -126,7 +128,7 @@ def _check_ranges(cells: pl.DataFrame) -> None:
         if len(rows):
             hint = (
                 "Name the largest score there can be: --option scale=100"
-                if what == "is not between 0 and 1"
+                if name == "score" and (rows[name] >= 0).all()
                 else "Correct the row, or take it out."
             )
             raise defect(rows, f"{name} {rows[name][0]:g} {what}", hint)
@@ -145,7 +147,7 @@ def _each_once(cells: pl.DataFrame) -> tuple[pl.DataFrame, int]:
             first = differ.row(0, named=True)
             raise defect(
                 differ,
-                f"{first['path']} on question {first['id'][:60]!r} is otherwise than in "
+                f"{first['path']} has another outcome on the question of "
                 f"{first['file_first']}, row {first['row_first']}",
                 "Keep one of them; several calls of one arm need a column `sample`.",
             )
@@ -162,7 +164,7 @@ def _with_calls_before(kept: pl.DataFrame, lost: pl.DataFrame) -> pl.DataFrame:
     depth = pl.col("sequence").list.len()
     good = kept.filter(depth == 1)
     lengths = sorted(kept["sequence"].list.len().unique().to_list())
-    for length in lengths[lengths[:1] == [1] :]:
+    for length in (length for length in lengths if length > 1):
         before = pl.col("sequence").list.slice(0, length - 1).list.join(">")
         level = kept.filter(depth == length).with_columns(before=before)
         orphans = _joined(_joined(level, good, "anti"), lost, "anti")

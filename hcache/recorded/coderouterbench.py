@@ -30,7 +30,6 @@ def coderouterbench(paths: Sequence[Path], *, part: str = "") -> Recording:
     if not files:
         raise DataError(f"{paths[0]}: has no {part}{SUFFIX}.", "Correct the path, or the part.")
     cells = pl.concat([_cells(file) for file in files], how="diagonal_relaxed")
-    cells = cells.unique(["dataset", "task_id", "model"], keep="first", maintain_order=True)
     tasks = [_tasks(file) for file in files]
     known = pl.concat(tasks).unique("id", keep="first", maintain_order=True)
     questions = cells.select("id", "dataset", "kind", "split", item="task_id").unique(

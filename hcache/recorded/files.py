@@ -27,9 +27,7 @@ def read_table(path: Path) -> pl.DataFrame:
     """
     kind = _kind(path)
     if kind not in _READERS:
-        raise DataError(
-            f"{path}: not a table.", f"Give a file that ends in {', '.join(_READERS)} (or .gz)."
-        )
+        raise DataError(f"{path}: not a table.", f"Give a file that ends in {ENDINGS}.")
     frame: pl.DataFrame = _read(path, _READERS[kind])
     if frame.is_empty():
         raise DataError(f"{path}: holds no rows.", "Check that the file was written in full.")
@@ -61,6 +59,19 @@ def find_files(paths: Sequence[Path], pattern: str) -> list[Path]:
         where = missing[0] if missing else ", ".join(map(str, paths))
         raise DataError(f"{where}: no such file, or none like {pattern}.", "Correct the path.")
     return found
+
+
+def find_tables(paths: Sequence[Path]) -> list[Path]:
+    """Files that are named, and the tables below the folders that are named, in order.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = find_files(paths, "*.*")
+    tables = [file for file in found if file in paths or _kind(file) in _READERS]
+    if not tables:
+        raise DataError(f"{paths[0]}: holds no table.", f"Give files that end in {ENDINGS}.")
+    return tables
 
 
 def need(frame: pl.DataFrame, columns: Iterable[str], path: Path) -> None:
@@ -116,7 +127,7 @@ def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
             f"{path}: cannot be read ({error.strerror or error}).", "Check the path."
         ) from error
     except (ValueError, RecursionError, pl.exceptions.PolarsError) as error:
-        text = " ".join(str(error).split())[:200] or type(error).__name__
+        text = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
         raise DataError(f"{path}: cannot be read: {text}.", "Check that it is whole.") from error
     except pl.exceptions.PanicException as error:
         raise DataError(f"{path}: cannot be read.", "Check that it is whole.") from error
@@ -129,3 +140,4 @@ _READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
     ".ndjson": lambda path: pl.read_ndjson(path, infer_schema_length=None),
     ".parquet": pl.read_parquet,
 }
+ENDINGS = f"{', '.join(_READERS)} (or .gz)"

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 import hcache
-from hcache.config.file import parse_config
+from hcache.config.file import parse_config, read_config
 from hcache.data.metrics import RECORDED, unmet
 from hcache.data.queries import (
     SPLITS,
@@ -28,11 +28,14 @@ from hcache.errors import ConfigError, DataError, HcacheError
 from hcache.experiment import Experiment
 from hcache.keys import digest_file
 from hcache.recorded.cells import check
+from hcache.recorded.files import defect
 from hcache.recorded.recording import IMPORTERS, Evaluation, Importer, Recording
 from hcache.recorded.rows import tables
 from hcache.recorded.settings import settings_of, write_settings
 from hcache.store.frames import frame_of
 from hcache.store.importing import bring
+
+OTHER_FILE = "Give the import another --name, or move that file away."
 
 
 @dataclass(frozen=True)
@@ -81,15 +84,25 @@ def import_files(
     recording = checked.recording
     kept, dropped = _split(recording, known, split)
     queries = {query.id: query for part in kept.values() for query in part}
-    recording = replace(recording, evaluations=_fitting(recording, queries))
+    fitting = _fitting(recording, queries)
+    notes = (
+        *recording.notes,
+        *(
+            f"{dataset}: not scored anew, since a reply or a reference is missing"
+            for dataset in recording.evaluations
+            if dataset not in fitting
+        ),
+    )
+    recording = replace(recording, evaluations=fitting, notes=notes)
     checked = replace(checked, recording=recording)
     used = {name: sorted({q.dataset for q in part}) for name, part in kept.items()}
     datasets = list(dict.fromkeys(query.dataset for query in known.values()))
     splits = {d: [s for s in SPLITS if d in used.get(s, ())] for d in datasets}
     name = name or kind
     raw = settings_of(checked, name, db, {d: own for d, own in splits.items() if own})
-    file = db.with_name(f"{name}.yaml")
+    file = db.parent / f"{name}.yaml"
     experiment = Experiment(parse_config(raw, str(file)), file, db)
+    _check_file(file, experiment)
     facts = _facts(kind, recording, paths)
     rows = tables(checked, experiment, queries, facts)
     own = experiment.tables(kept)
@@ -155,6 +168,7 @@ def _options(kind: str, importer: Importer, given: Mapping[str, str]) -> dict[st
 
 def _by_content(recording: Recording) -> tuple[Recording, dict[str, Query]]:
     """The same with questions and cells by the keys of the queries; and the queries."""
+    _check_alike(recording)
     rows = recording.questions.unique("id", keep="first", maintain_order=True)
     made = [
         Query(row["question"] or "", tuple(row["references"] or ()), row["dataset"],
@@ -167,6 +181,20 @@ def _by_content(recording: Recording) -> tuple[Recording, dict[str, Query]]:
     )
     questions = rows.with_columns(id=ids).unique("id", keep="first", maintain_order=True)
     return replace(recording, questions=questions, cells=cells), {q.id: q for q in made}
+
+
+def _check_alike(recording: Recording) -> None:
+    """Refuse a question of which rows say different things.
+
+    Raises:
+        DataError: naming the first of these rows.
+    """
+    for name in ("split", "kind"):
+        values = pl.col(name).drop_nulls().n_unique().over("id")
+        differ = recording.questions.filter(values > 1)
+        if len(differ):
+            rows = recording.cells.join(differ, "id", "semi")
+            raise defect(rows, f"the {name} of its question is another in another row")
 
 
 def _split(
@@ -188,7 +216,26 @@ def _split(
     kept, dropped = without_duplicates({s: q for s, q in found.items() if q}, datasets)
     if not any(kept.values()):
         raise DataError("there are no questions.", "Check the paths and the format.")
-    return {split: part for split, part in kept.items() if part}, dropped
+    return {split: kept[split] for split in SPLITS if kept.get(split)}, dropped
+
+
+def _check_file(file: Path, experiment: Experiment) -> None:
+    """Refuse an experiment file that stays as it is, but is of something else.
+
+    Raises:
+        ConfigError: it is of other models, or of another database.
+    """
+    if not file.exists():
+        return
+    there = read_config(file)
+    if Path(there.db).resolve() != experiment.db.resolve():
+        raise ConfigError(f"{file}: is there, and is of another database, {there.db}.", OTHER_FILE)
+    models = experiment.config.models.items()
+    if not any(there.models.get(name) == model for name, model in models):
+        raise ConfigError(
+            f"{file}: is there, and is of other models, or of the same of another source.",
+            OTHER_FILE,
+        )
 
 
 def _fitting(recording: Recording, queries: Mapping[str, Query]) -> dict[str, Evaluation]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from hcache.errors import ConfigError
-from hcache.recorded.files import defect, find_files, need, number, read_table
+from hcache.recorded.files import defect, find_tables, need, number, read_table
 from hcache.recorded.recording import IMPORTERS, TEXT, Evaluation, Recording
 
 SPLIT_NAMES = {"training": "train", "validation": "valid", "val": "valid", "dev": "valid"}
@@ -62,7 +62,7 @@ def long(
     }  # fmt: skip
     required = {"query", "score", *(() if sequence else ("arm",))}
     parts = []
-    for path in find_files(paths, "*.*"):
+    for path in find_tables(paths):
         frame = _columns(read_table(path), named, required, path)
         if sequence:
             need(frame, [sequence], path)
@@ -110,7 +110,7 @@ def wide(
                 "Put {model} where the model's name stands.",
             )
     parts = []
-    for path in find_files(paths, "*.*"):
+    for path in find_tables(paths):
         table = read_table(path)
         for model in _models(table, models, reply, path):
             own = {name: pattern.replace("{model}", model) for name, pattern in patterns.items()}
@@ -145,10 +145,10 @@ def recording_of(
             ("output_tokens", "output_tokens"), ("sample", "sample"),
         )
     }  # fmt: skip
-    if numbers["sample"] is None:
-        numbers["sample"] = pl.Series([0] * len(rows))
     for name in ("sample", "prompt_tokens", "output_tokens"):
         _check_whole(rows, name, numbers[name])
+    sample = numbers["sample"]
+    numbers["sample"] = pl.Series([0] * len(rows)) if sample is None else _from_zero(sample)
     texts = {
         name: rows[name].cast(TEXT) if name in rows.columns else pl.lit(None, TEXT)
         for name in ("kind", "item", "failure", "reply")
@@ -227,6 +227,13 @@ def _split(rows: pl.DataFrame) -> pl.Expr:
         return pl.lit(None, TEXT)
     text = pl.col("split").cast(TEXT).str.strip_chars().str.to_lowercase()
     return text.replace(SPLIT_NAMES).replace({"": None})
+
+
+def _from_zero(sample: pl.Series) -> pl.Series:
+    """Numbers of samples without gaps, from 0 where a source counts from 1; negative ones stay."""
+    if (sample < 0).any():
+        return sample
+    return sample.rank("dense").cast(pl.Int64) - 1
 
 
 def _check_whole(rows: pl.DataFrame, name: str, values: pl.Series | None) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import polars as pl
 
 from hcache.config.sampling import SamplingConfig
+from hcache.data.metrics import RECORDED
 from hcache.data.queries import Query
-from hcache.engines import Request, check_request
+from hcache.engines import Request, check_request, engine_of
 from hcache.errors import ArmError, ConfigError
 from hcache.experiment import Experiment
 from hcache.keys import digest_text
@@ -70,6 +71,16 @@ def tree_size(experiment: Experiment, query: Query) -> Counter[tuple[str, int]]:
     return count
 
 
+def check(experiment: Experiment) -> None:
+    """Refuse what cannot be sampled, before anything is asked.
+
+    Raises:
+        ConfigError: trees are too large, or replies cannot be scored.
+    """
+    check_size(experiment)
+    _check_scores(experiment)
+
+
 def check_size(experiment: Experiment) -> None:
     """Refuse trees too large to be enumerated, by a count in closed form.
 
@@ -96,6 +107,22 @@ def check_size(experiment: Experiment) -> None:
     )
 
 
+def _check_scores(experiment: Experiment) -> None:
+    """Refuse to ask an arm whose replies cannot be scored.
+
+    Raises:
+        ConfigError: the metric is the one that outcomes of others come with.
+    """
+    own = [arm.name for arm in experiment.pool if engine_of(arm.model_config) != RECORDED]
+    stated = [name for name, data in experiment.config.data.items() if RECORDED in data.metrics]
+    if own and stated:
+        raise ConfigError(
+            f"{experiment.source}: data.{stated[0]}.metrics: {RECORDED!r} scores no reply of "
+            f"{own[0]}, whose outcomes nobody has recorded.",
+            "Leave the arm out, or choose another metric, which takes replies and references.",
+        )
+
+
 def trajectories(workflow: Workflow, arms: int, sampling: SamplingConfig) -> int:
     """Trajectories of a query in one replica; at most, with a bound or an irregular workflow."""
     whole = workflow.trajectories(arms)
@@ -108,9 +135,9 @@ def make_plan(experiment: Experiment, show: int = 0) -> Plan:
     """Count what is complete, enumerate the rest with stand-ins for replies that are not stored.
 
     Raises:
-        ConfigError: see `check_size`.
+        ConfigError: see `check`.
     """
-    check_size(experiment)
+    check(experiment)
     counted, queries = _counted(experiment)
     stored = stored_replies(experiment) if queries else {}
     rates = _rates(experiment)

@@ -3,13 +3,13 @@
 Two rules, alone or together; after the first hop, of which every arm is taken:
 
 - `sampling.width`: a state is continued by so many of its arms, drawn by its own key, which is made
-  of the seed, the query and the decisions so far, the same in every replica. What is missing so is
+  of the seed, the query and the decisions so far, the same in every replica. What it leaves out is
   missing at random, and a larger width includes the draw of a smaller one.
 - `sampling.bound`: a state is continued only where 1 − α·C, with C its cost so far, exceeds the
   best reward R = Q − α·C among the finished trajectories of as many hops or fewer, in its own
   replica. No metric exceeds 1 and no call costs less than nothing, so no trajectory that is left
   out has a higher reward than the best that is there: the oracle's reward at this α is that of
-  whole trees. What is missing so is *not* missing at random.
+  whole trees. What it leaves out is *not* missing at random.
 
 Neither is part of any identity: a pruned tree holds some rows of the whole one.
 

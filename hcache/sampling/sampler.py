@@ -24,7 +24,7 @@ from hcache.sampling.enumerator import Reply, enumerator_of
 from hcache.sampling.gate import Gate
 from hcache.sampling.known import Known
 from hcache.sampling.placing import in_process
-from hcache.sampling.plan import check_size, complete_queries, stored_scope, tree_size
+from hcache.sampling.plan import check, complete_queries, stored_scope, tree_size
 from hcache.sampling.records import record_of, replies_of, tables_of
 from hcache.sampling.schedules import Resident, Sweep
 from hcache.sampling.scoring import rescore, score
@@ -68,9 +68,9 @@ class Sampler:
         worker has made.
 
         Raises:
-            ConfigError: no such split, or none with queries; or see `check_size`.
+            ConfigError: no such split, or none with queries; or see `check`.
         """
-        check_size(experiment)
+        check(experiment)
         self.experiment = experiment
         self.config = experiment.config.sampling
         self.splits, self.db = splits, experiment.db

@@ -14,8 +14,9 @@ from typing import Any
 
 from hcache.config.schema import DatasetConfig
 from hcache.data.extractors import extractor, version_of
-from hcache.data.metrics import score_many
+from hcache.data.metrics import RECORDED, score_many
 from hcache.data.queries import Query
+from hcache.errors import DataError
 from hcache.experiment import Experiment
 from hcache.store import Store, wait_and_write
 from hcache.store.queries import TO_SCORE, UNSCORED
@@ -96,7 +97,7 @@ def rescore(
 
     Raises:
         StoreError: there is no database, or it is held open by others for `patience` seconds.
-        DataError: a metric cannot be met by the references of a query.
+        DataError: a metric cannot be met by the references of a query, or a reply was not recorded.
     """
     done = Scored()
     for name, dataset in experiment.config.data.items():
@@ -125,4 +126,10 @@ def _unscored(
     for chosen in found.iter_slices(PAGE):
         with Store(experiment.db) as store:
             rows = store.sql(TO_SCORE, chosen=chosen).to_dicts()
+        if metric != RECORDED and any(row["unrecorded"] for row in rows):
+            raise DataError(
+                f"{experiment.db}: replies of {dataset} were not recorded, {metric!r} cannot score "
+                "what is not there.",
+                f"Keep the metric {RECORDED!r}, or import the replies into another database.",
+            )
         yield rows

@@ -57,7 +57,8 @@ class Tally:
 
     def total(self, arm: str) -> int:
         """Generations of an arm, at most: those done and the whole trees of all queries not
-        complete. Branches with equal replies share generations."""
+        complete. Branches with equal replies share generations. With a width
+        queries draw different arms, and an arm may have more than the first query would have it."""
         open_share = 1 - self.complete / self.queries
-        expected = self.expected[arm]
-        return min(expected, self.done(arm) + round(expected * open_share))
+        done, expected = self.done(arm), self.expected[arm]
+        return max(done, min(expected, done + round(expected * open_share)))

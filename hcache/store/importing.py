@@ -26,13 +26,25 @@ select count(*), min(concat_ws(' ', {keys})) from (
     except all select {keys}, {ours} from batch)
 """
 
+SAMPLED = """
+select count(*) from experiments join batch using (experiment)
+where (experiments.config ->> '$.workflow.name') != (batch.config ->> '$.workflow.name')
+"""
+UNUSED = """
+delete from provenance
+where list_contains(?, provenance_id)
+  and provenance_id not in (select provenance_id from generations)
+"""
+"""What is brought in again stays of the files that it came from first."""
+
 
 def bring(path: Path, tables: Mapping[str, pl.DataFrame], experiment: str, patience: float) -> None:
     """Add the rows of an experiment, all or none; those that are there already stay.
 
     Raises:
         StoreBusyError: another process has had the file open for `patience` seconds.
-        StoreError: a row that is there says otherwise; nothing was written.
+        StoreError: a row that is there says otherwise, or an experiment that was sampled there has
+            the name; nothing was written.
     """
     patiently(lambda: _bring(path, tables, experiment), patience)
 
@@ -40,6 +52,7 @@ def bring(path: Path, tables: Mapping[str, pl.DataFrame], experiment: str, patie
 def _bring(path: Path, tables: Mapping[str, pl.DataFrame], experiment: str) -> None:
     metrics = {*tables["scores"]["metric"].unique(), *tables["splits"]["quality"].unique()}
     with writing(path, metrics) as connection:
+        _refuse_sampled(connection, path, tables["experiments"], experiment)
         for table in OF_EXPERIMENT:
             connection.execute(f"delete from {table} where experiment = ?", [experiment])
         for table, frame in tables.items():
@@ -47,7 +60,21 @@ def _bring(path: Path, tables: Mapping[str, pl.DataFrame], experiment: str) -> N
             _refuse_other_facts(connection, path, table, FACTS.get(table, ()))
             insert_batch(connection, table)
             connection.unregister("batch")
+        connection.execute(UNUSED, [tables["provenance"]["provenance_id"].to_list()])
         follow_metrics(connection, metrics)
+
+
+def _refuse_sampled(
+    connection: duckdb.DuckDBPyConnection, path: Path, frame: pl.DataFrame, experiment: str
+) -> None:
+    connection.register("batch", frame)
+    [(count,)] = connection.execute(SAMPLED).fetchall()
+    connection.unregister("batch")
+    if count:
+        raise StoreError(
+            f"{path} has an experiment {experiment} of its own, which was sampled.",
+            "Give the import another --name, or another database with --db.",
+        )
 
 
 def _refuse_other_facts(

@@ -109,8 +109,9 @@ order by t.trajectory_id
 """
 
 TO_SCORE = """
-select c.*, t.output, q."references"
+select c.*, t.output, q."references", coalesce(g.finish_reason = 'unrecorded', false) as unrecorded
 from chosen c join trajectories t using (trajectory_id) join queries q using (query_id)
+left join generations g on g.generation_id = t.asks[-1].generation
 order by c.trajectory_id
 """
 
@@ -220,18 +221,21 @@ order by a.trajectory_id, a.place
 
 # For people
 
-# By experiment and arm: generations of its fingerprint, whichever experiment asked for them.
+# By experiment and arm: generations of its fingerprint, whichever experiment asked for them. What
+# others have recorded was not paid for here.
 STORED = f"""
 with own as (
-    select p.experiment, p.position, a.name as arm, a.fingerprint, p.input_price, p.output_price
-    from pools p join arms a using (arm_id)
+    select p.experiment, p.position, a.name as arm, a.fingerprint, p.input_price, p.output_price,
+           coalesce(e.config ->> '$.cost', '') = 'recorded' as recorded
+    from pools p join arms a using (arm_id) join experiments e using (experiment)
 )
 select o.experiment, o.arm, count(g.generation_id) as generations,
        coalesce(sum(g.prompt_tokens), 0)::bigint as prompt_tokens,
        coalesce(sum(g.output_tokens), 0)::bigint as output_tokens,
-       coalesce(sum({price("g", "o.input_price", "o.output_price")}), 0) / 1000 as spent
+       case when not o.recorded
+       then coalesce(sum({price("g", "o.input_price", "o.output_price")}), 0) / 1000 end as spent
 from own o left join generations g using (fingerprint)
-group by o.experiment, o.position, o.arm order by o.experiment, o.position
+group by o.experiment, o.position, o.arm, o.recorded order by o.experiment, o.position
 """
 
 FIND = """

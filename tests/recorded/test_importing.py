@@ -9,6 +9,8 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+import yaml
+from helpers.experiments import load, sample, settings
 
 from hcache.checking import check_database
 from hcache.errors import ConfigError, DataError, HcacheError, StoreError
@@ -16,9 +18,13 @@ from hcache.experiment import Experiment
 from hcache.recorded.importing import Imported, import_files
 from hcache.replay.exact import oracle_leaves
 from hcache.replay.loading import Replay, load_replay
+from hcache.sampling import Sampler
+from hcache.sampling.plan import make_plan
+from hcache.sampling.scoring import rescore
 from hcache.store import Store
 from hcache.store.digest import content_digest
 from hcache.store.merging import merge
+from hcache.store.queries import STORED
 
 Rows = list[dict[str, Any]]
 SCORES = {"q1": (1.0, 0.0), "q2": (0.0, 1.0), "q3": (0.5, 1.0), "q4": (0.0, 0.0)}
@@ -173,6 +179,12 @@ def test_replicas(tmp_path: Path) -> None:
     assert not check_database(tmp_path / "db.duckdb").faults
 
 
+def test_samples_may_count_from_one_and_have_gaps(tmp_path: Path) -> None:
+    table = [row | {"sample": sample} for row in rows() for sample in (1, 2, 5)]
+    assert not bring(tmp_path, table).holes
+    assert len(replay(tmp_path).tree) == len(SCORES) * 3
+
+
 def test_replies_are_scored_again(tmp_path: Path) -> None:
     table = [
         cell("2 + 2?", "a", 1, reply="It is 4.", reference="4"),
@@ -189,9 +201,13 @@ def test_unrecorded_reply_is_never_scored(tmp_path: Path) -> None:
     table = [cell("2 + 2?", arm, 1, reference="4") for arm in "ab"]
     told = bring(tmp_path, table, options={"extract": "number", "metric": "numeric"})
     assert told.recomputed == {}
+    assert told.notes == ("table: not scored anew, since a reply or a reference is missing",)
     with Store(tmp_path / "db.duckdb") as store:
         reasons = store.sql("select distinct finish_reason from generations").to_series().to_list()
     assert reasons == ["unrecorded"]
+    overrides = ["data.table.metrics=[f1]", "quality=f1"]
+    with pytest.raises(DataError, match="replies of table were not recorded, 'f1' cannot score"):
+        rescore(Experiment.load(tmp_path / "mine.yaml", overrides), 1)
 
 
 def test_unknown_cost_is_a_hole_where_costs_count(tmp_path: Path) -> None:
@@ -213,16 +229,18 @@ def test_leak_between_published_splits_is_taken_from_training(tmp_path: Path) ->
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"score": 1.5}, r"row 2: score 1.5 is not between 0 and 1.*scale"),
-    ({"score": -0.1}, r"row 2: score -0.1 is not between"),
+    ({"score": -0.1}, r"row 2: score -0.1 is not between 0 and 1\. Correct"),
     ({"score": float("nan")}, r"row 2: score nan is no number"),
     ({"score": "good"}, r"row 2: score is 'good', no number"),
     ({"cost": -1.0}, r"row 2: cost -1 is no cost"),
     ({"cost": float("inf")}, r"row 2: cost inf is no cost"),
-    ({"query": "q2"}, r"weak on question .* is otherwise than in .*, row 2"),
+    ({"query": "q2"}, r"weak has another outcome on the question of .*, row 2"),
     ({"arm": "Strong"}, r"the arm '[Ss]trong' is called '[Ss]trong' elsewhere"),
     ({"arm": ""}, r"row 2: the arm is empty"),
     ({"arm": "STOP"}, r"row 2: an arm cannot be called STOP"),
     ({"query": " "}, r"row 2: the question is empty"),
+    ({"split": "train"}, r"row 2: the split of its question is another in another row"),
+    ({"kind": "odd"}, r"row 2: the kind of its question is another in another row"),
 ]
 
 
@@ -230,7 +248,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 def test_what_cannot_be_meant_is_refused_in_one_line(
     tmp_path: Path, change: dict[str, Any], said: str
 ) -> None:
-    table = rows()
+    table = rows(split="test", kind="even")
     if isinstance(change.get("score"), str):
         table = [{**row, "score": str(row["score"])} for row in table]
     table[0] |= change
@@ -277,8 +295,73 @@ def test_importing_again_changes_nothing_and_other_facts_are_refused(tmp_path: P
     changed[0]["reply"] = "something else"
     with pytest.raises(StoreError, match="say otherwise"):
         bring(tmp_path, changed)
+    bring(tmp_path, rows(), file="table.jsonl")
+    assert not check_database(tmp_path / "db.duckdb").faults
     with Store(tmp_path / "db.duckdb") as store:
         assert content_digest(store) == before
+
+
+@pytest.mark.parametrize("name", ["../mine", "a/b", "[red]"])
+def test_name_that_is_none_is_refused(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    with pytest.raises(ConfigError, match="name: "):
+        bring(folder, rows(), name=name)
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["table.csv"]
+
+
+def test_database_that_is_a_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table = write(tmp_path / "table.csv", rows())
+    with pytest.raises(HcacheError):
+        import_files("long", [table], Path())
+    assert list(tmp_path.iterdir()) == [table]
+
+
+def test_experiment_file_of_another_database_is_refused(tmp_path: Path) -> None:
+    bring(tmp_path, rows())
+    with pytest.raises(
+        ConfigError, match=r"mine\.yaml: is there, and is of another database, .*db"
+    ):
+        import_files("long", [tmp_path / "table.csv"], tmp_path / "other.duckdb", name="mine")
+    assert not (tmp_path / "other.duckdb").exists()
+    with Store(tmp_path / "db.duckdb") as store:
+        before = content_digest(store)
+    with pytest.raises(ConfigError, match=r"mine\.yaml: is there, and is of other models"):
+        bring(tmp_path, rows(), file="other.csv")
+    with Store(tmp_path / "db.duckdb") as store:
+        assert content_digest(store) == before
+
+
+def test_sampled_experiment_keeps_its_name(folder: Path) -> None:
+    sample(folder, settings("ab"))
+    with Store(folder / "small.duckdb") as store:
+        before = content_digest(store)
+    file = write(folder / "table.csv", rows())
+    with pytest.raises(StoreError, match="has an experiment small of its own, which was sampled"):
+        import_files("long", [file], folder / "small.duckdb", name="small")
+    with Store(folder / "small.duckdb") as store:
+        assert content_digest(store) == before
+    assert not (folder / "small.yaml").exists()
+    import_files("long", [file], folder / "small.duckdb", name="other", split="test")
+    assert not check_database(folder / "small.duckdb").faults
+
+
+def test_folder_of_tables_may_hold_the_database_too(tmp_path: Path) -> None:
+    folder = tmp_path / "table"
+    folder.mkdir()
+    bring(folder, rows())
+    again = import_files("long", [folder], folder / "db.duckdb", name="mine", split="test")
+    assert again.outcomes == len(rows())
+
+
+def test_rows_without_any_outcome_are_refused(tmp_path: Path) -> None:
+    for table in ([row | {"score": None} for row in rows()], rows(failure="timeout")):
+        with pytest.raises(DataError, match="no row has an outcome"):
+            bring(tmp_path, table)
+    assert not (tmp_path / "db.duckdb").exists()
 
 
 def test_rows_that_say_the_same_count_once(tmp_path: Path) -> None:
@@ -296,8 +379,31 @@ def test_imports_merge(tmp_path: Path) -> None:
 
 
 def test_sampling_what_is_missing_is_refused(tmp_path: Path) -> None:
-    from hcache.sampling import Sampler
-
     bring(tmp_path, rows()[:-1])
+    experiment = Experiment.load(tmp_path / "mine.yaml")
     with pytest.raises(HcacheError, match="recorded by others"):
-        Sampler(Experiment.load(tmp_path / "mine.yaml")).run()
+        Sampler(experiment).run()
+    plan = make_plan(experiment)
+    assert plan.missing == 1
+    assert ["strong: its outcomes were recorded" in str(error) for error in plan.errors] == [True]
+
+
+def test_arm_that_recorded_scores_cannot_judge_is_refused_before_it_is_asked(folder: Path) -> None:
+    bring(folder, rows())
+    raw = yaml.safe_load((folder / "mine.yaml").read_text(encoding="utf-8"))
+    raw["models"]["a"] = {"path": "a.json", "engine": "scripted"}
+    raw["arms"]["a"] = {"model": "a"}
+    experiment = load(folder, raw | {"db": "db.duckdb"})
+    with Store(experiment.db) as store:
+        before = content_digest(store)
+    for start in (make_plan, Sampler):
+        with pytest.raises(ConfigError, match="'recorded' scores no reply of a, whose outcomes"):
+            start(experiment)
+    with Store(experiment.db) as store:
+        assert content_digest(store) == before
+
+
+def test_recorded_outcomes_were_not_paid_for(tmp_path: Path) -> None:
+    bring(tmp_path, rows())
+    with Store(tmp_path / "db.duckdb") as store:
+        assert store.sql(STORED)["spent"].to_list() == [None, None]

@@ -176,6 +176,13 @@ def test_a_plan_counts_what_is_pruned(folder: Path, pruning: Raw) -> None:
     assert (after.missing, sum(line.cached for line in after.lines)) == (0, made)
 
 
+def test_no_arm_has_done_more_than_there_is(folder: Path) -> None:
+    tally = sample(folder, settings("abc", sampling={"width": 1}))
+    done = {arm: tally.done(arm) for arm in "abc"}
+    assert {arm: tally.total(arm) for arm in "abc"} == done
+    assert len(set(done.values())) > 1
+
+
 def test_a_wider_draw_that_was_stopped_does_not_stand_for_a_smaller(folder: Path) -> None:
     raw = settings("abc", workflow={"name": "relay", "hops": 3})
     wide = pruned(raw, width=2)
