@@ -115,7 +115,7 @@ def test_what_is_read_is_what_was_written_or_an_error(run: Run, name: str) -> No
 @pytest.mark.parametrize("name", ["manifest.json", "metrics.jsonl", "policy/policy.json"])
 def test_files_without_a_digest_are_read_and_end_in_no_traceback(run: Run, name: str) -> None:
     before = run.manifest
-    del before["outcome"]["files"]
+    del before["outcome"]["files"], before["partial"]  # as versions without digests wrote it
     (run.folder / "manifest.json").write_text(json.dumps(before))
     description = json.loads((run.folder / "policy/policy.json").read_text())
     description.pop("digest", None)
