@@ -25,6 +25,10 @@ class Known:
         """Those of the keys that are known at the start, in any order."""
         self.runs: list[Halves] = [np.sort(halves)]
 
+    def __len__(self) -> int:
+        """How many keys are known."""
+        return sum(map(len, self.runs))
+
     def add(self, keys: Iterable[str]) -> None:
         """Know further keys, none of which is known."""
         self.runs.append(np.sort(_halves(list(keys))))

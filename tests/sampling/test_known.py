@@ -25,6 +25,7 @@ def test_what_a_set_knows(batches: list[set[str]], others: set[str]) -> None:
             known = Known(np.array([int(key[:16], 16) for key in new], dtype=np.uint64))
         else:
             known.add(new)
+        assert len(known) == len(seen)
         lengths = [len(run) for run in known.runs]
         assert all(2 * two <= one for one, two in pairwise(lengths))
     asked = sorted(seen | others)
