@@ -16,7 +16,7 @@ from hcache.checking.findings import Findings
 from hcache.config.schema import ArmConfig, ExperimentConfig, ModelConfig
 from hcache.data.queries import Query
 from hcache.engines.pool import reply_settings
-from hcache.engines.recorded import NAME as RECORDED
+from hcache.engines.recorded import NAME as RECORDED_ENGINE
 from hcache.errors import ConfigError, HcacheError
 from hcache.experiment import Experiment, build_workflow
 from hcache.keys import canonical
@@ -74,7 +74,7 @@ def fingerprints(arms: Mapping[str, Arm]) -> pl.DataFrame:
     rows = [
         (arm.fingerprint, arm.config.max_tokens, _window(arm.model_config),
          arm.model_config.engine == "search", arm.by_question, arm.model_config.remote,
-         arm.model_config.engine == RECORDED)
+         arm.model_config.engine == RECORDED_ENGINE)
         for arm in arms.values()
     ]  # fmt: skip
     return pl.DataFrame(rows, schema, orient="row").unique("fingerprint")

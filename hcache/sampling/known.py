@@ -22,11 +22,11 @@ class Known:
     """
 
     def __init__(self, halves: Halves = NONE) -> None:
-        """Those of the keys that are known at the start, in any order."""
+        """Know the keys of these halves, in any order."""
         self.runs: list[Halves] = [np.sort(halves)]
 
     def __len__(self) -> int:
-        """How many keys are known."""
+        """Number of keys that are known."""
         return sum(map(len, self.runs))
 
     def add(self, keys: Iterable[str]) -> None:
@@ -37,7 +37,7 @@ class Known:
             self.runs.append(np.sort(np.concatenate([before, last]), kind="stable"))
 
     def among(self, keys: Sequence[str]) -> set[str]:
-        """Those of some keys that are known."""
+        """Subset of some keys that is known."""
         if not keys:
             return set()
         halves = _halves(keys)

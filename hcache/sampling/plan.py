@@ -14,6 +14,7 @@ from hcache.config.sampling import SamplingConfig
 from hcache.data.metrics import RECORDED
 from hcache.data.queries import Query
 from hcache.engines import Request, check_request, engine_of
+from hcache.engines.recorded import NAME as RECORDED_ENGINE
 from hcache.errors import ArmError, ConfigError
 from hcache.experiment import Experiment
 from hcache.keys import digest_text
@@ -113,7 +114,7 @@ def _check_scores(experiment: Experiment) -> None:
     Raises:
         ConfigError: the metric is the one that outcomes of others come with.
     """
-    own = [arm.name for arm in experiment.pool if engine_of(arm.model_config) != RECORDED]
+    own = [arm.name for arm in experiment.pool if engine_of(arm.model_config) != RECORDED_ENGINE]
     stated = [name for name, data in experiment.config.data.items() if RECORDED in data.metrics]
     if own and stated:
         raise ConfigError(

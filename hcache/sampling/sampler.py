@@ -188,7 +188,7 @@ class Sampler:
 
     def _tell(self) -> None:
         self.on_progress(self.tally)
-        self.status.write(self.tally, {**self.answered(), **self.tally.endpoints})
+        self.status.write(self.tally, self.answered)
 
     def _end(self, started: float) -> None:
         for engine in self.engines.loaded.values():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -107,8 +107,11 @@ class StatusFile:
         self.started = datetime.now(UTC)
         self._due = 0.0
 
-    def write(self, tally: Tally, parts: Mapping[str, int]) -> None:
-        """Write how far the run is, unless that was done a moment ago."""
+    def write(self, tally: Tally, answered: Callable[[], Mapping[str, int]]) -> None:
+        """Write how far the run is, unless that was done a moment ago.
+
+        `answered` says how many generations each worker has made.
+        """
         if time.monotonic() < self._due:
             return
         self._due = time.monotonic() + SECONDS_BETWEEN
@@ -133,7 +136,7 @@ class StatusFile:
                 )
                 for arm in tally.expected
             },
-            parts=dict(parts),
+            parts={**answered(), **tally.endpoints},
         )
         with suppress(OSError):
             replace_file(self.path, status.model_dump_json(indent=1).encode())

@@ -44,7 +44,9 @@ class Tally:
         self.prompt_tokens[arm.name] += tokens[0]
         self.output_tokens_of[arm.name] += tokens[1]
         self.spent_of[arm.name] += arm.config.price.of(*tokens)
-        self.endpoints.update(value for name, value in generation.facts if name == "endpoint")
+        for name, value in generation.facts:
+            if name == "endpoint":
+                self.endpoints[value] += 1
 
     @property
     def spent(self) -> float:

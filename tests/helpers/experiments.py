@@ -25,6 +25,7 @@ from hcache.models.arms import Arm
 from hcache.runs.folder import Run
 from hcache.sampling import Sampler, Tally
 from hcache.store import Store
+from hcache.store.digest import content_digest
 
 Raw = dict[str, Any]
 SPLITS = {"train": 3, "valid": 1, "test": 1}  # questions of each split
@@ -92,6 +93,12 @@ def sample(
 def generated(folder: Path, raw: Raw, **how: Any) -> dict[str, int]:
     """What one run generates, by arm."""
     return dict(sample(folder, raw, **how).generated)
+
+
+def digest_of(db: Path) -> str:
+    """The digest of all that a database holds."""
+    with Store(db) as store:
+        return content_digest(store).digest
 
 
 def table(db: Path, name: str, order: str = "all") -> pl.DataFrame:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.experiments import load, settings, table
+from helpers.experiments import digest_of, load, settings, table
 from helpers.servers import completion, fake_server, remote
 from helpers.shell import Shell
 
@@ -16,8 +16,6 @@ from hcache.errors import DataError
 from hcache.experiment import Experiment
 from hcache.sampling import Sampler
 from hcache.sampling.batches import read_results, write_batch
-from hcache.store import Store
-from hcache.store.digest import content_digest
 
 Line = dict[str, Any]
 
@@ -61,11 +59,6 @@ def write(path: Path, lines: Iterable[Line | str]) -> Path:
     return path
 
 
-def digest(db: Path) -> str:
-    with Store(db) as store:
-        return content_digest(store).digest
-
-
 def test_alternating_gives_what_asking_gives(folder: Path, shell: Shell) -> None:
     made = experiment(folder)
     sizes = []
@@ -87,7 +80,7 @@ def test_alternating_gives_what_asking_gives(folder: Path, shell: Shell) -> None
         raw = settings("ab", models=remote("ab", fake.url), db="asked.duckdb")
         asked = load(folder, raw)
         Sampler(asked).run()
-    assert digest(made.db) == digest(asked.db)
+    assert digest_of(made.db) == digest_of(asked.db)
 
 
 def test_other_models_are_asked_as_ever(folder: Path, shell: Shell) -> None:

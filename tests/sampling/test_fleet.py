@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -15,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.experiments import SPLITS, Raw, load, settings, table, write_scripts
+from helpers.experiments import SPLITS, digest_of, load, settings, table, write_scripts
+from helpers.fleets import ALL, processes, weighty
 from helpers.paths import ROOT
 from helpers.processes import runs
 
@@ -27,11 +27,7 @@ from hcache.errors import ConfigError, EngineError
 from hcache.experiment import Experiment
 from hcache.sampling import Sampler, Tally, placing
 from hcache.sampling.placing import placement_of
-from hcache.store import Store
-from hcache.store.digest import content_digest
 
-PLUGIN = ROOT / "tests/helpers/weighty.py"
-ALL = sum(SPLITS.values()) * 6  # generations of two arms and two hops
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
@@ -43,27 +39,13 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
     experiment = load(folder, weighty())
     assert placement_of(load(folder, weighty(), "sampling.workers=1")) is None
     Sampler(experiment).run()
-    return digest(experiment)
+    return digest_of(experiment.db)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     write_scripts(tmp_path, "ab")
     return tmp_path
-
-
-def weighty(workers: int = 2, schedule: str = "resident", **how: object) -> Raw:
-    """Settings whose models load something, and behave as `how` says."""
-    sampling = {"workers": workers, "schedule": schedule}
-    raw = settings("ab", plugins=[str(PLUGIN)], sampling=sampling)
-    for model in raw["models"].values():
-        model |= {"engine": "weighty", "engine_args": how}
-    return raw
-
-
-def digest(experiment: Experiment) -> str:
-    with Store(experiment.db) as store:
-        return content_digest(store).digest
 
 
 def fleet_of(experiment: Experiment) -> Fleet:
@@ -76,12 +58,6 @@ def sample(experiment: Experiment, fleet: Fleet) -> Tally:
     return Sampler(experiment, fleet, workers=len(fleet.workers), swap=fleet.swap).run()
 
 
-def processes(experiment: Experiment) -> set[int]:
-    """The processes that have answered, by provenance."""
-    facts = table(experiment.db, "provenance")["facts"]
-    return {int(json.loads(each)["process"]) for each in facts}
-
-
 @pytest.mark.parametrize(("workers", "schedule"), [(2, "resident"), (3, "resident"), (2, "swap")])
 def test_content_is_that_of_one_process(
     workers: int, schedule: str, folder: Path, expected: str
@@ -90,7 +66,7 @@ def test_content_is_that_of_one_process(
     fleet = fleet_of(experiment)
     tally = sample(experiment, fleet)
     assert sum(tally.generated.values()) == ALL and tally.complete == sum(SPLITS.values())
-    assert digest(experiment) == expected
+    assert digest_of(experiment.db) == expected
     found = processes(experiment)
     assert len(found) >= workers and os.getpid() not in found and not any(map(runs, found))
     assert fleet.deaths == 0
@@ -107,7 +83,7 @@ def test_a_worker_that_dies_is_replaced_and_nothing_is_made_twice(
     tally = sample(experiment, fleet)
     assert fleet.deaths == 3
     assert sum(tally.generated.values()) == ALL == len(table(experiment.db, "generations"))
-    assert digest(experiment) == expected
+    assert digest_of(experiment.db) == expected
 
 
 def test_a_worker_that_always_dies_is_an_error_and_what_was_finished_is_kept(
@@ -124,7 +100,7 @@ def test_a_worker_that_always_dies_is_an_error_and_what_was_finished_is_kept(
     experiment = load(folder, raw)
     tally = sample(experiment, fleet_of(experiment))
     assert sum(tally.generated.values()) == ALL - before
-    assert digest(experiment) == expected
+    assert digest_of(experiment.db) == expected
 
 
 @pytest.mark.parametrize(
@@ -215,7 +191,7 @@ def test_workers_keep_to_the_memory_there_is(
     assert found == posts
     assert swap is None or fleet.swap is swap
     sample(experiment, fleet)
-    assert digest(experiment) == expected
+    assert digest_of(experiment.db) == expected
 
 
 def test_a_model_too_large_for_all_devices_is_an_error_before_anything_is_loaded(
@@ -232,7 +208,7 @@ def test_engines_of_one_process_share_its_gpu(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     experiment = load(folder, weighty(bytes=2 * GIB, budget=str(two_gpus)))
     Sampler(experiment).run()
-    assert digest(experiment) == expected
+    assert digest_of(experiment.db) == expected
     shares = [float(line.split()[1]) for line in (two_gpus / "0.taken").read_text().splitlines()]
     assert len(shares) == 2 and 0.88 < sum(shares) <= 0.9
 
@@ -342,7 +318,7 @@ def test_no_worker_outlives_the_driver_and_nothing_is_lost(
     experiment = load(folder, raw)
     tally = sample(experiment, fleet_of(experiment))
     assert sum(tally.generated.values()) <= ALL - made
-    assert digest(experiment) == expected
+    assert digest_of(experiment.db) == expected
 
 
 def test_workers_that_are_killed_again_and_again_lose_nothing(folder: Path, expected: str) -> None:
@@ -362,7 +338,7 @@ def test_workers_that_are_killed_again_and_again_lose_nothing(folder: Path, expe
 
     Sampler(experiment, fleet, workers=2, on_progress=kill).run()
     assert killed and fleet.deaths >= 1
-    assert digest(experiment) == expected
+    assert digest_of(experiment.db) == expected
 
 
 def test_the_plan_shows_the_workers(folder: Path, two_gpus: Path, capsys: Any) -> None:

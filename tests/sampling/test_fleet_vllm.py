@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from helpers.experiments import digest_of
 from helpers.paths import ROOT
 
-from hcache.store import Store, spool_path
-from hcache.store.digest import content_digest
+from hcache.store import spool_path
 
 pytestmark = [
     pytest.mark.vllm,
@@ -38,17 +38,12 @@ def run(db: Path, workers: int) -> str:
     return done.stdout
 
 
-def digest(db: Path) -> str:
-    with Store(db) as store:
-        return content_digest(store).digest
-
-
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The digest of what one process samples."""
     db = tmp_path_factory.mktemp("alone") / "demo.duckdb"
     run(db, 1)
-    return digest(db)
+    return digest_of(db)
 
 
 def workers_of(pid: int) -> list[int]:
@@ -84,7 +79,7 @@ def begun(db: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
 def test_two_workers_make_the_content_of_one_process(expected: str, tmp_path: Path) -> None:
     db = tmp_path / "demo.duckdb"
     run(db, 2)
-    assert digest(db) == expected
+    assert digest_of(db) == expected
 
 
 def test_a_worker_that_is_killed_costs_nothing_but_time(expected: str, tmp_path: Path) -> None:
@@ -95,7 +90,7 @@ def test_a_worker_that_is_killed_costs_nothing_but_time(expected: str, tmp_path:
         out, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
     assert "ended by themselves: 1" in out
-    assert digest(db) == expected
+    assert digest_of(db) == expected
 
 
 def test_a_driver_that_is_killed_leaves_no_worker_and_loses_nothing(
@@ -111,4 +106,4 @@ def test_a_driver_that_is_killed_leaves_no_worker_and_loses_nothing(
                        "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()
                        for pid in workers)  # fmt: skip
     run(db, 2)
-    assert digest(db) == expected
+    assert digest_of(db) == expected

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from helpers.experiments import (
     SPLITS,
+    digest_of,
     facts,
     failing,
     generated,
@@ -34,8 +35,6 @@ from hcache.models.arms import Pool
 from hcache.sampling import Enumerator, Reply
 from hcache.sampling.plan import check_size, make_plan, trajectories
 from hcache.sampling.pruning import Bound, Pruning
-from hcache.store import Store
-from hcache.store.digest import content_digest
 from hcache.workflows import WORKFLOWS, Cascade, Relay, Workflow
 
 Raw = dict[str, Any]
@@ -134,11 +133,6 @@ def test_a_width_of_all_arms_is_the_whole_tree(name: str) -> None:
 
 def pruned(raw: Raw, **sampling: Any) -> Raw:
     return raw | {"sampling": {**raw.get("sampling", {}), **sampling}}
-
-
-def digest_of(db: Path) -> str:
-    with Store(db) as store:
-        return content_digest(store).digest
 
 
 PRUNINGS: list[Raw] = [{"width": 1}, {"width": 2}, {"bound": True}, {"width": 2, "bound": True}]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.experiments import SPLITS, Raw, load, settings, table, write_scripts
+from helpers.experiments import SPLITS, digest_of, load, settings, table, write_scripts
+from helpers.fleets import ALL, processes, weighty
 from helpers.paths import ROOT
 from helpers.processes import descendants, runs
 
@@ -26,12 +26,8 @@ from hcache.errors import ConfigError, EngineError
 from hcache.experiment import Experiment
 from hcache.sampling import Sampler, Tally
 from hcache.sampling.placing import Serving, planned_placement, serving
-from hcache.store import Store
-from hcache.store.digest import content_digest
 from hcache.store.spool import shards_path
 
-PLUGIN = ROOT / "tests/helpers/weighty.py"
-ALL = sum(SPLITS.values()) * 6  # generations of two arms and two hops
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
@@ -75,28 +71,15 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The digest of what one process samples."""
     folder = tmp_path_factory.mktemp("alone")
     write_scripts(folder, "ab")
-    experiment = load(folder, weighty())
+    experiment = load(folder, weighty("ray"))
     Sampler(experiment).run()
-    return digest(experiment)
+    return digest_of(experiment.db)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     write_scripts(tmp_path, "ab")
     return tmp_path
-
-
-def weighty(workers: int | str = "ray", **how: object) -> Raw:
-    """Settings whose models load something, and behave as `how` says."""
-    raw = settings("ab", plugins=[str(PLUGIN)], sampling={"workers": workers})
-    for model in raw["models"].values():
-        model |= {"engine": "weighty", "engine_args": how}
-    return raw
-
-
-def digest(experiment: Experiment) -> str:
-    with Store(experiment.db) as store:
-        return content_digest(store).digest
 
 
 def served(experiment: Experiment) -> tuple[Serving, Fleet]:
@@ -112,12 +95,6 @@ def sample(experiment: Experiment, found: Serving, **how: Any) -> Tally:
         return Sampler(experiment, found.factory, **how).run()
 
 
-def processes(experiment: Experiment) -> set[int]:
-    """The processes that have answered, by provenance."""
-    facts = table(experiment.db, "provenance")["facts"]
-    return {int(json.loads(each)["process"]) for each in facts}
-
-
 def gone(pids: list[int]) -> bool:
     until = time.monotonic() + 30
     while any(map(runs, pids)) and time.monotonic() < until:
@@ -126,12 +103,12 @@ def gone(pids: list[int]) -> bool:
 
 
 def test_content_is_that_of_one_process(cluster: Any, folder: Path, expected: str) -> None:
-    experiment = load(folder, weighty(slow=0.05))
+    experiment = load(folder, weighty("ray", slow=0.05))
     found, fleet = served(experiment)
     assert len(fleet.workers) == 2
     tally = sample(experiment, found)
     assert sum(tally.generated.values()) == ALL and tally.complete == sum(SPLITS.values())
-    assert digest(experiment) == expected
+    assert digest_of(experiment.db) == expected
     made = processes(experiment)
     assert os.getpid() not in made and gone([*made])
     assert fleet.deaths == 0 and not shards_path(experiment.db).exists()
@@ -140,7 +117,7 @@ def test_content_is_that_of_one_process(cluster: Any, folder: Path, expected: st
 def test_an_actor_that_is_killed_is_asked_for_anew_and_nothing_is_made_twice(
     cluster: Any, folder: Path, expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    experiment = load(folder, weighty(slow=0.05))
+    experiment = load(folder, weighty("ray", slow=0.05))
     found, fleet = served(experiment)
     killed: set[int] = set()
 
@@ -154,7 +131,7 @@ def test_an_actor_that_is_killed_is_asked_for_anew_and_nothing_is_made_twice(
     tally = sample(experiment, found, on_progress=kill)
     assert killed and fleet.deaths == 1
     assert sum(tally.generated.values()) == ALL == len(table(experiment.db, "generations"))
-    assert digest(experiment) == expected
+    assert digest_of(experiment.db) == expected
     assert capsys.readouterr().out == ""  # Ray has notices of its own
 
 
@@ -163,7 +140,7 @@ def test_an_actor_that_always_dies_is_an_error_and_what_was_finished_is_kept(
 ) -> None:
     (folder / "dies").mkdir()
     (folder / "dies" / "valid0").write_text("1000")
-    raw = weighty(dies=str(folder / "dies"))
+    raw = weighty("ray", dies=str(folder / "dies"))
     experiment = load(folder, raw)
     found, _ = served(experiment)
     with pytest.raises(EngineError, match=r"was killed, perhaps for want of memory, 3 times"):
@@ -172,12 +149,12 @@ def test_an_actor_that_always_dies_is_an_error_and_what_was_finished_is_kept(
     before = len(table(experiment.db, "generations"))
     tally = sample(experiment, serving(experiment))
     assert 0 < sum(tally.generated.values()) <= ALL - before
-    assert digest(experiment) == expected
+    assert digest_of(experiment.db) == expected
     assert not shards_path(experiment.db).exists()
 
 
 def test_an_engine_out_of_memory_is_given_up_the_others_go_on(cluster: Any, folder: Path) -> None:
-    raw = weighty()
+    raw = weighty("ray")
     raw["models"]["a"]["engine_args"] = {"error": "memory"}
     experiment = load(folder, raw)
     found, _ = served(experiment)
@@ -191,7 +168,7 @@ def test_an_engine_out_of_memory_is_given_up_the_others_go_on(cluster: Any, fold
 def test_a_node_that_goes_takes_nothing_with_it(cluster: Any, folder: Path, expected: str) -> None:
     """A third node joins, and goes with its actor while that answers."""
     node = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
-    experiment = load(folder, weighty(slow=0.1))
+    experiment = load(folder, weighty("ray", slow=0.1))
     found, fleet = served(experiment)
     (there,) = [w for w in fleet.workers if w.post.group[0].node == node.node_id]
     went: list[int] = []
@@ -203,18 +180,18 @@ def test_a_node_that_goes_takes_nothing_with_it(cluster: Any, folder: Path, expe
 
     tally = sample(experiment, found, on_progress=take_away)
     assert went and fleet.deaths >= 1 and gone(went)
-    assert sum(tally.generated.values()) == ALL and digest(experiment) == expected
+    assert sum(tally.generated.values()) == ALL and digest_of(experiment.db) == expected
 
 
 def test_those_that_have_a_place_answer_for_one_that_has_none(
     cluster: Any, folder: Path, expected: str
 ) -> None:
     """Somebody else has one of the two cores for as long as the run lasts."""
-    experiment = load(folder, weighty())
+    experiment = load(folder, weighty("ray"))
     found, fleet = served(experiment)
     taken = _occupy()
     tally = sample(experiment, found)
-    assert sum(tally.generated.values()) == ALL and digest(experiment) == expected
+    assert sum(tally.generated.values()) == ALL and digest_of(experiment.db) == expected
     assert len(processes(experiment)) == 1 and fleet.deaths == 0
     del taken
 
@@ -236,7 +213,7 @@ def test_a_model_without_a_place_is_given_up_in_time(
     cluster: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fleets, "PLACE_SECONDS", 1.0)
-    experiment = load(folder, weighty())
+    experiment = load(folder, weighty("ray"))
     found, _ = served(experiment)
     taken = [_occupy(), _occupy()]
     with pytest.raises(EngineError, match=r"models\.a: no worker of it could be placed for 1 s"):
@@ -260,7 +237,7 @@ def test_actors_ask_for_the_gpus_that_their_models_are_split_over(
     gib: tuple[int, int], on: set[tuple[str, str]], gpus: Path, folder: Path, expected: str
 ) -> None:
     """Models of a worker share its GPUs; where they do not fit, they take turns."""
-    raw = weighty(budget=str(gpus))
+    raw = weighty("ray", budget=str(gpus))
     for model, size in zip(raw["models"].values(), gib, strict=True):
         model["engine_args"] = model["engine_args"] | {"bytes": size * GIB}
     experiment = load(folder, raw)
@@ -271,11 +248,11 @@ def test_actors_ask_for_the_gpus_that_their_models_are_split_over(
     }
     assert places == on
     sample(experiment, found)
-    assert digest(experiment) == expected
+    assert digest_of(experiment.db) == expected
 
 
 def test_a_model_split_over_more_gpus_than_a_node_has_is_refused(gpus: Path, folder: Path) -> None:
-    experiment = load(folder, weighty(tensor_parallel_size=4))
+    experiment = load(folder, weighty("ray", tensor_parallel_size=4))
     with pytest.raises(ConfigError, match=r"split over 4 devices; 2 can be used on one node"):
         planned_placement(experiment)
 
@@ -285,7 +262,7 @@ def test_a_model_split_over_more_gpus_than_a_node_has_is_refused(gpus: Path, fol
 
 def test_ray_that_is_not_installed_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_cluster, "find_spec", lambda name: None)
-    experiment = load(folder, weighty())
+    experiment = load(folder, weighty("ray"))
     with pytest.raises(ConfigError, match=r"package ray, which is not.*hcache\[ray\]"):
         sample_alone(experiment)
 
@@ -317,8 +294,8 @@ def test_a_run_with_nothing_to_make_needs_no_cluster(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    Sampler(load(folder, weighty())).run()
-    assert not sample_alone(load(folder, weighty())).generated
+    Sampler(load(folder, weighty("ray"))).run()
+    assert not sample_alone(load(folder, weighty("ray"))).generated
 
 
 @pytest.mark.parametrize(
@@ -337,7 +314,7 @@ def test_without_a_cluster_one_is_started_here_and_ends_with_the_driver(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "local")
-    load(folder, weighty(slow=0.5))
+    load(folder, weighty("ray", slow=0.5))
     with driver(folder, 1) as (process, pids):
         below = [pid for pid in descendants(process.pid) if not is_agent(pid)]
         assert {*pids} < {*below} and len(below) >= len(
@@ -403,7 +380,7 @@ def driver(folder: Path, made: int) -> Iterator[tuple[subprocess.Popen[str], lis
 def test_no_actor_outlives_the_driver_and_nothing_is_lost(
     ending: str, code: int, cluster: Any, folder: Path, expected: str
 ) -> None:
-    raw = weighty(slow=0.2)
+    raw = weighty("ray", slow=0.2)
     load(folder, raw)
     with driver(folder, 10) as (process, pids):
         assert pids and all(map(runs, pids))
@@ -414,5 +391,5 @@ def test_no_actor_outlives_the_driver_and_nothing_is_lost(
     tally = sample(experiment, serving(experiment))
     assert sum(tally.generated.values()) <= ALL - 10
     assert len(table(experiment.db, "generations")) == ALL
-    assert digest(experiment) == expected
+    assert digest_of(experiment.db) == expected
     assert not list(shards_path(experiment.db).glob("*"))

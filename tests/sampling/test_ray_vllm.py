@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers.experiments import digest_of
 from helpers.paths import ROOT
 from helpers.processes import descendants
 
-from hcache.store import Store, spool_path
-from hcache.store.digest import content_digest
+from hcache.store import spool_path
 
 pytestmark = [
     pytest.mark.vllm,
@@ -30,12 +30,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The digest of what one process samples."""
     db = tmp_path_factory.mktemp("alone") / "demo.duckdb"
     sampled(db, "1")
-    return digest(db)
-
-
-def digest(db: Path) -> str:
-    with Store(db) as store:
-        return content_digest(store).digest
+    return digest_of(db)
 
 
 def sampled(db: Path, workers: str, kill: bool = False) -> str:
@@ -72,10 +67,10 @@ def _kill_actor(process: subprocess.Popen[str], spool: Path) -> None:
 def test_two_actors_make_the_content_of_one_process(expected: str, tmp_path: Path) -> None:
     out = sampled(tmp_path / "demo.duckdb", "ray")
     assert "worker 2" in out and "ended by themselves" not in out
-    assert digest(tmp_path / "demo.duckdb") == expected
+    assert digest_of(tmp_path / "demo.duckdb") == expected
 
 
 def test_an_actor_that_is_killed_costs_nothing_but_time(expected: str, tmp_path: Path) -> None:
     out = sampled(tmp_path / "demo.duckdb", "ray", kill=True)
     assert "ended by themselves: 1" in out
-    assert digest(tmp_path / "demo.duckdb") == expected
+    assert digest_of(tmp_path / "demo.duckdb") == expected
