@@ -78,6 +78,12 @@ class _Setup:
         """The static sequence that is best on the selection trees."""
         return best_static(self.allowed, self.alpha, within=[self.evaluator.tree])
 
+    @property
+    def static_on_test(self) -> Path:
+        """The one that is best on the evaluated trees, which nobody could have known."""
+        trees = [self.evaluator.tree]
+        return best_static(trees, self.alpha, within=trees)
+
 
 def evaluate(
     test: Tree,
@@ -159,14 +165,13 @@ def _paths(tree: Tree) -> list[Path]:
 def _candidates(setup: _Setup, routers: Sequence[Candidate]) -> list[Candidate]:
     """All candidates in the order of their rows."""
     evaluator = setup.evaluator
-    best_here = best_static([evaluator.tree], setup.alpha, within=[evaluator.tree])
     return [
         *singles(setup.open),
         *role_assignments(setup.open),
         *cheapest_and_most_expensive(setup.open, setup.selection),
         evaluator.static(BEST_STATIC, "static", setup.static),
         *evaluator.per_kind(setup.allowed),
-        evaluator.static(BEST_ON_TEST, "static on test", best_here),
+        evaluator.static(BEST_ON_TEST, "static on test", setup.static_on_test),
         evaluator.random(),
         *routers,
         *evaluator.halves(),
