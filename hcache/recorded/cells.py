@@ -44,10 +44,10 @@ def check(recording: Recording) -> Checked:
     if cells.is_empty():
         raise DataError("there are no outcomes.", "Check the paths and the format.")
     _check_questions(recording.questions, cells)
-    arms = _arm_names(cells)
+    arms = _arms(recording) or _arm_names(cells)
     _check_ranges(cells)
     single, repeated = _each_once(cells)
-    failed = _failed(single)
+    failed = _failed(single, said=not recording.arms)
     lost = single.filter(failed)
     kept = _with_calls_before(single.filter(~failed), lost)
     if kept["score"].is_null().all():
@@ -75,6 +75,12 @@ def _check_questions(questions: pl.DataFrame, cells: pl.DataFrame) -> None:
     unknown = cells.join(questions, "id", "anti")
     if len(unknown):
         raise defect(unknown, f"there is no question {unknown['id'][0]!r}")
+
+
+def _arms(recording: Recording) -> dict[str, str]:
+    """The arms that a recording lists and that were called, under their own names."""
+    called = set(recording.cells["sequence"].explode())
+    return {arm: arm for arm in recording.arms if arm in called}
 
 
 def _arm_names(cells: pl.DataFrame) -> dict[str, str]:
@@ -154,9 +160,10 @@ def _each_once(cells: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     return single, repeated
 
 
-def _failed(cells: pl.DataFrame) -> pl.Series:
-    said = cells["reply"].fill_null("").str.contains(FAILED)
-    return said | (cells["failure"].fill_null("") != "")
+def _failed(cells: pl.DataFrame, said: bool) -> pl.Series:
+    """Mask of the calls that failed; `said` if a reply may say so."""
+    stated = cells["failure"].fill_null("") != ""
+    return stated | cells["reply"].fill_null("").str.contains(FAILED) if said else stated
 
 
 def _with_calls_before(kept: pl.DataFrame, lost: pl.DataFrame) -> pl.DataFrame:

@@ -59,6 +59,7 @@ class Recording:
     unit: str = "USD"  # of the costs
     evaluations: Mapping[str, Evaluation] = field(default_factory=dict)  # by data set
     notes: tuple[str, ...] = ()
+    arms: tuple[str, ...] = ()  # in order; where hcache wrote it: names and replies are sound then
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "questions", _whole(self.questions, QUESTIONS))
