@@ -54,7 +54,7 @@ def _body(row: Mapping[str, Any], config: ExperimentConfig) -> dict[str, JsonVal
     if not messages or model.low_rank is not None:  # weights of its own, which no server has
         return None
     if model.engine == RECORDED_ENGINE:
-        return {"model": model.path, "messages": list(messages)}
+        return {"model": model.path, "messages": [{**message} for message in messages]}
     if not model.remote:  # arguments of an engine in process are none of a request
         model = model.model_copy(update={"engine_args": {}})
     asked = Arm(row["arm"], arm.model, Path(model.path), "", model, arm)

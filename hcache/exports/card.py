@@ -21,7 +21,7 @@ from hcache.data.visible import one_line
 from hcache.exports.selection import Selection
 from hcache.recorded.huggingface import KEY, Facts, Scoring
 from hcache.store.digest import content_digest
-from hcache.store.exporting import MADE_BY, UNIT
+from hcache.store.exporting import MADE_BY, OFFERED, UNIT
 
 OPEN = ("engine", "vllm", "torch", "device", "hcache", "format", "source", "commit")
 """What a card repeats of where generations are from."""
@@ -112,9 +112,11 @@ def _feature(kind: Any) -> dict[str, Any]:
 def _facts(selection: Selection) -> Facts:
     config, store = selection.config, selection.store
     recorded = config.cost == RECORDED
+    arms = dict(store.pool(config.name).select("arm_id", "name").iter_rows())
     return Facts(
         experiment=config.name,
-        arms=tuple(store.pool(config.name)["name"]),
+        arms=tuple(arms.values()),
+        sequences=tuple(_sequences(selection, arms)),
         unit=store.sql(UNIT, [config.name]).item() if recorded else PRICED,
         digest=content_digest(store).digest,
         scoring={
@@ -122,6 +124,15 @@ def _facts(selection: Selection) -> Facts:
             for name, data in config.data.items()
         },
     )
+
+
+def _sequences(selection: Selection, arms: Mapping[str, str]) -> list[str]:
+    """Sequences of arms that could be chosen: up to a STOP, or to a call that is the last."""
+    offered = selection.store.sql(OFFERED, [selection.experiment, list(arms)]).rows()
+    paths = {tuple(path) for path, _, _ in offered}
+    ends = {tuple(path) for path, _, stop in offered if stop}
+    calls = {(*path, arm) for path, actions, _ in offered for arm in actions if arm in arms}
+    return sorted(">".join(arms[arm] for arm in path) for path in ends | (calls - paths))
 
 
 def _made_by(selection: Selection, arms: Sequence[str]) -> dict[str, Any]:

@@ -23,6 +23,14 @@ from hcache.exports.selection import EXPORTERS, Export, Selection, encoder, mess
 
 Row = dict[str, Any]
 MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
+SFT: dict[str, Any] = {
+    "prompt": MESSAGES, "completion": MESSAGES, "query_id": pl.String, "arm": pl.String
+}  # fmt: skip
+PREFERENCES: dict[str, Any] = {
+    "prompt": MESSAGES, "chosen": MESSAGES, "rejected": MESSAGES,
+    "score_chosen": pl.Float64, "score_rejected": pl.Float64, "query_id": pl.String,
+    "arm_chosen": pl.String, "arm_rejected": pl.String,
+}  # fmt: skip
 TRAIN = ("train",)
 NEAR = 1e-9  # qualities that differ by less are equal
 
@@ -47,9 +55,7 @@ def sft(selection: Selection, out: Path, *, alpha: str = "") -> Export:
         for row in used
     ]  # fmt: skip
     _refuse_none(rows, selection, "no call whose prompt and whole reply are known")
-    frame = pl.DataFrame(
-        rows, {"prompt": MESSAGES, "completion": MESSAGES, "query_id": pl.String, "arm": pl.String}
-    )
+    frame = pl.DataFrame(rows, SFT)
     queries = outcomes["query_id"].n_unique()
     said = f"{len(frame)} replies on {frame['query_id'].n_unique()} of {queries} questions"
     return Export(encode(frame), said, _left_out(len(calls) - len(frame)))
@@ -73,10 +79,7 @@ def preferences(selection: Selection, out: Path, *, margin: float = 0.0) -> Expo
         pair for replies in _by_prompt(used).values() for pair in _pairs(replies, max(margin, NEAR))
     ]
     _refuse_none(rows, selection, "no two replies to one prompt of which one is better")
-    schema = {"prompt": MESSAGES, "chosen": MESSAGES, "rejected": MESSAGES,
-              "score_chosen": pl.Float64, "score_rejected": pl.Float64, "query_id": pl.String,
-              "arm_chosen": pl.String, "arm_rejected": pl.String}  # fmt: skip
-    frame = pl.DataFrame(rows, schema)
+    frame = pl.DataFrame(rows, PREFERENCES)
     said = f"{len(frame)} pairs on {frame['query_id'].n_unique()} questions"
     return Export(encode(frame), said, _left_out(len(calls) - len(used)))
 

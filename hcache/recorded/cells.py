@@ -44,10 +44,11 @@ def check(recording: Recording) -> Checked:
     if cells.is_empty():
         raise DataError("there are no outcomes.", "Check the paths and the format.")
     _check_questions(recording.questions, cells)
-    arms = _arms(recording) or _arm_names(cells)
+    own = recording.own
+    arms = _arm_names(cells) if own is None else {arm: arm for arm in own.arms}
     _check_ranges(cells)
     single, repeated = _each_once(cells)
-    failed = _failed(single, said=not recording.arms)
+    failed = _failed(single, said=own is None)
     lost = single.filter(failed)
     kept = _with_calls_before(single.filter(~failed), lost)
     if kept["score"].is_null().all():
@@ -75,12 +76,6 @@ def _check_questions(questions: pl.DataFrame, cells: pl.DataFrame) -> None:
     unknown = cells.join(questions, "id", "anti")
     if len(unknown):
         raise defect(unknown, f"there is no question {unknown['id'][0]!r}")
-
-
-def _arms(recording: Recording) -> dict[str, str]:
-    """The arms that a recording lists and that were called, under their own names."""
-    called = set(recording.cells["sequence"].explode())
-    return {arm: arm for arm in recording.arms if arm in called}
 
 
 def _arm_names(cells: pl.DataFrame) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from hcache.config.section import Section
 from hcache.config.yaml import load_yaml
@@ -22,7 +22,7 @@ from hcache.data.metrics import METRICS, RECORDED
 from hcache.data.queries import Query
 from hcache.errors import DataError
 from hcache.recorded.files import defect, find_files, need, read_table
-from hcache.recorded.recording import IMPORTERS, Evaluation, Recording
+from hcache.recorded.recording import IMPORTERS, Evaluation, Own, Recording
 from hcache.recorded.rows import UNRECORDED
 
 CARD, KEY = "README.md", "hcache"
@@ -44,9 +44,16 @@ class Facts(Section):
 
     experiment: str
     arms: tuple[str, ...] = Field(min_length=1)
+    sequences: tuple[str, ...]  # a>b, whether or not an outcome is there
     unit: str
     digest: str
     scoring: dict[str, Scoring]
+
+    @model_validator(mode="after")
+    def _arms_are_there(self) -> Facts:
+        if {arm for path in self.sequences for arm in path.split(">")} - {*self.arms}:
+            raise ValueError("a sequence has an arm that is not there")
+        return self
 
 
 @IMPORTERS.register("hf")
@@ -65,7 +72,7 @@ def hf(paths: Sequence[Path]) -> Recording:
         _cells(rows, facts.arms),
         facts.unit,
         _evaluations(facts.scoring),
-        arms=facts.arms,
+        own=Own(facts.arms, tuple(tuple(path.split(">")) for path in facts.sequences)),
     )
 
 
@@ -97,13 +104,10 @@ def _questions(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _item(row: Mapping[str, Any]) -> str | None:
-    query = Query(
-        row["question"] or "",
-        tuple(row["references"] or ()),
-        row["dataset"],
-        item=row["item"] or "",
-    )
-    return row["item"] if query.id == row["query_id"] else row["query_id"]
+    item: str | None = row["item"]
+    references = tuple(row["references"] or ())
+    query = Query(row["question"] or "", references, row["dataset"], item=item or "")
+    return item if query.id == row["query_id"] else str(row["query_id"])
 
 
 def _cells(rows: pl.DataFrame, arms: Sequence[str]) -> pl.DataFrame:

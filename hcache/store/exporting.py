@@ -97,6 +97,15 @@ from generations g semi join own using (fingerprint) join provenance p using (pr
 group by p.facts order by count(*) desc, p.facts
 """
 
+# Where an experiment's arms, given by id, could be chosen: after whom, and which.
+OFFERED = """
+select distinct s.decisions, s.actions, s.stop
+from experiments e join splits p using (experiment)
+join states s on s.query_id = p.query_id and s.workflow = e.workflow
+     and s.depth < e.hops and s.replica < e.replicas
+where e.experiment = $1 and list_has_all($2, s.decisions)
+"""
+
 UNIT = """
 select any_value(unit) from trajectories
 semi join (select query_id from splits where experiment = $1) using (query_id)
