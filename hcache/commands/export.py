@@ -26,13 +26,13 @@ def export(
         ),
     ],
     db: DatabaseFile,
-    to: Annotated[str, typer.Option(help=f"One of: {', '.join(EXPORTERS)}.")] = "table",
     experiment: Annotated[
         str | None, typer.Option(help="Which one, where the database holds several.")
     ] = None,
     questions: Annotated[
         bool, typer.Option("--questions", help="With questions, references and prompts.")
     ] = False,
+    to: Annotated[str, typer.Option(help=f"One of: {', '.join(EXPORTERS)}.")] = "table",
     split: Annotated[
         str | None,
         typer.Option(

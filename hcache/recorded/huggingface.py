@@ -28,8 +28,15 @@ from hcache.recorded.rows import UNRECORDED
 CARD, KEY = "README.md", "hcache"
 """The card of a folder, and the key of its header under which the facts stand."""
 AGAIN = "Take a folder that `hcache export FOLDER --to hf --questions` has written."
-COLUMNS = ("query_id", "dataset", "kind", "item", "question", "references", "split", "replica",
-           "sequence", "steps", "quality")  # fmt: skip
+TEXT = pl.String
+STEP = pl.Struct({"reply": TEXT, "finish_reason": TEXT, "hop": pl.Int64, "cost": pl.Float64,
+                  "prompt_tokens": pl.Int64, "output_tokens": pl.Int64})  # fmt: skip
+COLUMNS = {
+    "query_id": TEXT, "dataset": TEXT, "kind": TEXT, "item": TEXT, "question": TEXT,
+    "references": pl.List(TEXT), "split": TEXT, "replica": pl.Int32, "sequence": TEXT,
+    "steps": pl.List(STEP), "quality": pl.Float64,
+}  # fmt: skip
+"""Columns that are read, by name, with their types."""
 
 
 class Scoring(Section):
@@ -80,7 +87,7 @@ def read_facts(folder: Path) -> Facts | None:
     """What the card of a folder says of its rows; None where it is no folder of hcache."""
     try:
         text = (folder / CARD).read_text(encoding="utf-8")
-        header = load_yaml(text.split("---\n")[1])
+        header = load_yaml(text.removeprefix("---\n").split("\n---\n")[0])
         return Facts.model_validate(header[KEY])
     except (OSError, ValueError, IndexError, KeyError, TypeError, yaml.YAMLError, ValidationError):
         return None
@@ -92,7 +99,11 @@ def _read(file: Path) -> pl.DataFrame:
     if "question" not in table.columns:
         raise DataError(f"{file}: was written without questions, so nothing can be asked.", AGAIN)
     need(table, COLUMNS, file)
-    return table.select("file", "row", *COLUMNS)
+    rows = table.select("file", "row", *(pl.col(name).cast(as_) for name, as_ in COLUMNS.items()))
+    for name in ("query_id", "dataset", "split", "replica", "sequence"):
+        if len(missing := rows.filter(pl.col(name).is_null())):
+            raise defect(missing, f"{name} is missing", AGAIN)
+    return rows
 
 
 def _questions(rows: pl.DataFrame) -> pl.DataFrame:
@@ -139,7 +150,6 @@ def _cells(rows: pl.DataFrame, arms: Sequence[str]) -> pl.DataFrame:
 def _said(rows: pl.DataFrame) -> pl.DataFrame:
     """By trajectory and hop: the last reply, and what its calls took together."""
     steps = rows.select("at", "steps").explode("steps").unnest("steps")
-    steps = steps.with_columns(pl.col("hop").cast(pl.Int64))
     silent = pl.col("finish_reason") == UNRECORDED
     return steps.group_by("at", "hop", maintain_order=True).agg(
         pl.when(~silent).then("reply").last(),

@@ -13,11 +13,12 @@ import pytest
 from helpers.experiments import SPLITS, load, settings, table, write_script, write_scripts
 
 from hcache.commands import main
-from hcache.commands.export import QUESTIONS, write_out
 from hcache.commands.export import export as write_replies
 from hcache.data.metrics import METRICS
 from hcache.errors import ConfigError
 from hcache.experiment import Experiment
+from hcache.exports.selection import QUESTIONS
+from hcache.exports.writing import write_out
 from hcache.sampling import Sampler
 
 FILES = ("out.jsonl", "out.parquet")

@@ -268,6 +268,7 @@ def test_rows_that_say_otherwise_are_refused(out: Path, tmp_path: Path) -> None:
         (pl.concat([rows, rows.with_columns(quality=1 - pl.col("quality"))]), "another outcome"),
         (rows.with_columns(steps=pl.lit(1)), "hf"),
         (rows.with_columns(split=pl.Series(["train", "test"] * 9)), "the split of its question"),
+        (rows.with_columns(split=pl.lit(None)), "row 1: split is missing"),
     ):
         changed.write_parquet(file)
         assert words in refused(out, tmp_path)
