@@ -31,7 +31,7 @@ AGAIN = "Take a folder that `hcache export FOLDER --to hf --questions` has writt
 TEXT = pl.String
 STEP = pl.Struct({"reply": TEXT, "finish_reason": TEXT, "hop": pl.Int64, "cost": pl.Float64,
                   "prompt_tokens": pl.Int64, "output_tokens": pl.Int64})  # fmt: skip
-COLUMNS = {
+COLUMNS: dict[str, Any] = {
     "query_id": TEXT, "dataset": TEXT, "kind": TEXT, "item": TEXT, "question": TEXT,
     "references": pl.List(TEXT), "split": TEXT, "replica": pl.Int32, "sequence": TEXT,
     "steps": pl.List(STEP), "quality": pl.Float64,
