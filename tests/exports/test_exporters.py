@@ -189,6 +189,17 @@ def test_routerbench_is_read_as_such(varied: Experiment, tmp_path: Path) -> None
     assert set(pl.read_parquet(file).columns) >= {"a", "a>b", "a>b|model_response", "c|total_cost"}
 
 
+def test_routerbench_keeps_a_text_that_looks_like_a_list(tmp_path: Path) -> None:
+    write_scripts(tmp_path, "a")
+    write_script(tmp_path, "a", [["(?s)^.*$", "['x', 'y']"]])
+    experiment = load(tmp_path, settings("a", workflow={"name": "relay", "hops": 1}))
+    Sampler(experiment).run()
+    file = tmp_path / "routerbench_0shot.parquet"
+    write_out(file, made(experiment.db, "routerbench", file.name).content)
+    import_files("routerbench", [file], tmp_path / "db.duckdb")
+    assert set(table(tmp_path / "db.duckdb", "generations")["text"]) == {"['x', 'y']"}
+
+
 def test_replicas_are_samples_of_their_own(tmp_path: Path) -> None:
     write_scripts(tmp_path, "a")
     raw = settings("a", sampling={"replicas": 2})

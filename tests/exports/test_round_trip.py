@@ -11,7 +11,16 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-from helpers.experiments import SPLITS, Raw, load, settings, write_script, write_scripts
+from helpers.experiments import (
+    SPLITS,
+    Raw,
+    failing,
+    load,
+    settings,
+    table,
+    write_script,
+    write_scripts,
+)
 from helpers.paths import SHARED
 from hypothesis import given
 from hypothesis import settings as profile
@@ -156,7 +165,7 @@ def assert_same(one: Experiment, two: Experiment) -> int:
 
 @pytest.mark.slow
 @given(databases())
-@profile(max_examples=12)
+@profile(max_examples=8)
 def test_random_databases_come_back_as_they_went(made: Made) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -188,6 +197,52 @@ def test_scores_are_made_again(sampled: Experiment, tmp_path: Path) -> None:
     out = shared(sampled, tmp_path / "out")
     told = import_files("hf", [out], tmp_path / "db.duckdb")
     assert told.recomputed == {"f1": (30, 0)} and not told.holes and not told.repeated
+
+
+def test_replies_and_names_are_taken_as_they_are(tmp_path: Path) -> None:
+    """Of others a reply like the first is a failure, and a name like the second a mistake."""
+    write_scripts(tmp_path, "ab")
+    write_script(tmp_path, "a", [["(?s)^.*$", "API Error: 429"]])
+    raw = settings(["A", "a"])
+    raw["models"] = {"A": {"path": "b.json", "engine": "scripted"},
+                     "a": {"path": "a.json", "engine": "scripted"}}  # fmt: skip
+    first = load(tmp_path, raw)
+    Sampler(first).run()
+    second = imported(shared(first, tmp_path / "out"), tmp_path / "again.duckdb")
+    assert assert_same(first, second) == 5 and replies(first) == replies(second)
+
+
+def test_reply_that_was_not_recorded_stays_so(tmp_path: Path) -> None:
+    table_of = pl.DataFrame({"query": ["q?"] * 2, "arm": ["m", "o"], "score": [1.0, 0.0],
+                             "cost": [2.0, None]})  # fmt: skip
+    table_of.write_csv(tmp_path / "t.csv")
+    options = {"unit": "calls"}
+    import_files("long", [tmp_path / "t.csv"], tmp_path / "one.duckdb", name="one", options=options)
+    first = Experiment.load(tmp_path / "one.yaml", [], tmp_path / "one.duckdb")
+    second = imported(shared(first, tmp_path / "out"), tmp_path / "again.duckdb")
+    assert replies(first) == replies(second)
+    for experiment in (first, second):
+        assert set(table(experiment.db, "generations")["finish_reason"]) == {"unrecorded"}
+        stated = table(experiment.db, "trajectories")
+        assert dict(stated["sequence", "costs"].iter_rows()) == {"m": [2.0], "o": [None]}
+        assert set(stated["unit"]) == {"calls"}
+
+
+def test_hole_everywhere_is_one_afterwards(tmp_path: Path) -> None:
+    """An arm that never replied is still one that could be chosen; without it the trees are."""
+    write_scripts(tmp_path, "ab")
+    first = load(tmp_path, settings("ab"))
+    with pytest.raises(HcacheError, match="the engine died"):
+        Sampler(first, failing("b", after=0)).run()
+    out = shared(first, tmp_path / "out")
+    second = imported(out, tmp_path / "again.duckdb")
+    assert list(second.config.arms) == ["a", "b"]
+    assert assert_same(first, second) == 0
+    alone = load(tmp_path, settings("a"))
+    again = Experiment.load(
+        tmp_path / "again.yaml", ["arms={a: {model: a}}"], tmp_path / "again.duckdb"
+    )
+    assert assert_same(alone, again) == 5
 
 
 @pytest.mark.parametrize(
