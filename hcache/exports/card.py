@@ -111,13 +111,13 @@ def _feature(kind: Any) -> dict[str, Any]:
 
 def _facts(selection: Selection) -> Facts:
     config, store = selection.config, selection.store
-    recorded = config.cost == RECORDED
+    unit = store.sql(UNIT, [config.name]).item() if config.cost == RECORDED else None
     arms = dict(store.pool(config.name).select("arm_id", "name").iter_rows())
     return Facts(
         experiment=config.name,
         arms=tuple(arms.values()),
         sequences=tuple(_sequences(selection, arms)),
-        unit=store.sql(UNIT, [config.name]).item() if recorded else PRICED,
+        unit=unit or PRICED,
         digest=content_digest(store).digest,
         scoring={
             name: Scoring(extract=data.extract, metrics=data.metrics)
