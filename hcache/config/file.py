@@ -45,8 +45,9 @@ def read_config(
 ) -> ExperimentConfig:
     """Read and validate an experiment file, with `a.b.c=value` overrides applied.
 
-    Prices that name an entry of the list `prices` are its numbers then. `algo` takes the place of `train.algo`, with its own settings in place of those of that. A file
-    may say `base: OTHER.yaml`, a file beside it whose settings hold where it says nothing.
+    Prices that name an entry of the list `prices` are its numbers then. `algo` takes the place of
+    `train.algo`, with its own settings in place of those of that. A file may say
+    `base: OTHER.yaml`, a file beside it whose settings hold where it says nothing.
 
     Raises:
         ConfigError: naming the file, the place in it, what is wrong and what would be right.

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -23,7 +23,8 @@ from hcache.errors import ConfigError
 from hcache.files import find
 from hcache.keys import digest_file
 
-MILLION = 1_000_000
+MILLION: Final = 1_000_000
+ENTRY = frozenset({"model", "batch"})  # of a price that names an entry of a list
 DEFAULT = "default"  # the source of the price of an arm that has none
 MOST = 1e12  # of a price; no sum of costs overflows
 
@@ -113,12 +114,11 @@ def _priced(arm: Any, name: str, prices: _List | None, file: Path) -> Any:
     """An arm with numbers as its price; what else is wrong with it is told by its validation."""
     price = arm.get("price") if isinstance(arm, dict) else None
     asked = {"model": price} if isinstance(price, str) else price
-    if not isinstance(asked, dict) or not asked.keys() & {"model", "batch"}:
+    if not isinstance(asked, dict) or not asked.keys() & ENTRY:
         return arm
     place = f"{file}: arms.{name}.price"
     model, batch = asked.get("model"), asked.get("batch", False)
-    named = isinstance(model, str) and isinstance(batch, bool)
-    if not named or asked.keys() - {"model", "batch"}:
+    if not isinstance(model, str) or not isinstance(batch, bool) or asked.keys() - ENTRY:
         raise ConfigError(
             f"{place}: neither numbers nor the name of an entry, with `batch` true or false.",
             "Like {input: 0.15, output: 0.60}, gpt-4o-mini, or {model: gpt-4o-mini, batch: true}",
@@ -187,5 +187,7 @@ def _number(entry: Mapping[str, Any], field: str, where: str) -> float:
         said = type_name(value) if field in entry else "missing"
         raise ConfigError(f"{where}: {field} is {said}; need USD for one token.", LITELLM)
     if not 0 <= value <= MOST:
-        raise ConfigError(f"{where}: {field} is {value}; need USD for one token.", LITELLM)
+        raise ConfigError(
+            f"{where}: {field} is {str(value)[:40]}; need USD for one token.", LITELLM
+        )
     return float(value)

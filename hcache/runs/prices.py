@@ -115,7 +115,7 @@ def _counted_in(experiment: Experiment, units: list[str]) -> str:
 
 
 def _stored(experiment: Experiment) -> tuple[dict[str, float], list[str]]:
-    """Mean cost of the calls of each arm, where costs are made of tokens; units of recorded ones."""
+    """Mean cost of the calls of each arm, where it is made of tokens; units of recorded costs."""
     if not exists(experiment.db):
         return {}, []
     with Store(experiment.db) as store:

@@ -130,7 +130,8 @@ def write_experiment(folder: Path, head_dim: int = 24, **sections: Any) -> Exper
     arm = settings["arms"]["a"]
     prices = {"a": ("one", 1), "b": ("two", 2), "c": ("one", 3)}
     settings["arms"] = {
-        name: arm | {"model": model, "price": per_1000(price)} for name, (model, price) in prices.items()
+        name: arm | {"model": model, "price": per_1000(price)}
+        for name, (model, price) in prices.items()
     }
     sources = {split: {"path": f"{split}.jsonl"} for split in ("train", "valid", "test")}
     settings["data"] = {"made": {"sources": sources}}
