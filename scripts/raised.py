@@ -191,7 +191,10 @@ class Package:
                 return [one + two for one, two in itertools.product(of(left), of(right))]
             case ast.IfExp(body=one, orelse=two):
                 return [*of(one), *of(two)]
-            case ast.Attribute(attr="message" | "hint"):
+            case (
+                ast.Attribute(attr="message" | "hint")
+                | ast.Call(args=[ast.Attribute(attr="message" | "hint")])  # folded, say
+            ):
                 return [PASSED]
             case ast.Name(id=name):
                 return self._named(name, scope, depth + 1) or [_open(node)]

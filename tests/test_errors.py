@@ -43,7 +43,9 @@ def hints(scripts: ModuleType) -> list[str]:
 
 
 def test_page_is_what_the_code_says(scripts: ModuleType) -> None:
-    assert scripts.PAGE.read_text(encoding="utf-8") == scripts.page(), "python scripts/errors.py"
+    page = scripts.page()
+    assert scripts.PAGE.read_text(encoding="utf-8") == page, "python scripts/errors.py"
+    assert "\0" not in page, "an error that passes on another's message is no row of its own"
 
 
 def test_every_error_has_a_way_out(scripts: ModuleType) -> None:

@@ -25,6 +25,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hcache.errors import ConfigError, DataError
 from hcache.evaluation.baselines import (
@@ -43,8 +44,9 @@ from hcache.evaluation.partial import remarks
 from hcache.evaluation.report import Group, Plane, Point, Report, Row
 from hcache.evaluation.statistics import LEVEL, VANISHES, Array, in_words, interval_of_mean
 from hcache.policies import Policy
+from hcache.policies.planning import PlanningPolicy
 from hcache.replay.static import Path, best_single, best_static, common_paths, single_paths
-from hcache.replay.tree import Tree, path_name
+from hcache.replay.tree import States, Tree, path_name
 
 Policies = Mapping[str, Policy | Sequence[Policy]]
 
@@ -234,7 +236,7 @@ def _two_models(test: Tree, selection: Sequence[Tree], policies: Policies) -> di
     """RouteLLM's metrics of each router's first decision, where there are two arms alone.
 
     The strong arm is the one of higher quality on the selection trees; the score of a query is the
-    router's probability of it. All NaN where the gap between the two may be 0.
+    router's preference for it. All NaN where the gap between the two may be 0.
     """
     paths = single_paths([test, *selection])
     if len(test.arms) != 2 or paths != [(0,), (1,)]:
@@ -248,10 +250,17 @@ def _two_models(test: Tree, selection: Sequence[Tree], policies: Policies) -> di
     roots = test.states[test.root_T]
     found = {}
     for name, given in policies.items():
-        score_T = torch.stack([p.probs(roots)[:, strong] for p in _as_list(given)]).mean(dim=0)
+        score_T = torch.stack([_preference(p, roots, strong) for p in _as_list(given)]).mean(dim=0)
         score_Q = evaluator.by_query(score_T)
         found[name] = apgr_cpt(score_Q, weak_Q, strong_Q)
     return found
+
+
+def _preference(policy: Policy, states: States, arm: int) -> Tensor:
+    """By how much a router is for an arm: a planner's lead of its best plan, else a probability."""
+    if isinstance(policy, PlanningPolicy):
+        return policy.margin(states, arm)
+    return policy.probs(states)[:, arm]
 
 
 def _sentence(row: Row) -> str:

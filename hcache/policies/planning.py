@@ -12,7 +12,7 @@ A actions (arms, then STOP), D text features.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,23 +87,50 @@ class PlanningPolicy(ABC):
         Raises:
             RunError: if the states have other features or more hops than the policy knows.
         """
-        check_states(states, self.features, len(self.paths))
         chosen_NA = states.valid_NA.clone()
+        for at_N, first_S, score_NS in self._plans(states):
+            chosen_NA[at_N] = _first_actions(first_S, score_NS, states.valid_NA[at_N])
+        return chosen_NA.double() / chosen_NA.sum(dim=1, keepdim=True)
+
+    @torch.no_grad()
+    def margin(self, states: States, action: int) -> Tensor:
+        """Lead of the best plan that begins with an action over the best other one, float64 [n].
+
+        Infinite where only one of the two is possible, NaN where neither is.
+
+        Raises:
+            RunError: as `probs`.
+        """
+        margin_N = torch.full((len(states.hop_N),), torch.nan, dtype=torch.float64)
+        for at_N, first_S, score_NS in self._plans(states):
+            own_S = first_S == action
+            with_NS, without_NS = (
+                score_NS.masked_fill(left_out, -torch.inf) for left_out in (~own_S, own_S)
+            )
+            margin_N[at_N.cpu()] = (with_NS.amax(dim=1) - without_NS.amax(dim=1)).cpu()
+        return margin_N
+
+    def _plans(self, states: States) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """By hop: rows of its states, first actions [S] and scores [n, S] of their plans.
+
+        A plan that is not possible scores −∞.
+        """
+        check_states(states, self.features, len(self.paths))
         for hop in states.hop_N.unique().tolist():
             at_N = (states.hop_N == hop).nonzero()[:, 0]
             score_NS = self.scores(hop, states.features_ND[at_N]).to(at_N.device)
-            chosen_NA[at_N] = self._first_actions(hop, score_NS, states.valid_NA[at_N])
-        return chosen_NA.double() / chosen_NA.sum(dim=1, keepdim=True)
+            first_S = torch.tensor([path[0] for path in self.paths[hop]], device=at_N.device)
+            possible_NS = states.valid_NA[at_N][:, first_S]
+            yield at_N, first_S, score_NS.masked_fill(~possible_NS, -torch.inf)
 
-    def _first_actions(self, hop: int, score_NS: Tensor, valid_NA: Tensor) -> Tensor:
-        """The first action of each best plan as a mask [n, A]; all that is valid without one."""
-        first_S = torch.tensor([path[0] for path in self.paths[hop]], device=valid_NA.device)
-        possible_NS = valid_NA[:, first_S]
-        score_NS = score_NS.masked_fill(~possible_NS, -torch.inf)
-        near_NS = score_NS >= score_NS.max(dim=1, keepdim=True).values - TIE
-        best_N = near_NS.byte().argmax(dim=1)  # of equals the first, which is the shortest
-        one_NA = torch.nn.functional.one_hot(first_S[best_N], valid_NA.shape[1]).bool()
-        return torch.where(possible_NS.any(dim=1, keepdim=True), one_NA, valid_NA)
+
+def _first_actions(first_S: Tensor, score_NS: Tensor, valid_NA: Tensor) -> Tensor:
+    """The first action of each best plan as a mask [n, A]; all that is valid without one."""
+    near_NS = score_NS >= score_NS.max(dim=1, keepdim=True).values - TIE
+    best_N = near_NS.byte().argmax(dim=1)  # of equals the first, which is the shortest
+    one_NA = torch.nn.functional.one_hot(first_S[best_N], valid_NA.shape[1]).bool()
+    possible_N1 = (score_NS > -torch.inf).any(dim=1, keepdim=True)
+    return torch.where(possible_N1, one_NA, valid_NA)
 
 
 def paths_from_json(paths: Sequence[Sequence[Sequence[Any]]]) -> Paths:

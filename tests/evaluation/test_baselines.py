@@ -40,6 +40,7 @@ from hcache.evaluation.statistics import (
 from hcache.policies import AnyAlpha, Policy
 from hcache.replay.static import common_paths, single_paths
 from hcache.replay.tree import States, Tree
+from hcache.trainers import TRAINERS
 
 quick = settings(max_examples=25, deadline=None)
 ALPHA = 0.1
@@ -805,6 +806,28 @@ def test_two_models_equal_the_threshold_loop(seed: int, chosen: int, on_test: in
     assert got == pytest.approx(wanted, nan_ok=True)
     if math.isnan(wanted[0]):
         assert mean(strong_Q) <= mean(weak_Q)
+
+
+def test_a_planner_is_judged_by_its_margin() -> None:
+    """Its probabilities are 0 or 1, and would rank no query above another of the same choice."""
+    test, train = two_arms(3, "q", 1), two_arms(4, "t", 1)
+    policy = TRAINERS["logistic"](train.tree, alpha=0.0, seed=0).policy
+    found = report_of(test, train, {"r": policy}).two_models["r"]
+
+    def of(root: Node, arm: int) -> float:
+        leaf = static_walk(root, (arm,), 2)
+        assert leaf is not None
+        return leaf.quality
+
+    def margin(root: Node) -> float:
+        x_ND = torch.tensor([list(root.features)]).float()
+        scores = dict(zip(policy.paths[0], policy.scores(0, x_ND)[0].tolist(), strict=True))
+        best = [max(score for path, score in scores.items() if path[0] == arm) for arm in (0, 1)]
+        return best[1] - best[0]
+
+    weak_Q, strong_Q = (by_query(test, lambda r, a=a: of(r, a)) for a in (0, 1))  # type: ignore[misc]
+    wanted = apgr_cpt_twin(by_query(test, margin), weak_Q, strong_Q)
+    assert [found.apgr, found.cpt20, found.cpt50, found.cpt80] == pytest.approx(wanted)
 
 
 def test_the_strong_model_is_the_one_of_selection() -> None:
