@@ -307,6 +307,23 @@ class ExperimentConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _one_name_is_one_model(self) -> ExperimentConfig:
+        """A served model is known by its name: under one, others would pass for the same."""
+        first: dict[tuple[str, str | None], tuple[str, set[str]]] = {}
+        for name, model in self.models.items():
+            if model.server is None:
+                continue
+            endpoints = set(model.server.endpoints)
+            key = model.path, model.server.served_as
+            other, there = first.setdefault(key, (name, endpoints))
+            if endpoints != there:
+                raise ValueError(
+                    f"models.{name}.path: {model.path!r} is also the name of {other}, at other "
+                    "endpoints; have each served by a name of its own, or list all under one model"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _names_resolve(self) -> ExperimentConfig:
         for name, arm in self.arms.items():
             if arm.model not in self.models:
