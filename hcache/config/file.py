@@ -90,11 +90,11 @@ def _read_mapping(path: Path) -> dict[str, Any]:
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Two mappings, the second over the first, section by section."""
+    """Two mappings, the second over the first, section by section; a price is one with its unit."""
     sections = {
         key: _merged(below[key], value)
         for key, value in above.items()
-        if isinstance(value, dict) and isinstance(below.get(key), dict)
+        if key != "price" and isinstance(value, dict) and isinstance(below.get(key), dict)
     }
     return below | above | sections
 

@@ -13,6 +13,7 @@ from helpers.paths import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hcache.config.file import read_config
 from hcache.config.prices import DEFAULT, MILLION, Price
 from hcache.config.schema import ExperimentConfig
 from hcache.config.stored import stored_arm, stored_config
@@ -118,6 +119,16 @@ def test_a_list_lies_beside_the_file_whatever_the_working_directory(
     other.mkdir()
     monkeypatch.chdir(other)
     assert price_in(folder, "gpt-4o").per_1000 == (0.0025, 0.01)
+
+
+def test_a_price_takes_the_place_of_that_of_the_base_whole(folder: Path) -> None:
+    """With the unit of the base it would be another price than its file says."""
+    load(folder, raw_with(a={"input": 1, "output": 2, "per": 1000}))
+    file = folder / "second.yaml"
+    for price in ({"input": 0.15, "output": 0.6}, {"model": "gpt-4o-mini"}):
+        file.write_text(json.dumps({"base": "experiment.yaml", "arms": {"a": {"price": price}}}))
+        assert read_config(file).arms["a"].price.per_1000 == (0.00015, 0.0006)
+        assert read_config(file).arms["b"].price.per_1000 == (2, 2)
 
 
 def test_prices_of_longer_prompts_are_not_used_and_that_is_said(folder: Path) -> None:
