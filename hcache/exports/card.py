@@ -25,7 +25,7 @@ from hcache.store.exporting import MADE_BY, OFFERED, UNIT
 
 OPEN = ("engine", "vllm", "torch", "device", "hcache", "format", "source", "commit")
 """What a card repeats of where generations are from."""
-PRICED = "of the price table"
+PRICED = "units of the prices"
 PAGE = """\
 ---
 {header}---
@@ -153,7 +153,8 @@ def _made_by(selection: Selection, arms: Sequence[str]) -> dict[str, Any]:
 def _arm(arm: ArmConfig, model: ModelConfig) -> dict[str, Any]:
     """The settings of an arm without those of its machine and without its prompts."""
     path = PurePath(model.path)
-    sampled = arm.model_dump(mode="json", include={"price", "max_tokens", "temperature", "top_p"})
+    sampled = arm.model_dump(mode="json", include={"max_tokens", "temperature", "top_p"})
+    sampled["price"] = arm.price.model_dump(mode="json", include={"input", "output", "per"})
     return {
         "model": path.name if path.is_absolute() else model.path,
         "engine": model.engine,

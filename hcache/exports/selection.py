@@ -10,9 +10,9 @@ from io import BytesIO
 from pathlib import Path
 
 import polars as pl
-from pydantic import ValidationError
 
 from hcache.config.schema import ExperimentConfig
+from hcache.config.stored import stored_config
 from hcache.errors import ConfigError, StoreError
 from hcache.plugins import Registry
 from hcache.store import Store
@@ -56,8 +56,8 @@ class Selection:
         """
         [text] = self.store.rows_of("experiments", self.experiment)["config"]
         try:
-            return ExperimentConfig.model_validate_json(text)
-        except ValidationError as error:
+            return stored_config(json.loads(text))
+        except ValueError as error:  # also pydantic's
             raise StoreError(
                 f"{self.store.path}: the settings of {self.experiment} are not of this version.",
                 "Run `hcache sample` with its file again; it generates what is missing alone.",

@@ -186,7 +186,11 @@ def test_random_databases_come_back_as_they_went(made: Made) -> None:
 
 
 def test_costs_may_be_of_tokens_and_prices_too(sampled: Experiment, tmp_path: Path) -> None:
-    prices = [f"arms.{name}.price={place + 1}" for place, name in enumerate("ab")]
+    own = {name: arm.price for name, arm in sampled.config.arms.items()}
+    prices = [
+        f"arms.{name}.price={{input: {price.input}, output: {price.output}, per: {price.per}}}"
+        for name, price in own.items()
+    ]
     again = imported(
         shared(sampled, tmp_path / "out"), tmp_path / "db.duckdb", "cost=tokens", *prices
     )
