@@ -208,7 +208,7 @@ def test_ridge_parts_what_is_common_from_what_differs() -> None:
             left_out = [np.arange(40) != row for row in range(40)]
             fits = [Ridge(alpha=penalty).fit(z_ND[keep], target_N[keep]) for keep in left_out]
             pairs = zip(fits, z_ND, target_N, strict=True)
-            return sum((fit.predict(z_D[None])[0] - y) ** 2 for fit, z_D, y in pairs)
+            return float(sum((fit.predict(z_D[None])[0] - y) ** 2 for fit, z_D, y in pairs))
 
         fitted = Ridge(alpha=min(PENALTIES, key=error)).fit(z_ND, target_N)
         return np.asarray(fitted.predict(z_ND))
