@@ -182,6 +182,6 @@ _READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
     ".tsv": lambda path: _read_csv(path, "\t"),
     ".jsonl": lambda path: pl.read_ndjson(path, infer_schema_length=None),
     ".ndjson": lambda path: pl.read_ndjson(path, infer_schema_length=None),
-    ".parquet": pl.read_parquet,
+    ".parquet": lambda path: pl.read_parquet(path, use_pyarrow=True),  # polars' own panics aloud
 }
 ENDINGS = f"{', '.join(_READERS)} (or .gz)"

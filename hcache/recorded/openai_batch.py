@@ -22,6 +22,7 @@ from hcache.data.thoughts import drop_thought
 from hcache.engines.batch_results import BatchLine, agreed, custom_id, line_of
 from hcache.engines.chat import ENDS, Completion
 from hcache.errors import ConfigError, DataError
+from hcache.keys import well_formed
 from hcache.recorded.files import defect, find_files, need, read_table, texts
 from hcache.recorded.recording import IMPORTERS, Evaluation, Recording
 from hcache.recorded.tables import recording_of
@@ -34,7 +35,6 @@ class _Request:
     """A line of a file of requests."""
 
     place: str
-    folder: Path
     key: str
     model: str
     question: str
@@ -75,38 +75,40 @@ def openai_batch(
     return replace(made, notes=(*_notes(asked, said), f"scores are {metric} of the replies"))
 
 
-Asked = Mapping[str, Sequence[_Request]]  # by custom_id
 Said = Mapping[_Request, tuple[BatchLine, Path, int]]  # with file and row
 
 
-def _read(files: Sequence[Path]) -> tuple[Asked, Said]:
-    """Requests by their ids, and what was said to each."""
-    asked: dict[str, list[_Request]] = defaultdict(list)
+def _read(files: Sequence[Path]) -> tuple[list[_Request], Said]:
+    """Requests, each once however often it was sent, and what was said to each."""
+    asked: dict[str, dict[str, _Request]] = defaultdict(dict)  # by id and body
+    beside: dict[tuple[str, Path], dict[str, _Request]] = defaultdict(dict)  # and in each folder
     results: list[tuple[str, BatchLine, Path, int]] = []
     for file in files:
         for row in Source(file).json_rows():
             key = custom_id(row)
             if "body" in row.fields:
-                _add(asked[key], _request(file, key, row))
+                request = _request(key, row)
+                first = asked[key].setdefault(request.body, request)
+                beside[key, file.parent][request.body] = first
             else:
                 results.append((key, line_of(row), file, row.source.line))
     said: dict[_Request, tuple[BatchLine, Path, int]] = {}
     for key, line, file, number in results:
-        request = _found(asked.get(key, ()), key, line, file)
-        first = said[request][0] if request in said else None
-        chosen = agreed(first, line)
-        if chosen is line:
+        candidates = asked[key] if len(asked[key]) <= 1 else beside[key, file.parent]
+        request = _only([*candidates.values()], key, line)
+        first_line = said[request][0] if request in said else None
+        if agreed(first_line, line) is line:
             said[request] = line, file, number
-    return asked, said
+    return [request for requests in asked.values() for request in requests.values()], said
 
 
-def _request(file: Path, key: str, row: Row) -> _Request:
+def _request(key: str, row: Row) -> _Request:
     body = row.get("body")
     try:
         assert isinstance(body, dict)
         model, messages = body["model"], body["messages"]
         asked = [m for m in messages if m.get("role") not in ("system", "developer")] or messages
-        question = "\n\n".join(_text(message["content"]) for message in asked)
+        question = well_formed("\n\n".join(_text(message["content"]) for message in asked))
         if not isinstance(model, str):
             raise TypeError("model is no text")
     except (AssertionError, LookupError, TypeError, AttributeError) as error:
@@ -115,7 +117,7 @@ def _request(file: Path, key: str, row: Row) -> _Request:
         ) from error
     settings = {name: value for name, value in body.items() if name not in UNSET}
     said, whole = (json.dumps(part, sort_keys=True, default=str) for part in (settings, body))
-    return _Request(row.source.place, file.parent, key, model, question, said, whole)
+    return _Request(row.source.place, key, well_formed(model), question, said, whole)
 
 
 def _text(content: Any) -> str:
@@ -125,22 +127,14 @@ def _text(content: Any) -> str:
     return "\n".join(part["text"] for part in content if part["type"] == "text")
 
 
-def _add(others: list[_Request], request: _Request) -> None:
-    """Add a request, unless it is one that was sent again."""
-    if all(other.body != request.body for other in others):
-        others.append(request)
-
-
-def _found(requests: Sequence[_Request], key: str, line: BatchLine, file: Path) -> _Request:
-    """The request of a line: that of its id, and of its folder where several have the id."""
+def _only(requests: Sequence[_Request], key: str, line: BatchLine) -> _Request:
+    """The one request that a line can be the result of."""
     if not requests:
         raise DataError(
             f"{line.place}: no request has custom_id {key[:100]!r}.",
-            "Give the file of requests beside that of results.",
+            "Give the file of requests too; where ids repeat, beside that of results.",
         )
     if len(requests) > 1:
-        requests = [request for request in requests if request.folder == file.parent]
-    if len(requests) != 1:
         raise DataError(
             f"{line.place}: custom_id {key[:100]!r} is that of several requests.",
             "Put each batch, requests and results, in a folder of its own.",
@@ -148,11 +142,11 @@ def _found(requests: Sequence[_Request], key: str, line: BatchLine, file: Path) 
     return requests[0]
 
 
-def _rows(asked: Asked, said: Said) -> Iterator[dict[str, Any]]:
+def _rows(asked: Sequence[_Request], said: Said) -> Iterator[dict[str, Any]]:
     """A row for each result, in the order of the requests."""
     first: dict[tuple[str, str], _Request] = {}
     calls: dict[tuple[str, str], int] = defaultdict(int)
-    for request in (request for requests in asked.values() for request in requests):
+    for request in asked:
         if request not in said:
             continue
         cell = request.model, request.question
@@ -164,7 +158,7 @@ def _rows(asked: Asked, said: Said) -> Iterator[dict[str, Any]]:
             )
         line, file, number = said[request]
         yield {
-            "file": str(file), "row": number, "custom_id": request.key,
+            "file": str(file), "row": number, "custom_id": well_formed(request.key),
             "query": request.question, "sequence": [request.model], "sample": calls[cell],
             **_outcome(line),
         }  # fmt: skip
@@ -188,7 +182,7 @@ def _outcome_of(
     usage = completion.usage if completion else None
     return {
         "reply": reply,
-        "failure": failure and failure[:200],
+        "failure": failure and well_formed(failure[:200]),
         "input_tokens": usage and usage.prompt_tokens,
         "output_tokens": usage and usage.completion_tokens,
     }
@@ -202,10 +196,11 @@ def _with_references(rows: pl.DataFrame, file: Path) -> pl.DataFrame:
     given = table.select(
         "file", "row", key=texts(table, key).str.strip_chars(), reference=texts(table, "reference")
     )
+    given = given.drop_nulls()
     differ = given.filter(pl.col("reference").n_unique().over("key") > 1)
     if len(differ):
         raise defect(differ, f"{key} {differ['key'][0][:60]!r} has another answer elsewhere")
-    answers = given.drop_nulls().unique("key").select("key", "reference")
+    answers = given.unique("key").select("key", "reference")
     rows = rows.with_columns(key=pl.col(key).str.strip_chars())
     found = rows.join(answers, "key", "left", maintain_order="left").drop("key")
     without = found.filter(pl.col("reference").is_null())
@@ -229,8 +224,8 @@ def _scored(rows: pl.DataFrame, extract: str, metric: str) -> pl.DataFrame:
     return rows.with_columns(pl.Series("score", values, pl.Float64))
 
 
-def _notes(asked: Asked, said: Said) -> Iterator[str]:
-    silent = sum(request not in said for requests in asked.values() for request in requests)
+def _notes(asked: Sequence[_Request], said: Said) -> Iterator[str]:
+    silent = sum(request not in said for request in asked)
     if silent:
         yield f"requests without a result: {silent:,}"
     replied = {

@@ -10,8 +10,8 @@ import io
 import os
 import pickle
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -38,6 +38,7 @@ class Good:
 
     files: Mapping[str, Any]
     options: Mapping[str, str] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()  # files that options name, and no path
 
 
 CELLS: Rows = [
@@ -58,7 +59,41 @@ BENCH: Rows = [
      "a|total_cost": 1.0}
     for n in "xy"
 ]  # fmt: skip
+PLACE = "outcomes/model"  # of the files of a case
+REQUESTS: Rows = [
+    {"custom_id": f"{m}{n}", "method": "POST", "url": "/v1/chat/completions",
+     "body": {"model": m, "seed": 1, "messages": [
+         {"role": "system", "content": "Be short."},
+         {"role": "user", "content": f"{n}?" if m == "a" else [{"type": "text", "text": f"{n}?"}]},
+     ]}}
+    for m in "ab" for n in (1, 2)
+]  # fmt: skip
+RESULTS: Rows = [
+    {"id": "r", "custom_id": f"a{n}", "error": None, "response": {"status_code": 200, "body": {
+        "model": "a-2024", "choices": [{"index": 0, "finish_reason": "stop",
+        "logprobs": {"content": [{"token": "x", "logprob": -0.5}]},
+        "message": {"role": "assistant", "content": "1"}}],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}}}}
+    for n in (1, 2)
+]  # fmt: skip
+FAILED: Rows = [
+    {"id": "r", "custom_id": "b1", "response": None,
+     "error": {"code": "batch_expired", "message": "This request could not be executed."}},
+    {"id": "r", "custom_id": "b2", "error": None, "response": {"status_code": 429, "body": {
+        "error": {"message": "Rate limit", "code": "rate_limit_exceeded"}}}},
+]  # fmt: skip
 FORMATS: dict[str, tuple[Good, ...]] = {
+    "openai_batch": (
+        Good({"requests.jsonl": REQUESTS, "results.jsonl": RESULTS, "errors.jsonl": FAILED,
+              "references.csv": [{"custom_id": row["custom_id"], "reference": "1"}
+                                 for row in REQUESTS]},
+             {"references": f"{PLACE}/references.csv", "metric": "numeric", "extract": "number"},
+             beside=("references.csv",)),
+        Good({"requests.jsonl": REQUESTS, "results.jsonl": RESULTS,
+              "references.jsonl": [{"query": f"{n}?", "reference": n} for n in (1, 2)]},
+             {"references": f"{PLACE}/references.jsonl", "metric": "f1"},
+             beside=("references.jsonl",)),
+    ),
     "long": (
         Good({"cells.jsonl": CELLS}),
         Good({"cells.csv": CELLS}, {"extract": "number", "metric": "numeric"}),
@@ -66,6 +101,15 @@ FORMATS: dict[str, tuple[Good, ...]] = {
         Good({"calls.tsv": CALLS}, {"sequence": "who"}),
         Good({"calls.jsonl": [row | {"who": row["who"].split(">")} for row in CALLS]},
              {"sequence": "who"}),
+        Good({"cells.csv": CELLS, "test.txt": "q0\nq1\n", "train.json": ["q2"]},
+             {"split.test": f"{PLACE}/test.txt", "split.train/valid": f"{PLACE}/train.json"},
+             beside=("test.txt", "train.json")),
+        Good({"cells.csv": CELLS, "splits.csv": [
+            {"id": f"q{n}", "split": split} for n, split in enumerate(("train", "dev", "test"))]},
+             {"split.file": f"{PLACE}/splits.csv"}, beside=("splits.csv",)),
+        Good({"cells.csv": CELLS, "splits.json": {"train": ["q0"], "test": ["q1", "q2"]}},
+             {"split.file": f"{PLACE}/splits.json"}, beside=("splits.json",)),
+        Good({"cells.jsonl": CELLS}, {"split.ratio": "8/1/1", "split.seed": "3"}),
     ),
     "wide": (
         Good({"cells.jsonl": WIDE}),
@@ -151,11 +195,14 @@ def imports(kind: str) -> Target:
             good = random.choice(FORMATS[kind])
             files = _files(good, random)
             options = _options(good, random)
-            odd = random.choice(("",) * 12 + ("folder", "absent", "twice", "there"))
-            whole = random.random() < 0.3
+            odd = random.choice(
+                ("",) * 12 + ("whole",) * 4 + ("folder", "absent", "twice", "there")
+            )
+            good = replace(good, beside=good.beside if random.random() < 0.9 else ())
 
             def run() -> None:
-                _import(kind, folder, files, options, odd, whole, before)
+                paths = [name for name in files if name not in good.beside]
+                _import(kind, folder, files, options, paths, odd, before)
 
             return f"{kind} {odd} {options} {files!r}", run
 
@@ -179,19 +226,21 @@ def _import(
     folder: Path,
     files: Mapping[str, bytes],
     options: Mapping[str, str],
+    named: Sequence[str],
     odd: str,
-    whole: bool,
     before: tuple[bytes, str],
 ) -> None:
-    """Import files, whole folder or one by one; look at what a refusal has left."""
-    place = folder / "outcomes" / "model"
+    """Import files one by one, or their folder; look at what a refusal has left."""
+    place = folder / PLACE
     shutil.rmtree(place, ignore_errors=True)
     for old in folder.glob("imported.*"):
         old.unlink()
     place.mkdir(parents=True)
     for name, data in files.items():
         (place / name).mkdir() if odd == "folder" else (place / name).write_bytes(data)
-    paths = [place] if whole else [place / name for name in files]
+    paths = [place / name for name in named]
+    if odd == "whole":
+        paths = [place]
     if odd in ("twice", "absent"):
         paths = paths * 2 if odd == "twice" else [path / "absent" for path in paths]
     db, settings = folder / "imported.duckdb", folder / "imported.yaml"
@@ -237,7 +286,7 @@ def _damaged_file(name: str, tree: Any, random: Random) -> bytes:
         return _nested(tree, random)
     if name.endswith(".pkl"):
         return _pickled(tree, random)
-    if chance < 0.7:
+    if chance < 0.7 and not isinstance(tree, str):
         data = _bytes(name, damaged(tree, random))
     elif chance < 0.9 and not name.endswith(".parquet"):
         said = garbled(_as_file(name, tree), random)
@@ -319,6 +368,8 @@ def _pickled(rows: Rows, random: Random) -> bytes:
 
 def _as_file(name: str, tree: object) -> str:
     """A value as the text of a file: JSON, JSON lines, CSV or TSV by its name."""
+    if name.endswith(".txt"):
+        return str(tree)
     rows = tree if isinstance(tree, list) else [tree]
     if name.endswith(".jsonl"):
         return "".join(as_json(row) + "\n" for row in rows)
