@@ -8,7 +8,10 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-from collections.abc import Callable, Iterable, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +138,8 @@ def _kind(path: Path) -> str:
 def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
     """What a reader makes of a file, its errors as ours."""
     try:
-        return reader(path)
+        with _quietly():
+            return reader(path)
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror or error}).", "Check the path."
@@ -146,6 +150,20 @@ def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
         raise DataError(f"{path}: cannot be read: {text}.", "Check that it is whole.") from error
     except pl.exceptions.PanicException as error:
         raise DataError(f"{path}: cannot be read.", "Check that it is whole.") from error
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep a panic of polars off the terminal, where it prints its own trace; it is raised too."""
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 def _read_csv(path: Path, separator: str = ",") -> pl.DataFrame:
@@ -182,6 +200,6 @@ _READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
     ".tsv": lambda path: _read_csv(path, "\t"),
     ".jsonl": lambda path: pl.read_ndjson(path, infer_schema_length=None),
     ".ndjson": lambda path: pl.read_ndjson(path, infer_schema_length=None),
-    ".parquet": lambda path: pl.read_parquet(path, use_pyarrow=True),  # polars' own panics aloud
+    ".parquet": pl.read_parquet,
 }
 ENDINGS = f"{', '.join(_READERS)} (or .gz)"

@@ -59,10 +59,12 @@ def long(
     required = {"query", "score", *(() if sequence else ("arm",))}
     parts = []
     for path in find_tables(paths):
-        frame = _columns(read_table(path), named, required, path)
+        table = read_table(path)
+        frame = _columns(table, named, required, path)
         if sequence:
-            need(frame, [sequence], path)
-        parts.append(_typed(frame.with_columns(_sequence(frame, sequence))))
+            need(table, [sequence], path)
+        arms = _sequence(table, sequence) if sequence else _alone(frame)
+        parts.append(_typed(frame).with_columns(arms))
     rows = pl.concat(parts, how="diagonal_relaxed")
     return recording_of(rows, dataset, source or dataset or paths[0].stem, unit, scale,
                         _evaluation(extract, metric))  # fmt: skip
@@ -183,15 +185,16 @@ def _columns(
     ]
     need(table, asked, path)
     there = {name: column for name, column in named.items() if column in table.columns}
-    extra = [pl.col(column).alias(name) for name, column in there.items()]
-    rest = [column for column in table.columns if column not in there]
-    return table.select(*(pl.col(c) for c in rest), *extra)
+    return table.select("file", "row", *(pl.col(c).alias(name) for name, c in there.items()))
+
+
+def _alone(frame: pl.DataFrame) -> pl.Series:
+    """Sequences of the one arm of each row."""
+    return frame.select(sequence=pl.concat_list(texts(frame, "arm"))).to_series()
 
 
 def _sequence(frame: pl.DataFrame, column: str) -> pl.Series:
-    """Arms of each row in order: of one column, or of a sequence."""
-    if not column:
-        return frame.select(sequence=pl.concat_list(texts(frame, "arm"))).to_series()
+    """Arms of each row in order, from a column of lists or of texts such as a>b."""
     if isinstance(frame.schema[column], pl.List):
         return _lists(frame, column).alias("sequence")
     parts = texts(frame, column).str.split(">").alias("sequence")
