@@ -112,8 +112,9 @@ def _request(key: str, row: Row) -> _Request:
         if not isinstance(model, str):
             raise TypeError("model is no text")
     except (AssertionError, LookupError, TypeError, AttributeError) as error:
-        raise row.source.defect(
-            "asks no model with messages", "Give requests of /v1/chat/completions."
+        raise DataError(
+            f"{row.source.place}: asks no model with messages.",
+            "Give requests of /v1/chat/completions.",
         ) from error
     settings = {name: value for name, value in body.items() if name not in UNSET}
     said, whole = (json.dumps(part, sort_keys=True, default=str) for part in (settings, body))

@@ -326,6 +326,15 @@ def test_question_whose_reference_is_missing_in_a_row_is_imported(tmp_path: Path
     assert told.outcomes == 2 and not told.recomputed
 
 
+def test_model_that_two_files_name_differently_is_refused(tmp_path: Path) -> None:
+    for name, strong in (("one", "strong"), ("two", "Strong")):
+        write(tmp_path / f"{name}.csv", [cell(name, "weak", 1), cell(name, strong, 1)])
+    files = [tmp_path / "one.csv", tmp_path / "two.csv"]
+    with pytest.raises(DataError, match=r"two.csv, row 3: the arm 'Strong' is called 'strong'"):
+        import_files("long", files, tmp_path / "db.duckdb")
+    assert not (tmp_path / "db.duckdb").exists()
+
+
 def test_scale_makes_scores_of_points(tmp_path: Path) -> None:
     table = [{**row, "score": row["score"] * 10} for row in rows()]
     bring(tmp_path, table, options={"scale": "10"})
