@@ -20,6 +20,7 @@ from hcache.commands import (
     importing,
     inspect,
     merge,
+    prices,
     report,
     reproducing,
     routers,
@@ -52,6 +53,7 @@ app = typer.Typer(
 )
 app.command()(demo.demo)
 app.command()(sampling.plan)
+app.command()(prices.prices)
 app.command()(sampling.sample)
 app.command()(sampling.rescore)
 app.command()(status.status)
