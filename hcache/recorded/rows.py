@@ -156,16 +156,15 @@ class _Maker:
             schema_overrides={"name": pl.String, "arm_id": pl.String, "fingerprint": pl.String},
         )  # fmt: skip
         nodes = nodes.join(arms, "name")
-        prompts = nodes["message"].unique(maintain_order=True)  # all arms are asked the same
-        messages = [f"[{text}]" for text in prompts]
-        keys = pl.Series(list(map(digest_text, messages)), dtype=pl.String)
-        nodes = nodes.with_columns(messages_id=pl.col("message").replace_strict(prompts, keys))
+        messages = [f"[{text}]" for text in nodes["message"]]
+        keys = list(map(digest_text, messages))
         sample = nodes.select(
             pl.when("drawn").then("sample").otherwise(0).cast(pl.Int32)
         ).to_series()
-        made = map(generation_key, nodes["fingerprint"], nodes["messages_id"], sample)
+        made = map(generation_key, nodes["fingerprint"], keys, sample)
         nodes = nodes.with_columns(
             generation_id=pl.Series(list(made), dtype=pl.String),
+            messages_id=pl.Series(keys, dtype=pl.String),
             output=pl.Series(_answers(nodes, self.pool), dtype=pl.String),
         )
         self._add("messages", pl.DataFrame({"messages_id": keys, "messages": messages}))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from importlib import import_module
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,7 +24,7 @@ import polars as pl
 from hcache.errors import HcacheError
 from hcache.recorded.importing import import_files
 from hcache.store import Store
-from hcache.store.digest import content_digest
+from hcache.store.digest import ContentDigest, content_digest
 
 from .harness import Case, Target
 from .mutate import as_json, broken, damaged, garbled, text
@@ -211,7 +212,7 @@ def imports(kind: str) -> Target:
     return prepare
 
 
-def _filled(folder: Path) -> tuple[bytes, str]:
+def _filled(folder: Path) -> tuple[bytes, ContentDigest]:
     """A database with an import of its own, and its digest."""
     table = folder / "first.jsonl"
     table.write_text(_as_file("first.jsonl", CELLS), encoding="utf-8")
@@ -228,7 +229,7 @@ def _import(
     options: Mapping[str, str],
     named: Sequence[str],
     odd: str,
-    before: tuple[bytes, str],
+    before: tuple[bytes, ContentDigest],
 ) -> None:
     """Import files one by one, or their folder; look at what a refusal has left."""
     place = folder / PLACE
@@ -352,9 +353,7 @@ def _pickled(rows: Rows, random: Random) -> bytes:
     """A pickled frame where pandas is there, plain rows, or something hostile among them."""
     held: Any = rows
     try:
-        import pandas
-
-        held = pandas.DataFrame(rows)
+        held = import_module("pandas").DataFrame(rows)
         if random.random() < 0.4:
             column = random.choice(list(held.columns))
             held[column] = [random.choice((*ODD, *HOSTILE[:2])) for _ in rows]
