@@ -30,7 +30,7 @@ torture: setup ## kill sampling (KILLS, VLLM_KILLS) and fail at EVERY n-th call:
 	$(BIN)/python -m benchmarks.torture --vllm $(VLLM_KILLS)
 
 fuzz: setup ## feed hostile inputs to each target of tests/fuzz for MINUTES of CPU time (10)
-	@failed=; for target in config readers scripts extractors sql export imports; do \
+	@failed=; for target in $$($(BIN)/python -m tests.fuzz --list); do \
 		$(BIN)/python -m tests.fuzz $$target --minutes $(MINUTES) --seed $(SEED) || failed=1; \
 	done; test -z "$$failed"
 

@@ -5,11 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from fuzz.formats import FORMATS
 from fuzz.harness import fuzz
 from fuzz.targets import TARGETS
 
-SHORT = {"config": 40, "readers": 1_000, "scripts": 1_000, "extractors": 1_000,
-         "imports": 60, "folders": 40}  # fmt: skip
+from hcache.recorded import IMPORTERS
+
+SHORT = {"config": 40, "readers": 1_000, "scripts": 1_000, "extractors": 1_000}
+SHORT |= {f"imports-{kind}": 8 for kind in FORMATS} | {"imports-hf": 40}
+
+
+def test_every_format_is_fuzzed() -> None:
+    ours = {f"imports-{kind}" for kind in IMPORTERS if IMPORTERS.source(kind) is None}
+    assert ours == {name for name in TARGETS if name.startswith("imports-")}
 
 
 @pytest.mark.parametrize("target", SHORT)

@@ -40,7 +40,11 @@ def import_(
     ] = "train/valid/test",
     option: Annotated[
         list[str] | None,
-        typer.Option("--option", "-o", help="An option of the format, NAME=VALUE. Repeatable."),
+        typer.Option(
+            "--option",
+            "-o",
+            help="An option of the format, or split.train=FILE and such, NAME=VALUE. Repeatable.",
+        ),
     ] = None,
     plugin: Plugins = None,
     as_json: AsJson = False,

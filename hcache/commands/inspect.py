@@ -15,11 +15,13 @@ from hcache.commands.console import console, csv_text, field, print_json, say, t
 from hcache.commands.options import AsJson
 from hcache.errors import RunError, StoreError
 from hcache.processes.signals import ended_at_once
+from hcache.recorded.rows import UNRECORDED
 from hcache.runs.folder import Run, all_runs, find_run
 from hcache.store import answer, open_for_people
 from hcache.store.queries import CALLS, FIND
 
 DatabaseFile = Annotated[Path, typer.Option("--db", help="The database.", show_default=False)]
+MISSING = "not recorded"  # by those who made the calls
 RunsFolder = Annotated[Path, typer.Option("--runs", help="Folder of the runs.")]
 
 
@@ -117,19 +119,33 @@ def _told(
     yield "", f"{outcome['sequence']}  ({outcome['dataset']}, {outcome['split']})"
     yield "question", outcome["question"]
     for number, hop in enumerate(hops, 1):
-        cost = f"{hop['prompt_tokens']} + {hop['output_tokens']} tokens, cost {hop['cost']:.4g}"
         who = f"{hop['role']} {hop['arm']}".strip()
-        yield "", f"{number}. {who}: {cost}, {hop['finish_reason']}"
-        for message in json.loads(hop["messages"]):
-            yield message["role"], message["content"]
-        yield "reply", hop["reply"]
+        silent = hop["finish_reason"] == UNRECORDED
+        end = "" if silent else f", {hop['finish_reason']}"
+        yield "", f"{number}. {who}: {_tokens(hop)}, {_cost(hop['cost'])}{end}"
+        if hop["rebuilt"]:  # of the question and the replies before, to tell calls apart
+            yield "prompt", MISSING
+        else:
+            for message in json.loads(hop["messages"]):
+                yield message["role"], message["content"]
+        yield "reply", MISSING if silent else hop["reply"]
     yield "", "outcome"
     yield "answer", outcome["answer"] or ""
     yield "references", " | ".join(outcome["references"])
     known = ", ".join(f"{name} {value:.4g}" for name, value in scores.items() if value is not None)
-    yield "scores", f"{known}; cost {outcome['cost']:.4g}"
+    yield "scores", f"{known}; {_cost(outcome['cost'])}"
     if outcome["notes"]:
         yield "notes", "; ".join(outcome["notes"])
+
+
+def _tokens(hop: dict[str, Any]) -> str:
+    read, written = hop["prompt_tokens"], hop["output_tokens"]
+    known = read or written or not hop["rebuilt"]
+    return f"{read} + {written} tokens" if known else f"tokens {MISSING}"
+
+
+def _cost(cost: float | None) -> str:
+    return f"cost {MISSING}" if cost is None else f"cost {cost:.4g}"
 
 
 runs = typer.Typer(

@@ -20,8 +20,10 @@ from hcache.commands.options import (
 )
 from hcache.config.schema import Server
 from hcache.data.queries import SPLITS, dropped_in_words
+from hcache.engines import engine_of
 from hcache.engines.fleet import Fleet
 from hcache.engines.placement import Placement
+from hcache.engines.recorded import NAME as RECORDED
 from hcache.errors import ConfigError, StoreError, together
 from hcache.experiment import Experiment
 from hcache.models.replies import in_words
@@ -109,6 +111,7 @@ def sample(
     Example: `hcache sample data/demo/experiment.yaml`
     """
     loaded = Experiment.load(experiment, _with(set_, workers), db, plugins=plugin or ())
+    _refuse_recorded(loaded)
     if policy is not None:
         from hcache.runs.folder import find_run
         from hcache.runs.routing import with_changes
@@ -141,6 +144,20 @@ def sample(
     for sentence in in_words(tally.replies):
         say(sentence)
     _print_dropped(loaded)
+
+
+def _refuse_recorded(experiment: Experiment) -> None:
+    """Refuse an experiment of whose arms none can be asked, before anything of it is stored.
+
+    Raises:
+        ConfigError: all outcomes were recorded by others.
+    """
+    if all(engine_of(arm.model_config) == RECORDED for arm in experiment.pool):
+        raise ConfigError(
+            f"{experiment.source}: no arm can be asked, all outcomes were recorded by others.",
+            "Import what is missing with `hcache import`; `hcache bench` takes what is there, "
+            "`hcache rescore` scores it again.",
+        )
 
 
 def _with(overrides: list[str] | None, workers: str | None) -> list[str]:

@@ -13,6 +13,7 @@ from hcache.plugins import plain_name
 from hcache.recorded.files import defect
 from hcache.recorded.recording import Recording
 
+MOST = 2**31 - 1  # tokens that the store can count of one call
 CELL = ("id", "path", "sample")
 SAID = ("reply", "score", "cost", "prompt_tokens", "output_tokens", "failure")
 FAILED = (
@@ -81,7 +82,7 @@ def _check_questions(questions: pl.DataFrame, cells: pl.DataFrame) -> None:
 def _arm_names(cells: pl.DataFrame) -> dict[str, str]:
     """Names for arms, by their names in the source: the last part of a path, if that is enough."""
     nobody = cells.filter(
-        (pl.col("sequence").list.len() == 0)
+        (pl.col("sequence").list.len().fill_null(0) == 0)
         | pl.col("sequence").list.eval(pl.element().fill_null("") == "").list.any()
     )
     if len(nobody):
@@ -121,8 +122,8 @@ def _check_ranges(cells: pl.DataFrame) -> None:
         ("score", score.is_nan() | score.is_infinite(), "is no number"),
         ("score", (score < 0) | (score > 1), "is not between 0 and 1"),
         ("cost", cost.is_nan() | cost.is_infinite() | (cost < 0), "is no cost"),
-        ("prompt_tokens", pl.col("prompt_tokens") < 0, "is no number of tokens"),
-        ("output_tokens", pl.col("output_tokens") < 0, "is no number of tokens"),
+        ("prompt_tokens", ~pl.col("prompt_tokens").is_between(0, MOST), "is no number of tokens"),
+        ("output_tokens", ~pl.col("output_tokens").is_between(0, MOST), "is no number of tokens"),
         ("sample", pl.col("sample") < 0, "is no sample index"),
     ):
         rows = cells.filter(wrong)

@@ -5,8 +5,13 @@ CSV is read as text, so that an id keeps its zeros; numbers are made of it where
 
 from __future__ import annotations
 
+import csv
+import gzip
 import json
-from collections.abc import Callable, Iterable, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +111,18 @@ def number(frame: pl.DataFrame, column: str) -> pl.Series:
     return made
 
 
+def texts(frame: pl.DataFrame, column: str) -> pl.Series:
+    """A column as texts, numbers among them as they are written.
+
+    Raises:
+        DataError: it holds lists, objects or bytes.
+    """
+    values = frame[column]
+    if values.dtype.is_nested() or values.dtype in (pl.Binary, pl.Object):
+        raise defect(frame.head(1), f"{column} is no text")
+    return values.cast(pl.String)
+
+
 def defect(rows: pl.DataFrame, message: str, hint: str = FIX) -> DataError:
     """The error of the first of some rows."""
     file, row = rows.row(0, named=True)["file"], rows.row(0, named=True)["row"]
@@ -121,21 +138,66 @@ def _kind(path: Path) -> str:
 def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
     """What a reader makes of a file, its errors as ours."""
     try:
-        return reader(path)
+        with _quietly():
+            return reader(path)
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror or error}).", "Check the path."
         ) from error
     except (ValueError, RecursionError, pl.exceptions.PolarsError) as error:
-        text = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)  # advice follows
+        text = " ".join(first.split())[:200].rstrip(".")
         raise DataError(f"{path}: cannot be read: {text}.", "Check that it is whole.") from error
     except pl.exceptions.PanicException as error:
         raise DataError(f"{path}: cannot be read.", "Check that it is whole.") from error
 
 
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep a panic of polars off the terminal, where it prints its own trace; it is raised too."""
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
+def _read_csv(path: Path, separator: str = ",") -> pl.DataFrame:
+    try:
+        return pl.read_csv(path, infer_schema=False, separator=separator)
+    except pl.exceptions.ComputeError:
+        _refuse_ragged(path, separator)
+        raise
+
+
+def _refuse_ragged(path: Path, separator: str) -> None:
+    """Name the first row that has more cells than the header.
+
+    Raises:
+        DataError: there is one.
+    """
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8", errors="replace", newline="") as file:
+        rows = csv.reader(file, delimiter=separator)
+        try:
+            width = len(next(rows, []))
+            wide = next(((n, len(row)) for n, row in enumerate(rows, 2) if len(row) > width), None)
+        except csv.Error:
+            return
+    if wide is not None:
+        raise DataError(
+            f"{path}, row {wide[0]}: has {wide[1]} cells, the header {width}.",
+            "Put cells that hold the separator, or a line break, in double quotes.",
+        )
+
+
 _READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
-    ".csv": lambda path: pl.read_csv(path, infer_schema=False),
-    ".tsv": lambda path: pl.read_csv(path, infer_schema=False, separator="\t"),
+    ".csv": _read_csv,
+    ".tsv": lambda path: _read_csv(path, "\t"),
     ".jsonl": lambda path: pl.read_ndjson(path, infer_schema_length=None),
     ".ndjson": lambda path: pl.read_ndjson(path, infer_schema_length=None),
     ".parquet": pl.read_parquet,

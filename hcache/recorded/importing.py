@@ -32,6 +32,7 @@ from hcache.recorded.files import defect
 from hcache.recorded.recording import IMPORTERS, Evaluation, Recording
 from hcache.recorded.rows import tables
 from hcache.recorded.settings import settings_of, write_settings
+from hcache.recorded.splits import split_options, with_splits
 from hcache.store.frames import frame_of
 from hcache.store.importing import bring
 
@@ -69,7 +70,8 @@ def import_files(
     """Bring what some files of a format say into a database, all or nothing.
 
     `split` deals questions whose source names no split by their hash, as in "train/valid/test"; one
-    split may stand there several times, which makes it larger.
+    split may stand there several times, which makes it larger. Options that begin with `split.`
+    are of no format: they say which questions are in which split, see `splits.py`.
 
     Raises:
         ConfigError: an unknown format, option or split.
@@ -77,10 +79,11 @@ def import_files(
         StoreError: the database says otherwise, or cannot be written.
     """
     importer = IMPORTERS.find(kind)
-    chosen = options_of(importer, options or {}, f"format {kind!r}")
+    given, published = split_options(options or {})
+    chosen = options_of(importer, given, f"format {kind!r}")
     with _foreign(kind, paths):
         recording, known = _by_content(importer(list(paths), **chosen))
-        checked = check(recording)
+        checked = check(with_splits(recording, published))
     recording = checked.recording
     kept, dropped = _split(recording, known, split)
     queries = {query.id: query for part in kept.values() for query in part}
@@ -150,8 +153,9 @@ def _by_content(recording: Recording) -> tuple[Recording, dict[str, Query]]:
     _check_alike(recording)
     rows = recording.questions.unique("id", keep="first", maintain_order=True)
     made = [
-        Query(row["question"] or "", tuple(row["references"] or ()), row["dataset"],
-              row["kind"] or "", item=row["item"] or "")
+        Query(row["question"] or "",
+              tuple(text for text in row["references"] or () if text is not None),
+              row["dataset"], row["kind"] or "", item=row["item"] or "")
         for row in rows.iter_rows(named=True)
     ]  # fmt: skip
     ids = pl.Series([query.id for query in made], dtype=pl.String)

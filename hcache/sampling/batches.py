@@ -8,7 +8,6 @@ See https://platform.openai.com/docs/guides/batch and `vllm run-batch`.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,18 +15,10 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from hcache.data.source import Row, Source
 from hcache.engines import Engine, EngineFactory, Generation, Request
 from hcache.engines.base import QueueEngine
-from hcache.engines.chat import (
-    Completion,
-    chat_body,
-    error_in,
-    generation_of,
-    is_overflow,
-    read_completion,
-    too_long,
-)
+from hcache.engines.batch_results import BatchLine, agreed, read_lines
+from hcache.engines.chat import chat_body, generation_of, too_long
 from hcache.errors import ConfigError, DataError, EngineError, RequestError
 from hcache.experiment import Experiment
 from hcache.files import replace_file
@@ -37,7 +28,6 @@ from hcache.sampling.enumerator import Reply, enumerator_of
 from hcache.sampling.plan import stored_replies
 
 URL = "/v1/chat/completions"
-AGAIN = "Download it again, or remove the line; nothing of it was taken."
 
 
 @dataclass
@@ -75,16 +65,6 @@ class ResultsEngine(QueueEngine):
     def reply(self, request: Request) -> Generation:
         """See `QueueEngine`."""
         return self.results.generations[request.key]
-
-
-@dataclass(frozen=True)
-class _Line:
-    """A line of results: a completion, or an error."""
-
-    place: str
-    completion: Completion | None
-    words: str = ""
-    overflow: bool = False
 
 
 def write_batch(experiment: Experiment, path: Path) -> Written:
@@ -134,13 +114,13 @@ def read_results(experiment: Experiment, paths: Sequence[Path]) -> Results:
         DataError: a file cannot be read, or a line is malformed, no result, of another model,
             contradicts another line, or belongs to no request of the experiment.
     """
-    lines: dict[str, _Line] = {}
+    lines: dict[str, BatchLine] = {}
     results = Results()
     for path in paths:
-        for key, line in _lines(path):
+        for key, line in read_lines(path):
             if line.completion is None and not line.overflow:
                 results.failed.append(f"{line.place}: {line.words}")
-            lines[key] = _agreed(lines.get(key), line)
+            lines[key] = agreed(lines.get(key), line)
     stored = stored_replies(experiment)
     met: set[str] = set()
 
@@ -184,49 +164,7 @@ def _askable(experiment: Experiment, known: Callable[[Request], Reply | None]) -
                 todo += enumerator.supply(request.key, reply)
 
 
-def _lines(path: Path) -> Iterator[tuple[str, _Line]]:
-    """The lines of a file of results, with the keys of their generations."""
-    source = Source(path)
-    for row in source.json_rows():
-        key = row.get("custom_id")
-        if not isinstance(key, str):
-            raise source.defect("has no custom_id, so it is no result of a batch", AGAIN)
-        yield key, _line(source, row)
-
-
-def _line(source: Source, row: Row) -> _Line:
-    response = row.get("response")
-    response = response if isinstance(response, dict) else {}
-    status, body = response.get("status_code"), response.get("body")
-    if row.get("error") is None and status == 200:
-        try:
-            return _Line(source.place, read_completion(json.dumps(body)))
-        except ValueError as error:
-            raise source.defect(f"holds no chat completion ({error})", AGAIN) from error
-    code, words = error_in(row.get("error") or body)
-    if not words and status is None:
-        raise source.defect("has neither response nor error", AGAIN)
-    overflow = is_overflow(status if isinstance(status, int) else 400, code, words)
-    return _Line(source.place, None, words or f"status {status}", overflow)
-
-
-def _agreed(first: _Line | None, second: _Line) -> _Line:
-    """Of two lines of one request the one with a reply.
-
-    Raises:
-        DataError: both have one, and they differ.
-    """
-    if first is None or first.completion is None:
-        return second
-    if second.completion is not None and first.completion.choices != second.completion.choices:
-        raise DataError(
-            f"{second.place}: holds another reply than {first.place} to the same request.",
-            "Remove one of the two lines; nothing was taken.",
-        )
-    return first
-
-
-def _generation(request: Request, line: _Line, results: Results) -> Generation | None:
+def _generation(request: Request, line: BatchLine, results: Results) -> Generation | None:
     """The generation that a line holds; None where it holds none.
 
     Raises:

@@ -252,9 +252,12 @@ with asks as (
     select unnest(asks) as ask, unnest(costs) as stated, generate_subscripts(asks, 1) as place
     from trajectories where trajectory_id = $1
 ),
-setting as (select {states_costs("config")} as stated from experiments where experiment = $2)
+setting as (
+    select {states_costs("config")} as stated, config ->> '$.workflow.name' = 'recorded' as rebuilt
+    from experiments where experiment = $2
+)
 select a.name as arm, ask."role" as "role", m.messages, g.text as reply, g.finish_reason,
-       ask.prompt_tokens, ask.output_tokens,
+       ask.prompt_tokens, ask.output_tokens, setting.rebuilt,
        case when setting.stated then asks.stated else coalesce(  -- a tool stands in no pool
            {price("ask", "p.input_price", "p.output_price")}, 0) / 1000 end as cost
 from asks left join setting on true

@@ -15,6 +15,8 @@ from random import Random
 from types import FrameType
 from typing import NoReturn
 
+from polars.exceptions import PanicException
+
 from hcache.errors import HcacheError
 
 CASE_SECONDS = 5.0  # a case that takes longer on the CPU is a finding
@@ -26,8 +28,8 @@ Target = Callable[[Path], Callable[[Random], Case]]
 """Prepares a folder; what it returns makes one case from a source of chance."""
 
 
-class TooSlow(Exception):
-    """A case took more than `CASE_SECONDS` of the CPU."""
+class TooSlow(BaseException):
+    """A case took more than `CASE_SECONDS` of the CPU; no code that is tried catches it."""
 
 
 @dataclass
@@ -100,7 +102,7 @@ def _try(outcome: Outcome, number: int, case: Case) -> None:
     except HcacheError as error:
         outcome.refused += 1
         str(error).encode("utf-8", "backslashreplace")
-    except Exception as error:  # any other is a finding
+    except (Exception, TooSlow, PanicException) as error:  # any other is a finding
         place = _place(error)
         if place in outcome.findings:
             outcome.findings[place].count += 1
@@ -109,7 +111,7 @@ def _try(outcome: Outcome, number: int, case: Case) -> None:
         outcome.findings[place] = Finding(place, number, shown[:SHOWN], trace[-SHOWN:])
 
 
-def _place(error: Exception) -> str:
+def _place(error: BaseException) -> str:
     """Type of an exception, and the innermost line of the package that it came through."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if f"{os.sep}hcache{os.sep}" in frame.filename]

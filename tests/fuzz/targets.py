@@ -7,7 +7,6 @@ returns the input as a text and what to do with it; enter it in `TARGETS`.
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 import json
 import math
@@ -36,9 +35,9 @@ from hcache.keys import digest_text
 from hcache.models.arms import Arm
 from hcache.recorded.importing import import_files
 from hcache.sampling import Sampler, make_plan
-from hcache.store import Store
 from hcache.workflows import Message
 
+from .formats import FORMATS, imports
 from .harness import Case, Target
 from .mutate import RAW, TEXTS, as_json, broken, damaged, garbled, text
 
@@ -513,96 +512,6 @@ def _packed(table: object) -> bytes:
     return data.getvalue()
 
 
-CELLS = [
-    {"query": f"What is {n}?", "arm": arm, "score": n % 2, "cost": 0.5, "reply": f"{n}",
-     "reference": f"{n}", "sample": 0, "split": "test", "item": f"q{n}"}
-    for n in range(3) for arm in ("a", "b>a", "org/c")
-]  # fmt: skip
-WIDE = [{"query": f"What is {n}?", "a": 1, "b": 0, "a_response": "1", "b_cost": 2} for n in "xy"]
-FORMATS: dict[str, tuple[str, object]] = {
-    "long": ("cells.jsonl", CELLS),
-    "wide": ("cells.jsonl", WIDE),
-    "coderouterbench": ("ood176_results_long.csv", [
-        {"task_id": f"t{n}", "model": m, "dimension": "d", "resolved": 1, "cost_usd": 0.5,
-         "cost_source": "token", "in_tok": 3, "out_tok": 4} for n in (1, 2) for m in "ab"]),
-    "routellm": ("mmlu_x.csv", [{"prompt": f"{n}?", "w": True, "s": "False"} for n in (1, 2)]),
-    "anytime_gsm8k": ("test.jsonl", [
-        {"uid": "u", "t": t, "max_new_tokens": 9 * t, "problem": "1?", "gold": "1",
-         "raw_text": "1", "correct": 1} for t in (1, 2, 3)]),
-    "tinyrouter": ("oracle_matrix_x.json", {"benchmark": "x", "k": 2, "tasks": [
-        {"id": f"i{n}", "answer": "1", "per_model": {"a": [0, 1], "b": [1, 1]}} for n in (1, 2)]}),
-    "llmrouter": ("test.json", [{"question": f"{n}?", "scores": {"a": 0.5}} for n in (1, 2)]),
-    "llmrouterbench": ("d.json", {"dataset_name": "d", "split": "test", "model_name": "m",
-        "records": [{"index": 1, "origin_query": "1?", "score": 1, "raw_output": "x"}]}),
-    "routerarena": ("m.jsonl", [
-        {"global_index": n, "question": "1?", "generated_answer": "x", "success": True,
-         "evaluation_result": {"score": 1.0}, "token_usage": {"input_tokens": 3}} for n in "xy"]),
-    "embedllm": ("test.csv", [{"prompt_id": n, "model_id": 1, "prompt": "1?", "label": 1}
-                              for n in "xy"]),
-    "assignments": ("baseline.jsonl", [
-        {"qid": 1, "question": "1?", "teacher": t, "student": s, "answer": "x",
-         "ground_truth": "x", "f1": 0.5} for t in (0, 1) for s in (0, 1)]),
-    "inspect_ai": ("m.json", {"eval": {"model": "m", "task": "t"}, "samples": [
-        {"id": 1, "input": "1?", "target": "x", "output": {"completion": "x"},
-         "scores": {"match": {"value": "C"}}}]}),
-    "lm_eval": ("samples_t_1.jsonl", [
-        {"doc_id": 1, "target": "x", "arguments": [["1?"]], "filtered_resps": ["x"], "acc": 1}]),
-    "routerbench": ("routerbench_0shot.csv", [
-        {"sample_id": n, "prompt": "['1?']", "eval_name": "e", "a": 1, "a|model_response": "x",
-         "a|total_cost": 1} for n in "xy"]),
-}  # fmt: skip
-
-
-def imports(folder: Path) -> Make:
-    """Files of outcomes in each format; one that is refused leaves no database."""
-    db = folder / "imported.duckdb"
-    place = folder / "outcomes"
-
-    def make(random: Random) -> Case:
-        kind = random.choice(list(FORMATS))
-        name, tree = FORMATS[kind]
-        if random.random() < 0.8:
-            tree = damaged(tree, random)
-        data = _as_file(name, tree).encode("utf-8", "surrogatepass")
-        if random.random() < 0.3:
-            data = broken(data, random)
-
-        def run() -> None:
-            for old in (*folder.glob("imported.*"), *folder.glob("i.yaml"), *place.rglob("*.*")):
-                old.unlink()
-            (place / "model").mkdir(parents=True, exist_ok=True)
-            file = place / "model" / name
-            file.write_bytes(data)
-            try:
-                import_files(kind, [file], db, name="i", split="test")
-            except HcacheError as error:
-                assert "\n" not in str(error), str(error)
-                assert not db.exists()
-                raise
-            with Store(db) as store:
-                assert store.sql("select count(*) from outcomes").item() >= 0
-
-        return f"{kind} {data!r}", run
-
-    return make
-
-
-def _as_file(name: str, tree: object) -> str:
-    """A value as the text of a file: JSON, JSON lines or CSV by its name."""
-    rows = tree if isinstance(tree, list) else [tree]
-    if name.endswith(".jsonl"):
-        return "".join(as_json(row) + "\n" for row in rows)
-    if name.endswith(".csv"):
-        keys = list(dict.fromkeys(k for row in rows if isinstance(row, dict) for k in row))
-        out = io.StringIO()
-        writer = csv.writer(out)
-        writer.writerow(keys)
-        said = [row for row in rows if isinstance(row, dict)]
-        writer.writerows([row.get(key, "") for key in keys] for row in said)
-        return out.getvalue()
-    return as_json(tree)
-
-
 TARGETS = MappingProxyType[str, Target](
     {
         "config": config,
@@ -611,7 +520,7 @@ TARGETS = MappingProxyType[str, Target](
         "extractors": extractors,
         "sql": sql_queries,
         "export": exports,
-        "imports": imports,
-        "folders": folders,
+        **{f"imports-{kind}": imports(kind) for kind in FORMATS},
+        "imports-hf": folders,
     }
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from helpers.experiments import load, sample, settings
 from hcache.checking import check_database
 from hcache.errors import ConfigError, DataError, HcacheError, StoreError
 from hcache.experiment import Experiment
+from hcache.recorded.files import read_table
 from hcache.recorded.importing import Imported, import_files
 from hcache.replay.exact import oracle_leaves
 from hcache.replay.loading import Replay, load_replay
@@ -256,6 +259,80 @@ def test_what_cannot_be_meant_is_refused_in_one_line(
         bring(tmp_path, table)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "db.duckdb").exists() and not (tmp_path / "mine.yaml").exists()
+
+
+@pytest.mark.parametrize("tokens", [2**31, -1])
+def test_number_of_tokens_that_is_none_is_refused(tmp_path: Path, tokens: int) -> None:
+    table = [
+        {"task_id": "t", "model": model, "dimension": "d", "resolved": 1, "cost_usd": 0.5,
+         "cost_source": "token", "in_tok": 3, "out_tok": tokens if model == "b" else 4}
+        for model in "ab"
+    ]  # fmt: skip
+    with pytest.raises(DataError, match=r"row 3: output_tokens .* is no number of tokens"):
+        bring(tmp_path, table, "coderouterbench", file="ood176_results_long.csv")
+    assert not (tmp_path / "db.duckdb").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "said"),
+    [
+        ({"arm": None}, {"sequence": "arm"}, "row 1: the arm is empty"),
+        ({"sample": None}, {}, "row 1: sample is empty"),
+        ({"query": ["q1"]}, {}, "row 1: query is no text"),
+        ({"reference": [["4"]]}, {}, "row 1: reference is no list of texts"),
+        ({"score": [1]}, {}, "row 1: score is no number"),
+    ],
+)
+def test_cells_of_another_type_are_refused_in_our_words(
+    tmp_path: Path, change: dict[str, Any], options: dict[str, str], said: str
+) -> None:
+    arm = ["a"] if options else "a"
+    table = [{"query": q, "arm": arm, "score": 1, "sample": 0, "reference": ["4"]} for q in "xy"]
+    nested = [key for key, value in change.items() if isinstance(value, list)]
+    for row in table if nested else table[:1]:
+        row |= change
+    with pytest.raises(DataError, match=said):
+        bring(tmp_path, table, file="table.parquet", options=options)
+    assert not (tmp_path / "db.duckdb").exists()
+
+
+@pytest.mark.parametrize(("name", "mark"), [("t.csv", ","), ("t.tsv", "\t"), ("t.csv.gz", ",")])
+def test_row_with_more_cells_than_the_header_is_named(tmp_path: Path, name: str, mark: str) -> None:
+    lines = ["query,arm,score", '"a, or\nb?",weak,1', "c?,weak,1,2", "d?,weak,1,2"]
+    data = "\n".join(lines).replace(",", mark).encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    with pytest.raises(DataError) as caught:
+        import_files("long", [tmp_path / name], tmp_path / "db.duckdb")
+    assert f"{name}, row 3: has 4 cells, the header 3" in str(caught.value)
+    assert "truncate" not in str(caught.value) and "double quotes" in caught.value.hint
+
+
+def test_damaged_parquet_is_refused_and_nothing_else_is_printed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of damage to every part of the file, some makes polars' own reader panic, loudly."""
+    good = write(tmp_path / "t.parquet", rows()).read_bytes()
+    for place in range(4, len(good), 7):
+        (tmp_path / "t.parquet").write_bytes(good[:place] + b"\xff" + good[place + 1 :])
+        with suppress(DataError):
+            read_table(tmp_path / "t.parquet")
+    assert capfd.readouterr().err == ""
+
+
+def test_question_whose_reference_is_missing_in_a_row_is_imported(tmp_path: Path) -> None:
+    table = [{"uid": "u", "t": t, "max_new_tokens": 9, "problem": "1?", "gold": gold,
+              "raw_text": "1", "correct": 1} for t, gold in ((1, None), (2, "1"))]  # fmt: skip
+    told = bring(tmp_path, table, "anytime_gsm8k", file="test.jsonl")
+    assert told.outcomes == 2 and not told.recomputed
+
+
+def test_model_that_two_files_name_differently_is_refused(tmp_path: Path) -> None:
+    for name, strong in (("one", "strong"), ("two", "Strong")):
+        write(tmp_path / f"{name}.csv", [cell(name, "weak", 1), cell(name, strong, 1)])
+    files = [tmp_path / "one.csv", tmp_path / "two.csv"]
+    with pytest.raises(DataError, match=r"two.csv, row 3: the arm 'Strong' is called 'strong'"):
+        import_files("long", files, tmp_path / "db.duckdb")
+    assert not (tmp_path / "db.duckdb").exists()
 
 
 def test_scale_makes_scores_of_points(tmp_path: Path) -> None:

@@ -174,6 +174,17 @@ def test_lines_that_agree_and_a_reply_after_an_error_are_taken(folder: Path) -> 
     assert len(results.generations) == 5
 
 
+def test_lines_may_hold_fractions(folder: Path) -> None:
+    loaded = experiment(folder, "a")
+    write_batch(loaded, folder / "batch.jsonl")
+    lines = [hosted(line) for line in requests(folder / "batch.jsonl")]
+    for line in lines:
+        content = [{"token": "x", "logprob": -0.5}]
+        line["response"]["body"]["choices"][0]["logprobs"] = {"content": content}
+    found = read_results(loaded, [write(folder / "results.jsonl", lines)])
+    assert len(found.generations) == len(lines)
+
+
 def test_batch_files_are_for_servers(folder: Path, shell: Shell) -> None:
     load(folder, settings("a"))
     said = shell("plan", "experiment.yaml", "--batch", "out.jsonl", code=1)
