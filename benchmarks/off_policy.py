@@ -17,7 +17,6 @@ that are answered, the share that is answered, and the mean width of the interva
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -29,7 +28,8 @@ from torch import Tensor
 
 import hcache
 from benchmarks.learning.forest import forest
-from hcache.logged.estimate import Estimates, estimate
+from hcache.files import json_text
+from hcache.logged.estimate import MOST_UNTRIED, Estimates, estimate
 from hcache.logged.log import draw
 from hcache.policies.base import Policy
 from hcache.policies.rollout import greedy_probs
@@ -50,20 +50,19 @@ BINS = (0, 10, 20, 30, 50, 100, 200, 500, math.inf)  # of effective sizes
 
 def main() -> None:
     """Draw the logs, print both tables, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("experiment", nargs="?", help="a sampled experiment, in place of a synthetic forest")
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("experiment", nargs="?", help="in place of a synthetic forest")
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="episodes of a log")
     parser.add_argument("--population", type=int, default=POPULATION)
-    parser.add_argument("--only", default="", help="logging policies whose name holds this")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/off_policy.json"))
     given = parser.parse_args()
     torch.set_num_threads(1)
     splits = _stored(given.experiment) if given.experiment else _synthetic(given.population)
     tree, target_NA, logging = policies(*splits)
-    logging = {name: probs for name, probs in logging.items() if given.only in name}
     truth = float(returns(tree, tree.reward_M(ALPHA), target_NA).mean())
-    cells, found = [], []
+    cells: list[dict[str, Any]] = []
+    found: list[Estimates] = []
     for name, probs_NA in logging.items():
         for size, repeats in [*((size, 1) for size in given.sizes), (given.sizes[1], REPEATS)]:
             drawn = [
@@ -73,9 +72,9 @@ def main() -> None:
             found += drawn
             print(*map(_line, cells[-4:]), sep="\n", flush=True)
     bins = list(_by_effective(found, truth))
-    print(*bins, sep="\n")
+    print(*map(_line, bins), sep="\n")
     rows = {"truth": truth, "draws": given.draws, "cells": cells, "by effective size": bins}
-    given.out.write_text(json.dumps(rows, indent=1) + "\n")
+    given.out.write_text(json_text(rows, 1) + "\n")
 
 
 def policies(train: Tree, valid: Tree, tree: Tree) -> tuple[Tree, Tensor, dict[str, Tensor]]:
@@ -157,14 +156,16 @@ def _by_effective(drawn: Sequence[Estimates], truth: float) -> Iterator[dict[str
     """Coverage by the effective size of the log, of logs whose actions were all tried."""
     held: dict[tuple[int, str], list[bool]] = defaultdict(list)
     for one in drawn:
-        if one.support.untried > 0.01:
+        if one.support.untried > MOST_UNTRIED:
             continue
         place = sum(one.support.effective >= edge for edge in BINS) - 1
         for name, row in one.computed.items():
             held[place, name].append(row["reward"].low <= truth <= row["reward"].high)
     for (place, name), hits in sorted(held.items()):
-        bounds = {"from": BINS[place], "below": BINS[place + 1] if BINS[place + 1] < math.inf else None}
-        yield bounds | {"estimator": name, "logs": len(hits), "coverage": _mean(hits)}
+        effective = f"{BINS[place]} to {BINS[place + 1]}"
+        yield {
+            "effective": effective, "estimator": name, "logs": len(hits), "coverage": _mean(hits)
+        }  # fmt: skip
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -172,9 +173,12 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _line(cell: dict[str, Any]) -> str:
-    """A row of the table in docs/logged.md."""
-    cells = [f"{v:.3f}" if isinstance(v, float) and k != "effective" else str(v) for k, v in cell.items()]
-    return f"| {' | '.join(cells)} |"
+    """A row of a table in docs/logged.md."""
+    texts = (
+        f"{value:.3f}" if isinstance(value, float) and name != "effective" else str(value)
+        for name, value in cell.items()
+    )
+    return f"| {' | '.join(texts)} |"
 
 
 if __name__ == "__main__":

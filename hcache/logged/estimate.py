@@ -31,9 +31,8 @@ from hcache.logged.log import Log
 from hcache.logged.model import cross_fitted
 from hcache.replay.tree import Tree
 
-FEWEST_EFFECTIVE = 50  # queries; with fewer, intervals miss too often (docs/logged.md)
+FEWEST_EFFECTIVE = 20  # queries; with fewer, intervals miss too often (docs/logged.md)
 MOST_UNTRIED = 0.01  # of the router's probability; it may move a quality in [0, 1] by as much
-SURE = 0.999  # level of the interval of the mean weight that has to hold 1
 FOLDS = 5
 QUANTITIES = ("quality", "cost", "reward")
 
@@ -49,7 +48,7 @@ class Support:
     effective: float  # queries that are worth as much as all with their weights (Kish)
     largest: float  # share of the largest weight of an episode in all
     untried: float  # share of the router's probability on actions that were never taken at a step
-    mean_weight: Interval  # at level SURE; 1 in expectation where the log covers the router
+    mean_weight: Interval  # 1 in expectation where the log covers the router
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -151,15 +150,14 @@ def _row(value_EV: Tensor, query_E: Tensor, alpha: float) -> Row:
     quality_E, cost_E = value_EV.unbind(dim=1)
     values = quality_E, cost_E, quality_E - alpha * cost_E
     return {
-        name: _interval(value_E, query_E)
-        for name, value_E in zip(QUANTITIES, values, strict=True)
+        name: _interval(value_E, query_E) for name, value_E in zip(QUANTITIES, values, strict=True)
     }
 
 
-def _interval(value_E: Tensor, query_E: Tensor, level: float = 0.95) -> Interval:
+def _interval(value_E: Tensor, query_E: Tensor) -> Interval:
     if not bool(value_E.isfinite().all()):
         return Interval(math.nan, note="all weights are 0")
-    return interval_of_mean(by_query(value_E, query_E).numpy(), level)
+    return interval_of_mean(by_query(value_E, query_E).numpy())
 
 
 def _support(log: Log, ratio_EL: Tensor, probs_ELA: Tensor) -> Support:
@@ -174,7 +172,7 @@ def _support(log: Log, ratio_EL: Tensor, probs_ELA: Tensor) -> Support:
         effective=effective_size(weight_Q),
         largest=float(weight_E.max()) / whole if whole else math.nan,
         untried=_untried(log, ratio_EL, probs_ELA),
-        mean_weight=_interval(weight_E, log.query_E, SURE),
+        mean_weight=_interval(weight_E, log.query_E),
     )
 
 

@@ -65,5 +65,7 @@ def draw(tree: Tree, probs_NA: Tensor, tree_E: Tensor, seed: int) -> Log:
             )
         )
         state_E = next_E.where(on_E, NONE)
-    columns = (torch.stack(column, dim=1) for column in zip(*steps, strict=True))
-    return Log(tree.query_T[tree_E], *columns, quality_E)
+    state_EL, action_EL, propensity_EL, cost_EL = (
+        torch.stack(column, dim=1) for column in zip(*steps, strict=True)
+    )
+    return Log(tree.query_T[tree_E], state_EL, action_EL, propensity_EL, cost_EL, quality_E)
