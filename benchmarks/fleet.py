@@ -110,9 +110,9 @@ def servers(file: Path) -> Iterator[list[str]]:
     with ExitStack() as stack:
         overrides = []
         for port, (name, arm) in enumerate(_models(Experiment.load(file)).items(), 18000):
-            stack.enter_context(_server(arm, port))
+            stack.enter_context(_server(arm, name, port))
             served = {
-                "path": "m",
+                "path": name,  # which identifies it; two models of one name were one arm
                 "engine": "openai",
                 "max_model_len": arm.model_config.max_model_len,
                 "engine_args": {"return_token_ids": True, "skip_special_tokens": False},
@@ -127,12 +127,12 @@ def _models(experiment: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _server(arm: Any, port: int) -> Iterator[None]:
+def _server(arm: Any, name: str, port: int) -> Iterator[None]:
     from hcache.engines.vllm import CPU_ONLY, QUIET
 
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(arm.path),
-        "--served-model-name", "m", "--dtype", arm.model_config.dtype, "--enforce-eager",
+        "--served-model-name", name, "--dtype", arm.model_config.dtype, "--enforce-eager",
         "--max-model-len", str(arm.model_config.max_model_len), "--block-size", "32",
         "--max-num-seqs", "128", "--host", "127.0.0.1", "--port", str(port),
         "--generation-config", "vllm",

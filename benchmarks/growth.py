@@ -79,7 +79,10 @@ def write_experiment(folder: Path, queries: int) -> None:
         "runs": "runs",
         "workflow": {"name": "relay", "hops": 1},
         "models": {arm: {"path": f"{arm}.json", "engine": "scripted"} for arm in ARMS},
-        "arms": {arm: {"model": arm, "price": place} for place, arm in enumerate(ARMS, 1)},
+        "arms": {
+            arm: {"model": arm, "price": {"input": place, "output": place, "per": 1000}}
+            for place, arm in enumerate(ARMS, 1)
+        },
         "data": {"made": {"sources": {split: {"path": f"{split}.jsonl"} for split in SHARES}}},
         "features": {"dim": 16},
         "train": {"algo": "sft", "iterations": 4, "evaluate_every": 2},

@@ -217,12 +217,13 @@ class Experiment:
         }
 
     def _pool_row(self, position: int, arm: Arm) -> Row:
+        input_price, output_price = arm.config.price.per_1000
         return {
             "experiment": self.name,
             "position": position,
             "arm_id": arm.id,
-            "input_price": arm.config.price.input,
-            "output_price": arm.config.price.output,
+            "input_price": input_price,
+            "output_price": output_price,
         }
 
     def _split_row(self, split: str, query: Query) -> Row:

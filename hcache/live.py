@@ -121,7 +121,7 @@ class Live:
         """What a call of an episode cost."""
         replies = episode.replies[episode.request(ask).key]
         price = self.config.arms.get(ask.arm.name, ask.arm.config).price  # a tool has its own
-        return (price.input * replies.prompt_tokens + price.output * replies.output_tokens) / 1000
+        return price.of(replies.prompt_tokens, replies.output_tokens)
 
     def quality(self, episode: Episode) -> float:
         """The quality of an episode's answer, by its data set's metric."""

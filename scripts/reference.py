@@ -38,6 +38,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "`models.NAME.server`": ServerConfig,
     "`models.NAME.low_rank`": config.LowRankConfig,
     "`arms.NAME`": config.ArmConfig,
+    "`arms.NAME.price`": config.Price,
     "`data.NAME`": config.DatasetConfig,
     "`data.NAME.sources.SPLIT`": config.SourceConfig,
     "`sampling`": SamplingConfig,
@@ -98,7 +99,7 @@ def _default(field: FieldInfo) -> str:
         return "required"
     value = field.get_default(call_default_factory=True)
     if isinstance(value, config.Price):
-        return "`1`"
+        return "`{input: 1, output: 1, per: 1000}`"
     return "" if isinstance(value, BaseModel) else f"`{value!r}`"
 
 

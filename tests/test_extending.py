@@ -59,7 +59,10 @@ def experiment(name: str, workflow: dict[str, Any], plugins: list[str]) -> dict[
         "plugins": plugins,
         "workflow": workflow,
         "models": {"loud": {"path": ".", "engine": "echo"}},
-        "arms": {"a": {"model": "loud", "price": 1}, "b": {"model": "loud", "price": 2}},
+        "arms": {
+            "a": {"model": "loud", "price": {"input": 1, "output": 1, "per": 1000}},
+            "b": {"model": "loud", "price": {"input": 2, "output": 2, "per": 1000}},
+        },
         "data": {"made": data},
         "quality": "contains",
         "features": {"encoder": "lengths"},

@@ -71,7 +71,10 @@ def write_experiment(folder: Path) -> None:
         "db": str(folder / DB),
         "workflow": {"name": "relay", "hops": HOPS},
         "models": {arm: {"path": f"{arm}.json", "engine": "scripted"} for arm in ARMS},
-        "arms": {arm: {"model": arm, "price": price} for price, arm in enumerate(ARMS, 1)},
+        "arms": {
+            arm: {"model": arm, "price": {"input": price, "output": price, "per": 1000}}
+            for price, arm in enumerate(ARMS, 1)
+        },
         "data": {"made": {"sources": {"train": {"path": "train.jsonl"}}}},
         "features": {"dim": FEATURES},
     }

@@ -64,7 +64,10 @@ def write_experiment(folder: Path, queries: int, **sections: object) -> None:
         "db": DATABASE,
         "workflow": {"name": "relay", "hops": 2},
         "models": {arm: {"path": f"{arm}.json", "engine": "scripted"} for arm in ARMS},
-        "arms": {arm: {"model": arm, "price": place} for place, arm in enumerate(ARMS, 1)},
+        "arms": {
+            arm: {"model": arm, "price": {"input": place, "output": place, "per": 1000}}
+            for place, arm in enumerate(ARMS, 1)
+        },
         "data": {"made": {"sources": {split: {"path": f"{split}.jsonl"} for split in shares}}},
         "features": {"dim": 8},
     }

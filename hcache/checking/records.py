@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from hcache.checking.findings import Findings
 from hcache.config.schema import ArmConfig, ExperimentConfig, ModelConfig
+from hcache.config.stored import stored_arm, stored_config
 from hcache.data.queries import Query
 from hcache.engines.pool import reply_settings
 from hcache.engines.recorded import NAME as RECORDED_ENGINE
@@ -54,7 +55,7 @@ def read_arms(store: Store, findings: Findings) -> dict[str, Arm]:
         settings = _json("arms", "settings", row["arm_id"], row["settings"], findings)
         try:
             model = ModelConfig.model_validate(_fields(settings, ModelConfig))
-            config = ArmConfig.model_validate(_fields(settings, ArmConfig))
+            config = stored_arm(_fields(settings, ArmConfig))
         except ValidationError:
             findings.add("arms", "settings are not those of an arm", row["arm_id"])
             continue
@@ -95,7 +96,7 @@ def read_experiments(store: Store, arms: Mapping[str, Arm], findings: Findings) 
         name = row["experiment"]
         settings = _json("experiments", "config", name, row["config"], findings)
         try:
-            config = ExperimentConfig.model_validate(settings)
+            config = stored_config(settings)
         except ValidationError:
             findings.add("experiments", "config is not that of an experiment", name)
             continue
@@ -133,7 +134,7 @@ def _check_experiment(recorded: Recorded, row: Row, findings: Findings) -> None:
 
 def _check_pool(recorded: Recorded, rows: list[Row], findings: Findings) -> None:
     config = recorded.config
-    wanted = {(name, arm.price.input, arm.price.output) for name, arm in config.arms.items()}
+    wanted = {(name, *arm.price.per_1000) for name, arm in config.arms.items()}
     names = {arm.id: arm.name for arm in recorded.pool}
     stored = {(names.get(row["arm_id"]), row["input_price"], row["output_price"]) for row in rows}
     if wanted != stored:

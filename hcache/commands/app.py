@@ -21,6 +21,7 @@ from hcache.commands import (
     inspect,
     logged,
     merge,
+    prices,
     report,
     reproducing,
     routers,
@@ -53,6 +54,7 @@ app = typer.Typer(
 )
 app.command()(demo.demo)
 app.command()(sampling.plan)
+app.command()(prices.prices)
 app.command()(sampling.sample)
 app.command()(sampling.rescore)
 app.command()(status.status)

@@ -12,7 +12,8 @@ from hcache.commands.console import say
 from hcache.commands.export import check_free, chosen_experiment, write_out
 from hcache.commands.inspect import DatabaseFile
 from hcache.config.file import parse_settings
-from hcache.config.schema import ExperimentConfig, FeaturesConfig, TrainConfig
+from hcache.config.schema import FeaturesConfig, TrainConfig
+from hcache.config.stored import stored_config
 from hcache.data.queries import known_split
 from hcache.errors import StoreError
 from hcache.store import Store
@@ -83,7 +84,7 @@ def _rows(
             f"the workflow of {name} has no roles to assign.",
             "Name an experiment of one that has, such as teacher_student, with --experiment.",
         )
-    config = ExperimentConfig.model_validate_json(found["config"][0])
+    config = stored_config(json.loads(found["config"][0]))
     config = config.model_copy(update={"features": FeaturesConfig()})  # they are not looked at
     tree = load_replay(store, config, split).tree
     questions = dict(store.sql(QUESTIONS).iter_rows())

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, TaskID, TimeRemainingColumn
 
-from hcache.commands.console import console, field, print_json, progress, say, table_of
+from hcache.commands.console import console, field, notes, print_json, progress, say, table_of
 from hcache.commands.options import (
     AsJson,
     Database,
@@ -53,6 +53,7 @@ def plan(
     if batch is not None:
         _say_written(write_batch(loaded, batch))
         return
+    _warn_of_unit(loaded)
     made = make_plan(loaded, show)
     console.print(table_of(_plan_rows(made), f"plan of {loaded.name}"))
     say(
@@ -116,6 +117,7 @@ def sample(
         loaded = with_changes(loaded, run, db, engine or "transformers")
     elif engine is not None:
         raise ConfigError("--engine is for models with a ΔW.", "Name its run: --policy RUN.")
+    _warn_of_unit(loaded)
     served = serving(loaded)
     came = read_results(loaded, results) if results else None
     with SamplingProgress() as bars:
@@ -144,6 +146,14 @@ def sample(
 def _with(overrides: list[str] | None, workers: str | None) -> list[str]:
     """Overrides with the workers, where they are given."""
     return [*(overrides or ()), *([] if workers is None else [f"sampling.workers={workers}"])]
+
+
+def _warn_of_unit(experiment: Experiment) -> None:
+    """Say in time that prices have lost their unit: a cap on cost would not hold."""
+    from hcache.runs.prices import unit_changed
+
+    if said := unit_changed(experiment):
+        say(f"WARNING: {said}", "bold red", notes)
 
 
 def _say_written(written: Written) -> None:

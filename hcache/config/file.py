@@ -11,6 +11,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from hcache.config.prices import with_prices
 from hcache.config.schema import ExperimentConfig, Section, TrainConfig
 from hcache.config.yaml import load_yaml
 from hcache.errors import ConfigError
@@ -44,8 +45,9 @@ def read_config(
 ) -> ExperimentConfig:
     """Read and validate an experiment file, with `a.b.c=value` overrides applied.
 
-    `algo` takes the place of `train.algo`, with its own settings in place of those of that. A file
-    may say `base: OTHER.yaml`, a file beside it whose settings hold where it says nothing.
+    Prices that name an entry of the list `prices` are its numbers then. `algo` takes the place of
+    `train.algo`, with its own settings in place of those of that. A file may say
+    `base: OTHER.yaml`, a file beside it whose settings hold where it says nothing.
 
     Raises:
         ConfigError: naming the file, the place in it, what is wrong and what would be right.
@@ -56,7 +58,7 @@ def read_config(
     for override in overrides:
         _set(raw, override)
     raw.setdefault("name", path.stem)
-    return parse_config(raw, str(path))
+    return parse_config(with_prices(raw, path), str(path))
 
 
 def _train_of(raw: dict[str, Any], algo: str, path: Path) -> dict[str, Any]:
@@ -88,11 +90,11 @@ def _read_mapping(path: Path) -> dict[str, Any]:
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Two mappings, the second over the first, section by section."""
+    """Two mappings, the second over the first, section by section; a price is one with its unit."""
     sections = {
         key: _merged(below[key], value)
         for key, value in above.items()
-        if isinstance(value, dict) and isinstance(below.get(key), dict)
+        if key != "price" and isinstance(value, dict) and isinstance(below.get(key), dict)
     }
     return below | above | sections
 

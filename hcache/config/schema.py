@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, JsonValue, field_validator, model_validator
 
+from hcache.config.prices import UNPRICED
+from hcache.config.prices import Price as Price
 from hcache.config.sampling import SamplingConfig
 from hcache.config.section import Section as Section
 from hcache.config.section import Seed
@@ -132,22 +134,16 @@ class ModelConfig(Section):
         return self
 
 
-class Price(Section):
-    """Cost of 1,000 tokens read and of 1,000 tokens written."""
-
-    input: float = Field(ge=0)
-    output: float = Field(ge=0)
-
-    def of(self, read: int, written: int) -> float:
-        """Cost of so many tokens."""
-        return (self.input * read + self.output * written) / 1000
-
-
 class ArmConfig(Section):
     """A model with its generation settings: one choice of the router."""
 
     model: str = Field(description="name of an entry of `models`")
-    price: Price = Field(Price(input=1, output=1), description="one number, or input and output")
+    price: Price = Field(
+        UNPRICED,
+        description="USD for 1,000,000 tokens: one number, or input and output, with `per: 1000` "
+        "for so many tokens; or the name of an entry of `prices`, or `{model: NAME, batch: true}` "
+        "for its price in batches. Without any, each token costs 1/1,000",
+    )
     max_tokens: int = Field(64, ge=1, le=1 << 24, description="most tokens of a reply")
     temperature: float = Field(0.0, ge=0, description="0 is greedy")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus, at a temperature above 0")
@@ -155,13 +151,6 @@ class ArmConfig(Section):
     stop: tuple[str, ...] = Field((), description="texts that end a reply")
     system: str = Field("", description="system message of every prompt of this arm")
     instruction: str = Field("", description="stands last in every prompt of this arm")
-
-    @field_validator("price", mode="before")
-    @classmethod
-    def _one_number(cls, value: object) -> object:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return {"input": value, "output": value}
-        return value
 
 
 class SourceConfig(Section):
@@ -273,6 +262,11 @@ class ExperimentConfig(Section):
         (), description="Python files with metrics, trainers and the like, see docs/extending.md"
     )
     workflow: dict[str, Any] = Field({"name": "relay"}, description="which, and its settings")
+    prices: str | None = Field(
+        None,
+        description="a JSON file of prices as litellm has it, by the name of a model "
+        "`input_cost_per_token`, `output_cost_per_token` and others, for `arms.NAME.price`",
+    )
     models: dict[Name, ModelConfig] = Field(min_length=1, description="checkpoints by name")
     arms: dict[Name, ArmConfig] = Field(min_length=1, description="the router's choices by name")
     data: dict[Name, DatasetConfig] = Field(min_length=1, description="data sets by name")
@@ -310,6 +304,23 @@ class ExperimentConfig(Section):
         """Where nobody may stop, a shorter trajectory is no outcome that a longer one must beat."""
         if self.sampling.bound and not self.train.stop:
             raise ValueError("sampling.bound: needs train.stop, with which trajectories may end")
+        return self
+
+    @model_validator(mode="after")
+    def _one_name_is_one_model(self) -> ExperimentConfig:
+        """A served model is known by its name: under one, others would pass for the same."""
+        first: dict[tuple[str, str | None], tuple[str, set[str]]] = {}
+        for name, model in self.models.items():
+            if model.server is None:
+                continue
+            endpoints = set(model.server.endpoints)
+            key = model.path, model.server.served_as
+            other, there = first.setdefault(key, (name, endpoints))
+            if endpoints != there:
+                raise ValueError(
+                    f"models.{name}.path: {model.path!r} is also the name of {other}, at other "
+                    "endpoints; have each served by a name of its own, or list all under one model"
+                )
         return self
 
     @model_validator(mode="after")

@@ -31,6 +31,18 @@ ROWS = "Rows are one JSON object per line, or one array of objects: correct the 
 _DECODER = json.JSONDecoder(parse_float=Decimal, parse_constant=_refuse_constant)
 
 
+def json_value(text: str) -> object:
+    """The value of a whole JSON text; numbers with a point are decimals.
+
+    Raises:
+        ValueError: it is none; NaN, infinity and numbers beyond all measure are none.
+    """
+    try:
+        return _DECODER.decode(text)
+    except (ArithmeticError, RecursionError) as error:
+        raise ValueError(f"malformed JSON: {error}") from error
+
+
 class Source:
     """A data file that knows where it is being read, so that every defect has a place."""
 

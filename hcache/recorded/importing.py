@@ -111,7 +111,7 @@ def import_files(
     return Imported(
         name,
         file,
-        write_settings(file, raw),
+        write_settings(file, raw, recording.unit),
         {split: len(part) for split, part in kept.items()},
         tuple(checked.arms.values()),
         len(rows["trajectories"]),

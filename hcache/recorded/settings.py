@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from hcache.data.metrics import RECORDED
+from hcache.data.visible import one_line
 from hcache.files import replace_file
 from hcache.recorded.cells import Checked
 from hcache.recorded.recording import Evaluation
@@ -17,7 +18,12 @@ HEAD = """\
 # Outcomes that others have recorded, in {db}: the experiment that `hcache import` has made of
 # them. Change what you like below, as in any experiment (docs/experiment.md): fewer arms, another
 # alpha, `cost: tokens` with prices. What was recorded stays in the database.
+# {unit}
 """
+STATED = "Costs are as recorded, in {unit}, and so is the C of R = Q - alpha * C."
+COUNTED = """\
+No costs were recorded: C of R = Q - alpha * C is made of tokens, at 1 for 1,000 of them, unless
+# `arms.NAME.price` says what those of a model cost."""
 
 
 def settings_of(
@@ -71,10 +77,14 @@ def _data(
     }
 
 
-def write_settings(file: Path, raw: Mapping[str, Any]) -> bool:
-    """Write the experiment file, unless there is one, which stays; whether it was written."""
+def write_settings(file: Path, raw: Mapping[str, Any], unit: str) -> bool:
+    """Write the experiment file, unless there is one, which stays; whether it was written.
+
+    `unit` is that of the costs that were recorded.
+    """
     if file.exists():
         return False
     text = yaml.safe_dump(dict(raw), sort_keys=False, allow_unicode=True, width=100)
-    replace_file(file, (HEAD.format(db=raw["db"]) + text).encode())
+    said = STATED.format(unit=one_line(unit)) if raw["cost"] == "recorded" else COUNTED
+    replace_file(file, (HEAD.format(db=raw["db"], unit=said) + text).encode())
     return True

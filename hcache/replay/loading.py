@@ -179,8 +179,8 @@ def _data(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _prices(config: ExperimentConfig) -> list[list[float]]:
-    prices = [arm.price for arm in config.arms.values()]
-    return [[price.input for price in prices], [price.output for price in prices]]
+    prices = [arm.price.per_1000 for arm in config.arms.values()]
+    return [[price for price, _ in prices], [price for _, price in prices]]
 
 
 def _qualities(config: ExperimentConfig) -> list[list[str]]:

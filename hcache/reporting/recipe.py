@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hcache.artefacts import damaged, read_object, write_object
-from hcache.config.schema import ExperimentConfig
+from hcache.config.stored import stored_config
 from hcache.evaluation.report import Source
 from hcache.experiment import Experiment
 from hcache.keys import digest_bytes
@@ -95,7 +95,7 @@ def _noted(experiment: Experiment, runs: tuple[Run, ...]) -> dict[str, Any]:
 
 def _made(noted: Mapping[str, Any], report: Path) -> tuple[Experiment, tuple[Run, ...]]:
     """What `_noted` has noted."""
-    config = ExperimentConfig.model_validate(noted["config"])
+    config = stored_config(noted["config"])
     experiment = Experiment(config, Path(noted["source"]), Path(noted["db"]))
     folders = [Path(run) for run in noted["runs"]]
     runs = [Run(f) if f.is_dir() else find_run(f.name, report.parent) for f in folders]

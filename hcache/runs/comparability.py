@@ -23,6 +23,7 @@ from hcache.policies import AnyAlpha
 from hcache.replay.loading import load_replay
 from hcache.runs.folder import Run, all_runs
 from hcache.runs.methods import facts, same_method
+from hcache.runs.prices import price_remarks
 from hcache.store import Store
 
 
@@ -116,11 +117,11 @@ def changed_arms(run: Run, arms: Mapping[str, str]) -> str:
 
 
 def changes_since(experiment: Experiment) -> list[str]:
-    """Warnings where model files or questions are not those that were sampled.
+    """Warnings where model files, questions or the unit of prices are not those that were sampled.
 
     What is not on this machine is not looked at: evaluation takes the database alone.
     """
-    warnings, stored = [], stored_arms(experiment)
+    warnings, stored = price_remarks(experiment), stored_arms(experiment)
     found = {name: _fingerprint(experiment, name) for name in stored}
     if changed := [name for name, own in found.items() if own and own != stored[name]]:
         warnings.append(
@@ -221,7 +222,7 @@ def _mismatch(run: Run, experiment: Experiment) -> str:
 
 def _reward(config: ExperimentConfig) -> list[object]:
     """Prices or recorded costs, metrics and extractors: what rewards are made of besides α."""
-    prices = {name: arm.price.model_dump() for name, arm in config.arms.items()}
+    prices = {name: arm.price.per_1000 for name, arm in config.arms.items()}
     return [prices, config.cost, {name: config.measure_of(name) for name in config.data}]
 
 

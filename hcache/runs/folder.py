@@ -37,6 +37,7 @@ from pydantic import ValidationError
 
 from hcache.artefacts import check_file, damaged, digest_of, refuse_endless, unreadable
 from hcache.config.schema import ExperimentConfig
+from hcache.config.stored import stored_config
 from hcache.errors import RunError
 from hcache.experiment import Experiment
 from hcache.files import replace_file
@@ -107,7 +108,7 @@ class Run:
             RunError: the manifest is damaged.
         """
         try:
-            return ExperimentConfig.model_validate(self.manifest["config"])
+            return stored_config(self.manifest["config"])
         except ValidationError as error:
             raise damaged(
                 self.folder / MANIFEST, "its config does not hold", again(self.folder)

@@ -18,7 +18,8 @@ import polars as pl
 from pydantic import TypeAdapter
 
 from hcache.artefacts import refuse_endless
-from hcache.config.schema import ExperimentConfig, TrainConfig
+from hcache.config.schema import TrainConfig
+from hcache.config.stored import stored_config
 from hcache.data.queries import wording_key
 from hcache.errors import HcacheError, RunError
 from hcache.files import replace_file
@@ -191,7 +192,7 @@ def _seen_before(run: Run) -> Seen | None:
 def _stored(db: Path, modified: int, config: str, split: str) -> tuple[str, tuple[str, ...]]:
     """Fingerprint and queries of a split as a database holds it; `modified` tells its states."""
     with Store(db) as store:
-        loaded = load_replay(store, ExperimentConfig.model_validate_json(config), split)
+        loaded = load_replay(store, stored_config(json.loads(config)), split)
     return loaded.fingerprint, loaded.tree.queries
 
 

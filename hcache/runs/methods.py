@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from hcache.config.prices import MILLION
 from hcache.experiment import build_workflow
 from hcache.keys import canonical, digest
 from hcache.policies import AnyAlpha, Policy, at_alpha
@@ -93,7 +94,8 @@ def facts(run: Run) -> Facts:
     workflow = build_workflow(config.workflow, "workflow")
     found: Facts = {"hops": workflow.hops, "workflow": workflow.fingerprint[:8]}
     for name, arm in config.arms.items():
-        prices = dict.fromkeys((f"{arm.price.input:g}", f"{arm.price.output:g}"))
+        input_price, output_price, _ = arm.price.rates(MILLION)
+        prices = dict.fromkeys((f"{input_price:g}", f"{output_price:g}"))
         found[f"price of {name}"] = "/".join(prices)
     found |= {f"model of {name}": key[:8] for name, key in run.manifest.get("arms", {}).items()}
     found |= {f"quality of {name}": config.measure_of(name) for name in config.data}

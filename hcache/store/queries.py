@@ -238,6 +238,12 @@ from own o left join generations g using (fingerprint)
 group by o.experiment, o.position, o.arm, o.recorded order by o.experiment, o.position
 """
 
+UNITS = """
+select distinct t.unit from trajectories t join splits s using (query_id)
+join experiments e on e.experiment = s.experiment and e.workflow = t.workflow
+where e.experiment = $1 and t.unit is not null order by all
+"""
+
 FIND = """
 select o.*, q.question from outcomes o join queries q using (query_id)
 where starts_with(o.trajectory_id, $1) order by o.trajectory_id, o.experiment limit 100

@@ -73,7 +73,7 @@ def test_before_and_after_a_run_it_says_what_is_there(shell: Shell) -> None:
 
 def test_spent_is_what_the_database_costs_at_the_prices(shell: Shell) -> None:
     raw = settings("ab")
-    raw["arms"]["b"]["price"] = {"input": 3, "output": 5}
+    raw["arms"]["b"]["price"] = {"input": 3, "output": 5, "per": 1000}
     runs: list[Any] = []
     Sampler(
         load(shell.folder, raw), on_progress=lambda tally: runs.append(dict(tally.spent_of))

@@ -277,3 +277,17 @@ def test_another_algorithm_has_its_own_settings(tmp_path: Path) -> None:
     file.write_text(json.dumps(raw))
     with pytest.raises(ConfigError, match=r"also\.sft\.iteration: unknown setting"):
         read_config(file, algo="sft")
+
+
+def test_two_served_models_of_one_name_are_refused() -> None:
+    """They would share an identity, and the replies of one would pass for those of the other."""
+    raw = settings("ab")
+    for port, name in enumerate("ab", 8000):
+        server = {"endpoints": [f"http://127.0.0.1:{port}/v1"]}
+        raw["models"][name] = {"path": "default", "engine": "openai", "server": server}
+    with pytest.raises(ValueError, match="'default' is also the name of a, at other endpoints"):
+        ExperimentConfig.model_validate(raw)
+    raw["models"]["b"]["path"] = "other"
+    ExperimentConfig.model_validate(raw)
+    raw["models"]["b"] = raw["models"]["a"]
+    ExperimentConfig.model_validate(raw)

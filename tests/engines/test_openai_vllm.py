@@ -108,8 +108,8 @@ def experiment_of(folder: Path, name: str, model: dict[str, Any], questions: int
         "workflow": {"name": "relay", "hops": 2, "separator": "\n"},
         "models": {"m": {"dtype": "float32", "max_model_len": WINDOW, **model}},
         "arms": {
-            "short": {"model": "m", "max_tokens": 2, "price": 1},
-            "long": {"model": "m", "max_tokens": 16, "price": 1},
+            "short": {"model": "m", "max_tokens": 2},
+            "long": {"model": "m", "max_tokens": 16},
         },
         "data": {"demo": {"sources": {"test": source}}},
     }

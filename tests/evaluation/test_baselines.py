@@ -811,7 +811,7 @@ def test_two_models_equal_the_threshold_loop(seed: int, chosen: int, on_test: in
 def test_a_planner_is_judged_by_its_margin() -> None:
     """Its probabilities are 0 or 1, and would rank no query above another of the same choice."""
     test, train = two_arms(3, "q", 1), two_arms(4, "t", 1)
-    policy = TRAINERS["logistic"](train.tree, alpha=0.0, seed=0).policy
+    policy: Any = TRAINERS["logistic"](train.tree, alpha=0.0, seed=0).policy
     found = report_of(test, train, {"r": policy}).two_models["r"]
 
     def of(root: Node, arm: int) -> float:
@@ -822,7 +822,9 @@ def test_a_planner_is_judged_by_its_margin() -> None:
     def margin(root: Node) -> float:
         x_ND = torch.tensor([list(root.features)]).float()
         scores = dict(zip(policy.paths[0], policy.scores(0, x_ND)[0].tolist(), strict=True))
-        best = [max(score for path, score in scores.items() if path[0] == arm) for arm in (0, 1)]
+        best: list[float] = [
+            max(score for path, score in scores.items() if path[0] == arm) for arm in (0, 1)
+        ]
         return best[1] - best[0]
 
     weak_Q, strong_Q = (by_query(test, lambda r, a=a: of(r, a)) for a in (0, 1))  # type: ignore[misc]

@@ -57,7 +57,13 @@ def prepared(folder: Path) -> dict[str, Any]:
         "workflow": {"name": "relay", "hops": 2, "separator": "\n"},
         "models": {"m": {"path": "echo.json", "engine": "scripted", "max_model_len": 64}},
         "arms": {
-            "a": {"model": "m", "price": 1, "max_tokens": 5, "seed": 1, "stop": ["x"]},
+            "a": {
+                "model": "m",
+                "price": {"input": 1, "output": 1, "per": 1000},
+                "max_tokens": 5,
+                "seed": 1,
+                "stop": ["x"],
+            },
             "b": {"model": "m", "price": {"input": 1, "output": 2}, "temperature": 0.5},
         },
         "data": {

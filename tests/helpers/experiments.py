@@ -58,6 +58,11 @@ def write_questions(folder: Path, split: str, count: int) -> None:
     (folder / f"{split}.jsonl").write_text(text, encoding="utf-8")
 
 
+def per_1000(price: float) -> Raw:
+    """A price for 1,000 tokens, read or written."""
+    return {"input": price, "output": price, "per": 1000}
+
+
 def settings(arms: Iterable[str], **sections: object) -> Raw:
     """The settings of an experiment whose arms are named like their scripts."""
     names = list(arms)
@@ -66,7 +71,9 @@ def settings(arms: Iterable[str], **sections: object) -> Raw:
         "db": "small.duckdb",
         "workflow": {"name": "relay", "hops": 2},
         "models": {name: {"path": f"{name}.json", "engine": "scripted"} for name in names},
-        "arms": {name: {"model": name, "price": place + 1} for place, name in enumerate(names)},
+        "arms": {
+            name: {"model": name, "price": per_1000(place + 1)} for place, name in enumerate(names)
+        },
         "data": {"made": {"sources": {split: {"path": f"{split}.jsonl"} for split in SPLITS}}},
         "features": {"dim": 8},
     }

@@ -28,7 +28,7 @@ from hcache.runs.folder import Run
 from hcache.runs.training import train, with_train
 from hcache.store import Store
 from hcache.workflows import Message
-from helpers.experiments import load
+from helpers.experiments import load, per_1000
 from helpers.paths import ROOT
 
 ROLES = ROOT / "data" / "roles"
@@ -130,7 +130,8 @@ def write_experiment(folder: Path, head_dim: int = 24, **sections: Any) -> Exper
     arm = settings["arms"]["a"]
     prices = {"a": ("one", 1), "b": ("two", 2), "c": ("one", 3)}
     settings["arms"] = {
-        name: arm | {"model": model, "price": price} for name, (model, price) in prices.items()
+        name: arm | {"model": model, "price": per_1000(price)}
+        for name, (model, price) in prices.items()
     }
     sources = {split: {"path": f"{split}.jsonl"} for split in ("train", "valid", "test")}
     settings["data"] = {"made": {"sources": sources}}

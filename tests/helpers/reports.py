@@ -13,7 +13,7 @@ from hcache.reporting import write_report
 from hcache.runs.folder import Run
 from hcache.runs.training import train, with_train
 from hcache.sampling import Sampler
-from helpers.experiments import load, settings, write_script
+from helpers.experiments import load, per_1000, settings, write_script
 
 HOSTILE = (
     '<script>document.title="taken"</script><img src="http://192.0.2.1/x" onerror=alert(1)>'
@@ -61,7 +61,7 @@ def hostile_experiment(folder: Path, name: str = "small", hops: int = 2) -> Expe
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     raw = settings("ab", runs=str(folder / "runs"))
     raw |= {"name": name, "workflow": {"name": "relay", "hops": hops}}
-    raw["arms"] = {arm: {"model": model, "price": 0.01} for arm, model in ARMS.items()}
+    raw["arms"] = {arm: {"model": model, "price": per_1000(0.01)} for arm, model in ARMS.items()}
     experiment = load(folder, raw)
     Sampler(experiment).run()
     return experiment

@@ -111,7 +111,7 @@ def test_tree_equals_plain_walk_over_the_tables(
     raw["workflow"]["hops"] = hops
     for name in raw["arms"]:
         raw["arms"][name] |= {
-            "price": {"input": rng.random(), "output": rng.random()},
+            "price": {"input": rng.random(), "output": rng.random(), "per": 1000},
             "temperature": rng.choice([0, 1]),
         }
         if rng.random() < 0.5:  # replies that are empty or equal
@@ -160,7 +160,7 @@ def test_order_of_arms_is_that_of_the_settings(sampled: Experiment) -> None:
 def test_prices_are_those_of_the_settings(sampled: Experiment) -> None:
     raw = raw_of(sampled)
     for arm in raw["arms"].values():
-        arm["price"] = {"input": 0, "output": 5}
+        arm["price"] = {"input": 0, "output": 5, "per": 1000}
     dear = derived(sampled, raw)
     assert_equals_plain_tree(dear, load_split(dear))
     assert load_split(dear).fingerprint != load_split(sampled).fingerprint

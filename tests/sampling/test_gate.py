@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.experiments import facts, load, plain_arm, settings, table
+from helpers.experiments import facts, load, per_1000, plain_arm, settings, table
 from helpers.servers import fake_server, remote
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +20,7 @@ from hcache.workflows import Message
 
 
 def request(key: str, text: str = "a", **arm: Any) -> Request:
-    return Request(key, plain_arm("a", price=1, **arm), (Message("user", text),), "", 0)
+    return Request(key, plain_arm("a", price=per_1000(1), **arm), (Message("user", text),), "", 0)
 
 
 def run(folder: Path, raw: dict[str, Any], max_cost: float | None) -> Tally:
@@ -73,7 +73,7 @@ def test_a_cap_at_prices_that_nobody_gave_is_refused(folder: Path) -> None:
     raw["arms"] = {"a": {"model": "a"}}
     with pytest.raises(ConfigError, match=r"arms.a.price: missing, which sampling.max_cost needs"):
         load(folder, raw)
-    raw["arms"] = {"a": {"model": "a", "price": 1}}
+    raw["arms"] = {"a": {"model": "a", "price": per_1000(1)}}
     load(folder, raw)
     raw["arms"], raw["models"] = {"a": {"model": "a"}}, settings("a")["models"]
     load(folder, raw)

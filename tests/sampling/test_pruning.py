@@ -16,6 +16,7 @@ from helpers.experiments import (
     failing,
     generated,
     load,
+    per_1000,
     plain_arm,
     prompt_of,
     sample,
@@ -40,7 +41,8 @@ from hcache.workflows import WORKFLOWS, Cascade, Relay, Workflow
 Raw = dict[str, Any]
 QUERIES = [Query("One two?", ("yes no",), "made"), Query("Three?", ("no",), "made")]
 POOL: Pool = tuple(
-    plain_arm(name, temperature=1.0, price=price) for name, price in (("a", 1), ("b", 2), ("c", 9))
+    plain_arm(name, temperature=1.0, price=per_1000(price))
+    for name, price in (("a", 1), ("b", 2), ("c", 9))
 )
 SAID = ("yes", "no", "yes no", "perhaps", "no no no and so on")
 

@@ -1,0 +1,39 @@
+"""`hcache prices`: what the tokens of each arm cost, and where that is from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from hcache.commands.console import console, notes, print_json, say, table_of
+from hcache.commands.options import AsJson, Database, ExperimentFile, Overrides, Plugins
+from hcache.experiment import Experiment
+
+
+def prices(
+    experiment: ExperimentFile,
+    db: Database = None,
+    set_: Overrides = None,
+    plugin: Plugins = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the prices that costs are made of, for 1,000,000 tokens. Runs no model.
+
+    With a database, also the mean cost of the calls that it holds. Cached tokens are in no cost.
+
+    Example: `hcache prices data/demo/experiment.yaml`
+    """
+    from hcache.runs.prices import prices_of
+
+    loaded = Experiment.load(experiment, set_ or (), db, plugins=plugin or ())
+    found = prices_of(loaded)
+    if as_json:
+        print_json(asdict(found))
+        return
+    rows = [asdict(arm) for arm in found.arms]
+    for name in ("cached", "call"):
+        if not any(row[name] is not None for row in rows):
+            rows = [{key: value for key, value in row.items() if key != name} for row in rows]
+    console.print(table_of(rows, f"prices of {loaded.name}, for 1,000,000 tokens"))
+    say(f"cost: {found.cost}")
+    for remark in found.remarks:
+        say(f"WARNING: {remark}", "bold red", notes)
