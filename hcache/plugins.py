@@ -20,6 +20,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import inspect
 import pkgutil
 import sys
 import unicodedata
@@ -231,6 +232,32 @@ def lookup(
     where = f"{place}: " if place else ""
     message = f"{where}unknown {what} {name!r}{did_you_mean(str(name), sorted(known))}"
     raise ConfigError(f"{message}.", hint)
+
+
+def options_of(
+    function: Callable[..., object], given: Mapping[str, str], name: str
+) -> dict[str, object]:
+    """Options as the keyword-only parameters of a function take them; `name` is what it is called.
+
+    Raises:
+        ConfigError: it has none of that name, or the text is none of its type.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    known = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    found: dict[str, object] = {}
+    for option, text in given.items():
+        if option not in known:
+            raise ConfigError(
+                f"{name} has no option {option!r}.", f"Its options: {', '.join(known) or 'none'}."
+            )
+        try:
+            found[option] = type(known[option])(text)
+        except ValueError as error:
+            raise ConfigError(
+                f"{name}: option {option!r} is {text!r}.",
+                f"Give a {type(known[option]).__name__}, such as {known[option]!r}.",
+            ) from error
+    return found
 
 
 @cache

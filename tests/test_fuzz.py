@@ -9,7 +9,7 @@ from fuzz.harness import fuzz
 from fuzz.targets import TARGETS
 
 SHORT = {"config": 40, "readers": 1_000, "scripts": 1_000, "extractors": 1_000,
-         "imports": 60}  # fmt: skip
+         "imports": 60, "folders": 40}  # fmt: skip
 
 
 @pytest.mark.parametrize("target", SHORT)

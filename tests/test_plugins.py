@@ -17,6 +17,7 @@ from hcache.data.metrics import METRICS
 from hcache.data.readers import READERS
 from hcache.engines import ENGINES
 from hcache.errors import ConfigError
+from hcache.exports import EXPORTERS
 from hcache.policies.base import POLICIES
 from hcache.recorded import IMPORTERS
 from hcache.replay.features import ENCODERS
@@ -26,7 +27,7 @@ from hcache.workflows import WORKFLOWS
 
 REGISTRIES: list[plugins.Registry[Any]] = [
     METRICS, EXTRACTORS, READERS, WORKFLOWS, ENGINES, ENCODERS, POLICIES, TRAINERS, TRACKERS,
-    IMPORTERS,
+    IMPORTERS, EXPORTERS,
 ]  # fmt: skip
 NAMES = [
     "../x",

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hcache.commands.console import say
-from hcache.commands.export import check_free, chosen_experiment, write_out
+from hcache.commands.export import chosen_experiment
 from hcache.commands.inspect import DatabaseFile
 from hcache.config.file import parse_settings
 from hcache.config.schema import FeaturesConfig, TrainConfig
 from hcache.config.stored import stored_config
 from hcache.data.queries import known_split
 from hcache.errors import StoreError
+from hcache.exports.writing import check_free, write_out
 from hcache.store import Store
 from hcache.store.queries import QUESTIONS, ROLES
 

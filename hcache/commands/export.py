@@ -1,107 +1,71 @@
-"""`hcache export`: replies and outcomes as one flat file, for those who may not have the questions.
-
-The columns are listed one by one, so that what is new in the database stays out of the file until
-somebody decides otherwise.
-"""
+"""`hcache export`: outcomes on their way out, without the questions unless these may go too."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 from typing import Annotated
 
-import polars as pl
 import typer
 
 from hcache.commands.console import say
 from hcache.commands.inspect import DatabaseFile
-from hcache.errors import ConfigError, StoreError
-from hcache.files import replace_file
-from hcache.plugins import lookup
+from hcache.commands.options import Plugins, named_option
+from hcache.data.queries import known_split
+from hcache.errors import StoreError
+from hcache.exports import EXPORTERS, Selection
+from hcache.exports.writing import check_free, write_out
+from hcache.plugins import load_file, lookup, options_of
 from hcache.store import Store
-from hcache.store.queries import exported
-
-FORMATS: dict[str, Callable[[pl.DataFrame, BytesIO], None]] = {
-    ".jsonl": pl.DataFrame.write_ndjson,
-    ".parquet": pl.DataFrame.write_parquet,
-}
-QUESTIONS = ("question", "references")
 
 
 def export(
     out: Annotated[
-        Path, typer.Argument(help="The file to write: .jsonl or .parquet.", show_default=False)
+        Path,
+        typer.Argument(
+            help="The file to write: .jsonl or .parquet; with hf the folder.", show_default=False
+        ),
     ],
     db: DatabaseFile,
     experiment: Annotated[
         str | None, typer.Option(help="Which one, where the database holds several.")
     ] = None,
     questions: Annotated[
-        bool, typer.Option("--questions", help="With questions and references.")
+        bool, typer.Option("--questions", help="With questions, references and prompts.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    to: Annotated[str, typer.Option(help=f"One of: {', '.join(EXPORTERS)}.")] = "table",
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated splits; otherwise all, and train alone for sft and preferences.",
+            show_default=False,
+        ),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", "-o", help="An option of the format, NAME=VALUE. Repeatable."),
+    ] = None,
+    plugin: Plugins = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
 ) -> None:
-    """Write every trajectory of an experiment with its replies, scores and cost, one a row.
+    """Write the outcomes of an experiment for other programs: every trajectory with its replies,
+    scores and cost as a table, or what docs/recorded.md lists.
 
     Questions, references and prompts stay out: their licence may forbid copies. Replies stand as
     they are, also where a model repeats what it was asked; the command says how many do.
 
     Example: `hcache export --db runs/demo/hcache.duckdb replies.parquet`
     """
-    if out.suffix not in FORMATS:
-        raise ConfigError(
-            f"{out}: unknown format {out.suffix!r}.",
-            f"Known: {', '.join(FORMATS)}.",
-        )
+    for file in plugin or ():
+        load_file(file)
+    exporter = EXPORTERS.find(to)
+    options = options_of(exporter, dict(map(named_option, option or ())), f"format {to!r}")
+    splits = tuple(known_split(name.strip()) for name in split.split(",")) if split else ()
     check_free(out, force)
     with Store(db) as store:
-        chosen = chosen_experiment(store, experiment)
-        frame = store.sql(exported(store.metrics()), [chosen])
-    if frame.is_empty():
-        raise StoreError(
-            f"{db} holds no trajectories of {chosen}.",
-            "Fill it with: hcache sample EXPERIMENT.yaml",
-        )
-    repeating = frame["repeats"].sum()
-    data = BytesIO()
-    FORMATS[out.suffix](frame.drop("repeats", *(() if questions else QUESTIONS)), data)
-    write_out(out, data.getvalue())
-    said = f"{len(frame)} trajectories of {chosen} in {out}"
-    if repeating and not questions:
-        said += f"; in {repeating} of them a reply repeats the question"
-    say(said)
-
-
-def check_free(out: Path, force: bool) -> None:
-    """Refuse to write over a file.
-
-    Raises:
-        ConfigError: it is there, and nobody said that it may go, or it cannot be there.
-    """
-    with _naming(out):
-        there = out.exists()
-    if there and not force:
-        raise ConfigError(f"{out} is there already.", "Replace it with --force.")
-
-
-def write_out(out: Path, data: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        ConfigError: it cannot be written there.
-    """
-    with _naming(out):
-        replace_file(out, data)
-
-
-@contextmanager
-def _naming(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError) as error:  # a name with NUL is a ValueError
-        raise ConfigError(f"cannot write {out} ({error}).", "Choose another place.") from error
+        chosen = Selection(store, chosen_experiment(store, experiment), splits, questions)
+        made = exporter(chosen, out, **options)
+    write_out(out, made.content)
+    say("; ".join([f"{made.said} in {out}", *made.notes]))
 
 
 def chosen_experiment(store: Store, name: str | None) -> str:

@@ -10,10 +10,9 @@ from typing import Annotated
 import typer
 
 from hcache.commands.console import print_json, say
-from hcache.commands.options import AsJson, Plugins
+from hcache.commands.options import AsJson, Plugins, named_option
 from hcache.data.queries import dropped_in_words
 from hcache.data.visible import one_line
-from hcache.errors import ConfigError
 from hcache.plugins import load_file
 from hcache.recorded import IMPORTERS
 from hcache.recorded.importing import Imported, import_files
@@ -56,7 +55,7 @@ def import_(
     """
     for file in plugin or ():
         load_file(file)
-    options = dict(map(_option, option or ()))
+    options = dict(map(named_option, option or ()))
     imported = import_files(format_, paths, db, name=name, split=split, options=options)
     if as_json:
         dropped = [{**key._asdict(), "count": n} for key, n in imported.dropped.items()]
@@ -64,13 +63,6 @@ def import_(
         return
     for line in _told(imported, db):
         say(one_line(line))
-
-
-def _option(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError(f"--option {text}: not of the form NAME=VALUE.", "Like query=prompt")
-    return name.strip(), value
 
 
 def _told(imported: Imported, db: Path) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hcache.config.sampling import known_workers
+from hcache.errors import ConfigError
 
 ExperimentFile = Annotated[
     Path, typer.Argument(help="The experiment's YAML file.", show_default=False)
@@ -56,3 +57,15 @@ TrackerName = Annotated[
     ),
 ]
 Seed = Annotated[int | None, typer.Option(help="Seed, in place of train.seed.")]
+
+
+def named_option(text: str) -> tuple[str, str]:
+    """Name and value of an option of a format.
+
+    Raises:
+        ConfigError: the text is not of that form.
+    """
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--option {text}: not of the form NAME=VALUE.", "Like query=prompt")
+    return name.strip(), value

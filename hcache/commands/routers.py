@@ -12,7 +12,6 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
 from hcache.commands.console import console, csv_text, field, notes, print_json, progress, say
-from hcache.commands.export import write_out
 from hcache.commands.options import (
     AsJson,
     Database,
@@ -27,6 +26,7 @@ from hcache.config.file import parse_settings
 from hcache.config.schema import ExperimentConfig, TrainConfig
 from hcache.errors import DataError, RunError
 from hcache.experiment import Experiment
+from hcache.exports.writing import write_out
 from hcache.models.replies import in_words
 from hcache.runs.tracking import DEFAULT
 

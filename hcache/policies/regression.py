@@ -16,6 +16,7 @@ from pydantic import Field
 from hcache.config.schema import Settings
 
 Array = NDArray[np.float64]
+PENALTIES = tuple(10.0 ** (power / 3) for power in range(-3, 13))  # from 0.1 to 10,000
 
 
 class Regressor(Protocol):
@@ -93,6 +94,22 @@ class SoftLogisticRegression(Regression):
     def quality_model(settings: LogisticSettings, seed: int, shape: tuple[int, int]) -> Regressor:
         """See `Regression`."""
         return SoftLogistic(settings.strength)
+
+
+class RidgeSettings(Settings):
+    """Settings of ridge regression: none, since it chooses its penalties itself."""
+
+
+class RidgeRegression(Regression):
+    """Ridge regression whose penalties are chosen by leaving out one training state at a time."""
+
+    Settings = RidgeSettings
+    seeded = False
+
+    @staticmethod
+    def quality_model(settings: RidgeSettings, seed: int, shape: tuple[int, int]) -> Regressor:
+        """See `Regression`."""
+        return SharedRidge()
 
 
 class BoostingSettings(Settings):
@@ -205,9 +222,45 @@ class SoftLogistic:
         return model.coef_[0], float(model.intercept_[0])
 
 
+class SharedRidge:
+    """Ridge regression of what the columns have in common, and of how each differs from that.
+
+    Each of these has a penalty of its own. How hard a question is can be learned from few of them,
+    who answers it better from many; one penalty for both would let the first drown the second.
+    Features are centred and divided by their root-mean-square distance from the centre.
+    """
+
+    def __init__(self) -> None:
+        self.mean_D: Array
+        self.scale = 1.0
+        self.model: Any = None
+
+    def fit(self, x_ND: Array, y_NS: Array) -> Self:
+        """Learn each column of y from x."""
+        from sklearn.linear_model import RidgeCV
+
+        self.mean_D = x_ND.mean(axis=0)
+        self.scale = float(np.sqrt(((x_ND - self.mean_D) ** 2).sum(axis=1).mean())) or 1.0
+        common_N1 = y_NS.mean(axis=1, keepdims=True)
+        self.model = RidgeCV(alphas=PENALTIES, alpha_per_target=True)
+        self.model.fit(self._scaled(x_ND), np.hstack([common_N1, y_NS - common_N1]))
+        return self
+
+    def predict(self, x_ND: Array) -> Array:
+        """Expected values, [n, S]."""
+        found = self.model.predict(self._scaled(x_ND)).reshape(len(x_ND), -1)
+        values: Array = found[:, :1] + found[:, 1:]
+        return values
+
+    def _scaled(self, x_ND: Array) -> Array:
+        scaled: Array = (x_ND - self.mean_D) / self.scale
+        return scaled
+
+
 REGRESSIONS: dict[str, type[Regression]] = {
     "knn": KNNRegression,
     "logistic": SoftLogisticRegression,
+    "ridge": RidgeRegression,
     "boosting": BoostingRegression,
     "svm": SVMRegression,
 }

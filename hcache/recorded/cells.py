@@ -44,10 +44,11 @@ def check(recording: Recording) -> Checked:
     if cells.is_empty():
         raise DataError("there are no outcomes.", "Check the paths and the format.")
     _check_questions(recording.questions, cells)
-    arms = _arm_names(cells)
+    own = recording.own
+    arms = _arm_names(cells) if own is None else {arm: arm for arm in own.arms}
     _check_ranges(cells)
     single, repeated = _each_once(cells)
-    failed = _failed(single)
+    failed = _failed(single, said=own is None)
     lost = single.filter(failed)
     kept = _with_calls_before(single.filter(~failed), lost)
     if kept["score"].is_null().all():
@@ -154,9 +155,10 @@ def _each_once(cells: pl.DataFrame) -> tuple[pl.DataFrame, int]:
     return single, repeated
 
 
-def _failed(cells: pl.DataFrame) -> pl.Series:
-    said = cells["reply"].fill_null("").str.contains(FAILED)
-    return said | (cells["failure"].fill_null("") != "")
+def _failed(cells: pl.DataFrame, said: bool) -> pl.Series:
+    """Mask of the calls that failed; `said` if a reply may say so."""
+    stated = cells["failure"].fill_null("") != ""
+    return stated | cells["reply"].fill_null("").str.contains(FAILED) if said else stated
 
 
 def _with_calls_before(kept: pl.DataFrame, lost: pl.DataFrame) -> pl.DataFrame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,9 +26,10 @@ from hcache.data.visible import one_line
 from hcache.errors import ConfigError, DataError, HcacheError
 from hcache.experiment import Experiment
 from hcache.keys import digest_file
+from hcache.plugins import options_of
 from hcache.recorded.cells import check
 from hcache.recorded.files import defect
-from hcache.recorded.recording import IMPORTERS, Evaluation, Importer, Recording
+from hcache.recorded.recording import IMPORTERS, Evaluation, Recording
 from hcache.recorded.rows import tables
 from hcache.recorded.settings import settings_of, write_settings
 from hcache.store.frames import frame_of
@@ -77,7 +77,7 @@ def import_files(
         StoreError: the database says otherwise, or cannot be written.
     """
     importer = IMPORTERS.find(kind)
-    chosen = _options(kind, importer, options or {})
+    chosen = options_of(importer, options or {}, f"format {kind!r}")
     with _foreign(kind, paths):
         recording, known = _by_content(importer(list(paths), **chosen))
         checked = check(recording)
@@ -143,27 +143,6 @@ def _foreign(kind: str, paths: Sequence[Path]) -> Iterator[None]:
             f"{paths[0]}: is not what format {kind!r} has ({said.rstrip('.')}).",
             "Check the file, or name another format.",
         ) from error
-
-
-def _options(kind: str, importer: Importer, given: Mapping[str, str]) -> dict[str, object]:
-    """Options of an importer as its parameters take them."""
-    parameters = inspect.signature(importer).parameters.values()
-    known = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-    found: dict[str, object] = {}
-    for name, text in given.items():
-        if name not in known:
-            raise ConfigError(
-                f"format {kind!r} has no option {name!r}.",
-                f"Its options: {', '.join(known) or 'none'}.",
-            )
-        try:
-            found[name] = type(known[name])(text)
-        except ValueError as error:
-            raise ConfigError(
-                f"format {kind!r}: option {name!r} is {text!r}.",
-                f"Give a {type(known[name]).__name__}, such as {known[name]!r}.",
-            ) from error
-    return found
 
 
 def _by_content(recording: Recording) -> tuple[Recording, dict[str, Query]]:

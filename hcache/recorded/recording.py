@@ -50,6 +50,14 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Own:
+    """What hcache knew of outcomes when it wrote them."""
+
+    arms: tuple[str, ...]  # in their order
+    sequences: tuple[tuple[str, ...], ...]  # that could be chosen, whether or not they were made
+
+
+@dataclass(frozen=True)
 class Recording:
     """What files say, with nothing made of it yet; columns that a format lacks are null."""
 
@@ -59,6 +67,7 @@ class Recording:
     unit: str = "USD"  # of the costs
     evaluations: Mapping[str, Evaluation] = field(default_factory=dict)  # by data set
     notes: tuple[str, ...] = ()
+    own: Own | None = None  # of what hcache itself has written: names and replies are sound
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "questions", _whole(self.questions, QUESTIONS))

@@ -54,13 +54,20 @@ def settings_of(
 
 
 def _workflow(checked: Checked) -> dict[str, Any]:
-    cells = checked.recording.cells
-    scored = cells.filter(cells["score"].is_not_null())["sequence"].unique(maintain_order=True)
-    sequences = sorted([checked.arms[arm] for arm in sequence] for sequence in scored.to_list())
+    sequences = sorted([checked.arms[arm] for arm in found] for found in _sequences(checked))
     hops = max(map(len, sequences), default=1)
     if hops == 1:
         return {"name": RECORDED}
     return {"name": RECORDED, "hops": hops, "sequences": sequences}
+
+
+def _sequences(checked: Checked) -> Sequence[Sequence[str]]:
+    """Sequences that can be chosen: those that a source says there are, or those with a score."""
+    if (own := checked.recording.own) is not None:
+        return own.sequences
+    cells = checked.recording.cells
+    scored = cells.filter(cells["score"].is_not_null())["sequence"]
+    return list(scored.unique(maintain_order=True).to_list())
 
 
 def _data(

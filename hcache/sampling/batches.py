@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from pydantic import JsonValue
 
 from hcache.data.source import Row, Source
 from hcache.engines import Engine, EngineFactory, Generation, Request
@@ -106,8 +108,7 @@ def write_batch(experiment: Experiment, path: Path) -> Written:
             written.others += 1
             continue
         body = chat_body(request, experiment.config.sampling.logprobs)
-        line = {"custom_id": request.key, "method": "POST", "url": URL, "body": body}
-        lines[request.arm.model].append(canonical(line).encode() + b"\n")
+        lines[request.arm.model].append(request_line(request.key, body))
     for model, requests in lines.items():
         file = path if len(lines) == 1 else path.with_name(f"{path.stem}.{model}{path.suffix}")
         try:
@@ -118,6 +119,12 @@ def write_batch(experiment: Experiment, path: Path) -> Written:
             ) from error
         written.requests[file] = len(requests)
     return written
+
+
+def request_line(key: str, body: Mapping[str, JsonValue]) -> bytes:
+    """The line of a batch file that asks for a generation."""
+    line = {"custom_id": key, "method": "POST", "url": URL, "body": body}
+    return canonical(line).encode() + b"\n"
 
 
 def read_results(experiment: Experiment, paths: Sequence[Path]) -> Results:

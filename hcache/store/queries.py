@@ -6,9 +6,7 @@ to `Store.sql`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from hcache.store.schema import cost, price, quoted, recorded_cost, states_costs
+from hcache.store.schema import cost, price, recorded_cost, states_costs
 
 # What there is
 
@@ -290,52 +288,6 @@ where o.experiment = $1 and o.query_id = $2 and o.replica = $3 and t.decisions =
 ROLES = """
 select any_value("role") as "role" from states
 where workflow = $1 and "role" != '' group by depth order by depth
-"""
-
-STEP = """struct(arm varchar, "role" varchar, reply varchar, prompt_tokens integer,
-    output_tokens integer, finish_reason varchar)"""
-
-
-def exported(metrics: Iterable[str]) -> str:
-    """Every trajectory of an experiment with its replies and its values of the metrics.
-
-    The columns are listed one by one: questions and prompts stay out of a file by default. Their
-    types are of hcache, whatever a foreign view makes of them.
-    """
-    values = "".join(f" c.{quoted(name)}::double as {quoted(name)}," for name in metrics)
-    return rf"""
-with chosen as (select * from outcomes where experiment = $1),
-asks as (
-    select trajectory_id, unnest(asks) as ask, generate_subscripts(asks, 1) as place
-    from trajectories semi join chosen using (trajectory_id)
-),
-asked as (  -- what stands after the passages, where the reader has put some before the question
-    select *, string_split(question, E'\n\nQuestion: ')[-1] as asked from queries
-),
-steps as (
-    select k.trajectory_id,
-           list({{arm: a.name, "role": k.ask."role", reply: g.text,
-                 prompt_tokens: k.ask.prompt_tokens, output_tokens: k.ask.output_tokens,
-                 finish_reason: g.finish_reason}}
-                order by k.place) as steps
-    from asks k
-    join generations g on g.generation_id = k.ask.generation
-    join arms a on a.arm_id = k.ask.arm
-    group by k.trajectory_id
-)
-select c.experiment::varchar as experiment, c.split::varchar as split,
-       c.dataset::varchar as dataset, c.kind::varchar as kind, c.query_id::varchar as query_id,
-       q.question::varchar as question,
-       q."references"::varchar[] as "references", c.trajectory_id::varchar as trajectory_id,
-       c.replica::integer as replica, c.sequence::varchar as sequence, c.depth::integer as depth,
-       s.steps::{STEP}[] as steps, c.answer::varchar as answer, c.notes::varchar[] as notes,
-      {values} c.quality::double as quality, c.cost::double as cost,
-       c.prompt_tokens::bigint as prompt_tokens, c.output_tokens::bigint as output_tokens,
-       len([step for step in s.steps if contains(step.reply, q.asked)]) > 0 as repeats
-from chosen c
-join asked q using (query_id)
-left join steps s using (trajectory_id)
-order by c.split, c.query_id, c.depth, c.sequence, c.replica
 """
 
 

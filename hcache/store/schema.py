@@ -115,7 +115,7 @@ RESERVED = frozenset(
     {
         "experiment", "split", "dataset", "kind", "query_id", "question", "references",
         "trajectory_id", "replica", "sequence", "depth", "queries", "answer", "notes", "quality",
-        "cost", "prompt_tokens", "output_tokens", "steps", "repeats", "share",
+        "cost", "prompt_tokens", "output_tokens", "steps", "repeats", "share", "item",
     }
 )  # fmt: skip
 """Names, in lower case, that no metric may have: columns beside metrics in views and exports."""

@@ -14,7 +14,13 @@ from torch import Tensor
 
 from hcache.policies.planning import continuations
 from hcache.policies.predictors import KINDS, PredictorPolicy
-from hcache.policies.regression import BoostingSettings, KNNSettings, LogisticSettings, SVMSettings
+from hcache.policies.regression import (
+    BoostingSettings,
+    KNNSettings,
+    LogisticSettings,
+    RidgeSettings,
+    SVMSettings,
+)
 from hcache.replay.tree import NONE, Tree
 from hcache.trainers.base import TRAINERS, ClosedForm
 
@@ -57,6 +63,14 @@ class Logistic(Predictor):
 
     Settings = LogisticSettings
     name = "logistic"
+
+
+@TRAINERS.register("ridge")
+class Ridge(Predictor):
+    """Ridge regression of what continuations have in common, and of how each differs."""
+
+    Settings = RidgeSettings
+    name = "ridge"
 
 
 @TRAINERS.register("boosting")

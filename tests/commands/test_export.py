@@ -13,11 +13,12 @@ import pytest
 from helpers.experiments import SPLITS, load, settings, table, write_script, write_scripts
 
 from hcache.commands import main
-from hcache.commands.export import QUESTIONS, write_out
 from hcache.commands.export import export as write_replies
 from hcache.data.metrics import METRICS
 from hcache.errors import ConfigError
 from hcache.experiment import Experiment
+from hcache.exports.selection import QUESTIONS
+from hcache.exports.writing import write_out
 from hcache.sampling import Sampler
 
 FILES = ("out.jsonl", "out.parquet")
@@ -236,3 +237,29 @@ def test_types_of_a_foreign_view_are_refused_or_made_ours(
         assert said.startswith("error: ") and said.count("\n") == 1
     else:
         assert read_back(file).columns == usual
+
+
+def test_other_formats_by_name_with_their_options(sampled: Experiment, export: Exports) -> None:
+    said = export(sampled.db, "out", "--to", "hf", "--questions", "-o", "license=mit")
+    assert said == "30 trajectories of small in out\n"
+    assert "license: mit" in Path("out/README.md").read_text()
+    assert "--force" in export(sampled.db, "out", "--to", "hf", code=1)
+    export(sampled.db, "out", "--to", "hf", "--force", "--split", "train, test")
+    names = sorted(path.name.split("-")[0] for path in Path("out/data").iterdir())
+    assert names == ["test", "train"]
+    said = export(sampled.db, "p.jsonl", "--to", "preferences", "--questions", "-o", "margin=0.1")
+    assert "pairs on" in said and "p.jsonl" in said
+
+
+def test_what_no_format_takes_is_refused_in_one_line(sampled: Experiment, export: Exports) -> None:
+    for arguments, words in (
+        (["--to", "hff"], "unknown format 'hff'; did you mean 'hf'?"),
+        (["--to", "sft"], "format 'sft' is made of questions"),
+        (["--to", "sft", "-o", "margin=1"], "format 'sft' has no option 'margin'"),
+        (["--to", "preferences", "-o", "margin=x"], "option 'margin' is 'x'. Give a float"),
+        (["--to", "hf", "-o", "license"], "not of the form NAME=VALUE"),
+        (["--split", "dev"], "unknown split 'dev'"),
+    ):
+        message = export(sampled.db, "out", *arguments, code=1)
+        assert message.startswith("error: ") and words in message and message.count("\n") == 1
+    assert not Path("out").exists()

@@ -20,6 +20,7 @@ from typing import Any
 
 import duckdb
 import polars as pl
+import yaml
 
 from hcache.commands.export import export
 from hcache.commands.inspect import Format, sql
@@ -30,6 +31,7 @@ from hcache.engines import Request
 from hcache.engines.scripted import ScriptedEngine, read_script
 from hcache.errors import HcacheError
 from hcache.experiment import Experiment
+from hcache.exports import EXPORTERS
 from hcache.keys import digest_text
 from hcache.models.arms import Arm
 from hcache.recorded.importing import import_files
@@ -420,6 +422,11 @@ DAMAGE = (
     "update scores set metric = $said",
     "update scores set value = 'nan'",
     "update arms set name = $said, settings = $said",
+    "update messages set messages = $said",
+    "update splits set split = $said",
+    "update provenance set facts = $said",
+    "update states set actions = [$said]",
+    "delete from states",
     "update experiments set config = $said",
     "update experiments set experiment = $said",
     "delete from experiments",
@@ -440,6 +447,7 @@ def exports(folder: Path) -> Make:
         damage = random.choices(DAMAGE, k=random.choice((0, 1, 1, 2)))
         name = random.choice(("out.jsonl", "out.parquet", "out.csv", "out", "folder.jsonl", said))
         experiment = random.choice((None, None, "fuzzed", said))
+        to = random.choice(("table", *EXPORTERS))
         questions = random.random() < 0.5
 
         def run() -> None:
@@ -448,9 +456,9 @@ def exports(folder: Path) -> Make:
                 for statement in damage:
                     connection.execute(statement, {"said": said} if "$" in statement else None)
             out = folder / "exports" / Path(name).name
-            _silently(lambda: export(out, db, experiment, questions, force=True))
+            _silently(lambda: export(out, db, experiment, questions, to, force=True))
 
-        return f"{damage} {said!r} {name!r} {experiment!r} {questions}", run
+        return f"{damage} {said!r} {name!r} {experiment!r} {questions} {to}", run
 
     return make
 
@@ -458,6 +466,51 @@ def exports(folder: Path) -> Make:
 def _silently(run: Callable[[], None]) -> None:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         run()
+
+
+def folders(folder: Path) -> Make:
+    """Folders of `hcache export --to hf` whose card or rows are damaged."""
+    place, db = folder / "shared", folder / "imported.duckdb"
+    good = sampled(folder)
+    _silently(lambda: export(place, good, questions=True, to="hf"))
+    card = (place / "README.md").read_text(encoding="utf-8")
+    header = yaml.safe_load(card.split("---\n")[1])
+    file = min((place / "data").iterdir())
+    rows = pl.read_parquet(file).to_dicts()
+
+    def make(random: Random) -> Case:
+        said = as_json(damaged(header, random)) if random.random() < 0.5 else as_json(header)
+        table = damaged(rows, random) if random.random() < 0.7 else rows
+        data = _packed(table)
+        if random.random() < 0.1:
+            data = broken(data, random)
+
+        def run() -> None:
+            for old in folder.glob("i*.*"):
+                old.unlink()
+            text = f"---\n{said}\n---\n".encode("utf-8", "surrogatepass")
+            (place / "README.md").write_bytes(text)
+            file.write_bytes(data)
+            try:
+                import_files("hf", [place], db, name="i")
+            except HcacheError as error:
+                assert "\n" not in str(error), str(error)
+                assert not db.exists()
+                raise
+
+        return f"{said} {table!r}", run
+
+    return make
+
+
+def _packed(table: object) -> bytes:
+    """Rows as parquet, or as text where they are none."""
+    data = io.BytesIO()
+    try:
+        pl.DataFrame(table, infer_schema_length=None, strict=False).write_parquet(data)  # type: ignore[arg-type]
+    except Exception:  # whatever polars raises at what is no table
+        return as_json(table).encode("utf-8", "surrogatepass")
+    return data.getvalue()
 
 
 CELLS = [
@@ -559,5 +612,6 @@ TARGETS = MappingProxyType[str, Target](
         "sql": sql_queries,
         "export": exports,
         "imports": imports,
+        "folders": folders,
     }
 )

@@ -16,7 +16,7 @@ from hcache.data.metrics import METRICS
 from hcache.errors import StoreError
 from hcache.experiment import Experiment
 from hcache.store import Store, write
-from hcache.store.queries import exported
+from hcache.store.exporting import exported
 from hcache.store.schema import RESERVED, VERSION
 
 VIEWS = ("outcomes", "sequences", "leaderboard", "oracle", "roles", "coverage")

@@ -18,6 +18,7 @@ import torch
 from helpers.forest import Forest, Leaf, Node, lay_out, nodes_of, random_forest, synthetic_forest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import Ridge
 from torch import Tensor
 
 from hcache.artefacts import write_object
@@ -25,7 +26,14 @@ from hcache.errors import RunError
 from hcache.policies import at_alpha, load_policy, predictors
 from hcache.policies.planning import Paths, PlanningPolicy, continuations
 from hcache.policies.predictors import PredictorPolicy
-from hcache.policies.regression import KNNSettings, LogisticSettings, SoftLogistic, SVMSettings
+from hcache.policies.regression import (
+    PENALTIES,
+    KNNSettings,
+    LogisticSettings,
+    SharedRidge,
+    SoftLogistic,
+    SVMSettings,
+)
 from hcache.policies.rollout import greedy_leaves
 from hcache.replay.exact import oracle_leaves, static_leaves
 from hcache.replay.tree import NONE, States, Tree
@@ -33,7 +41,7 @@ from hcache.trainers import TRAINERS
 from hcache.trainers.base import greedy_metrics
 from hcache.trainers.predictors import KNN
 
-NAMES = ["boosting", "knn", "logistic", "svm"]
+NAMES = ["boosting", "knn", "logistic", "ridge", "svm"]
 OTHER_SETTINGS = {
     "knn": KNNSettings(k=2),
     "logistic": LogisticSettings(strength=1.0),
@@ -182,6 +190,32 @@ def test_nearest_neighbours_equal_the_loop(seed: int) -> None:
         fast = policy.scores(node.hop, x_ND)[0].tolist()
         slow = plain_knn(train, policy, node, 2)
         assert fast == pytest.approx([slow[path] for path in policy.paths[node.hop]], abs=1e-5)
+
+
+def test_ridge_parts_what_is_common_from_what_differs() -> None:
+    """The plain twin: one Ridge for the mean and for each difference, at the penalty that leaves
+    the least squared error on the row that is left out."""
+    rng = np.random.default_rng(1)
+    x_ND = rng.normal(size=(40, 6)) + 3
+    common_N = x_ND @ rng.normal(size=6)
+    y_NS = common_N[:, None] + np.outer(x_ND[:, 0], [1.0, -1.0, 0.0]) + rng.normal(size=(40, 3))
+    z_ND = x_ND - x_ND.mean(axis=0)
+    z_ND = z_ND / np.sqrt((z_ND**2).sum(axis=1).mean())
+    mean_N = y_NS.mean(axis=1)
+
+    def best(target_N: np.ndarray) -> np.ndarray:
+        def error(penalty: float) -> float:
+            left_out = [np.arange(40) != row for row in range(40)]
+            fits = [Ridge(alpha=penalty).fit(z_ND[keep], target_N[keep]) for keep in left_out]
+            pairs = zip(fits, z_ND, target_N, strict=True)
+            return float(sum((fit.predict(z_D[None])[0] - y) ** 2 for fit, z_D, y in pairs))
+
+        fitted = Ridge(alpha=min(PENALTIES, key=error)).fit(z_ND, target_N)
+        return np.asarray(fitted.predict(z_ND))
+
+    wanted = [best(mean_N) + best(y_N - mean_N) for y_N in y_NS.T]
+    found = SharedRidge().fit(x_ND, y_NS).predict(x_ND)
+    assert found == pytest.approx(np.stack(wanted, axis=1), abs=1e-6)
 
 
 @given(st.integers(0, 10**6))
