@@ -21,7 +21,7 @@ def test_regression_is_that_of_scikit_learn(seed: int, rows: int, features: int)
     rng = np.random.default_rng(seed)
     x_nD: Array = rng.normal(size=(rows, features)) + 1
     noise_nV: Array = rng.normal(size=(rows, 2)) * rng.uniform(0.1, 9)
-    y_nV: Array = noise_nV + np.hstack([x_nD[:, :1], -0.2 * x_nD[:, :1]])
+    y_nV = np.asarray(noise_nV + np.hstack([x_nD[:, :1], -0.2 * x_nD[:, :1]]), dtype=np.float64)
     twin = RidgeCV(PENALTIES, alpha_per_target=True).fit(x_nD, y_nV)
     other_mD = rng.normal(size=(7, features))
     assert regression(x_nD, y_nV)(other_mD) == pytest.approx(twin.predict(other_mD))
