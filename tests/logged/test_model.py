@@ -28,8 +28,8 @@ def test_regression_is_that_of_scikit_learn(seed: int, rows: int, features: int)
 
 
 def test_few_rows_give_their_mean() -> None:
-    y_nV = np.arange(8.0).reshape(4, 2)
-    found = regression(np.eye(4), y_nV)(np.zeros((3, 4)))
+    y_nV = np.arange(8, dtype=np.float64).reshape(4, 2)
+    found = regression(np.eye(4, dtype=np.float64), y_nV)(np.zeros((3, 4)))
     assert found.tolist() == [[3.0, 4.0]] * 3
 
 
