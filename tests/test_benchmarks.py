@@ -38,3 +38,15 @@ def test_every_learner_takes_a_step(tmp_path: Path) -> None:
     assert stepped == {name for name, package in FAMILIES.items() if find_spec(package)}
     missing = "without d3rlpy_offline: No module named 'd3rlpy'" in done.stdout
     assert missing == (find_spec("d3rlpy") is None)
+
+
+@pytest.mark.slow
+def test_estimators_are_held_against_exact_values(tmp_path: Path) -> None:
+    out = tmp_path / "found.json"
+    few = ("--draws", "3", "--sizes", "100", "300", "--population", "400", "--out", str(out))
+    command = [sys.executable, "-m", "benchmarks.off_policy", *few]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    cells = json.loads(out.read_text())["cells"]
+    assert len(cells) == 4 * 3 * 4  # logs, sizes with one of several episodes a query, estimators
+    assert not any(cell["answered"] for cell in cells if cell["log"] == "a poor router alone")

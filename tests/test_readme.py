@@ -83,6 +83,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_questions(folder, f"train{number}", 4 + number)
         hcache(["sample", "experiment.yaml", *part], folder)
     cells = [f"{q},{arm},{len(arm) % 2}" for q in "abcdefghijkl" for arm in ("one", "two2")]
+    log = ["question,episode,hop,action,propensity,cost,score", "test0,1,1,a,1,0,1"]
+    log.append("test0,1,2,STOP,0.5,0,1")
+    (folder / "LOG.csv").write_text("\n".join(log), encoding="utf-8")
     (folder / "RUNS.csv").write_text("\n".join(["query,arm,score", *cells]), encoding="utf-8")
     return folder
 

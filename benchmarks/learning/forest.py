@@ -26,9 +26,11 @@ DEVIATION = 0.74
 LATENTS = 12
 
 
-def forest(questions: int, *, seed: int, noise: float = 0.0, hops: int = HOPS) -> Tree:
+def forest(
+    questions: int, *, seed: int, noise: float = 0.0, hops: int = HOPS, features: int = FEATURES
+) -> Tree:
     """A complete forest; the arms are the same whatever the seed, the questions are not."""
-    world, generator = World(hops), torch.Generator().manual_seed(1000 + seed)
+    world, generator = World(hops, features), torch.Generator().manual_seed(1000 + seed)
     z_TZ = torch.randn(questions, LATENTS, generator=generator)
     arms, first_state, first_leaf = len(ARMS), 0, 0
     levels: dict[str, list[Tensor]] = {
@@ -97,13 +99,13 @@ def cost_of(path: Sequence[int]) -> float:
 class World:
     """What stays the same from forest to forest: skills, and how texts show them."""
 
-    def __init__(self, hops: int) -> None:
+    def __init__(self, hops: int, features: int = FEATURES) -> None:
         generator = torch.Generator().manual_seed(77)
         arms = len(ARMS)
-        self.project_ZD = torch.randn(LATENTS, FEATURES, generator=generator) / LATENTS**0.5
+        self.project_ZD = torch.randn(LATENTS, features, generator=generator) / LATENTS**0.5
         self.skill_KZ = torch.randn(arms, LATENTS, generator=generator)
-        self.mark_KD = torch.randn(arms, FEATURES, generator=generator)
-        self.later_HD = torch.randn(hops, FEATURES, generator=generator)
+        self.mark_KD = torch.randn(arms, features, generator=generator)
+        self.later_HD = torch.randn(hops, features, generator=generator)
         self.skill_after_KKZ = torch.randn(arms, arms, LATENTS, generator=generator)
 
     def answered(self, z_TZ: Tensor, path: Sequence[int]) -> tuple[Tensor, Tensor]:

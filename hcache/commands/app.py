@@ -19,6 +19,7 @@ from hcache.commands import (
     export,
     importing,
     inspect,
+    logged,
     merge,
     prices,
     report,
@@ -62,6 +63,7 @@ app.command()(merge.merge)
 app.command()(routers.train)
 app.command()(bench.bench)
 app.command("eval")(routers.evaluate)
+app.command()(logged.logged)
 app.command()(report.report)
 app.command()(reproducing.reproduce)
 app.command()(routers.route)

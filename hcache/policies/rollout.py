@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hcache.errors import DataError, RunError
 from hcache.policies.base import Policy
+from hcache.policies.rules import all_on
 from hcache.replay.tree import NONE, Tree, greedy
 
 
@@ -37,6 +38,17 @@ def greedy_leaves(policy: Policy, tree: Tree) -> Tensor:
         goes_on = leaf == NONE
         open_T, state_T = open_T[goes_on], tree.child_NA[state_T, action_T][goes_on]
     return leaf_T
+
+
+@torch.no_grad()
+def greedy_probs(policy: Policy, tree: Tree) -> Tensor:
+    """All probability on the policy's most probable action of each state, float64 [N, A].
+
+    Raises:
+        RunError: if the policy was made for other arms.
+    """
+    _check_arms(policy, tree)
+    return all_on(greedy(policy.probs(tree.states), tree.valid_NA), tree.valid_NA)
 
 
 def _check_arms(policy: Policy, tree: Tree) -> None:

@@ -317,7 +317,7 @@ def test_every_command_has_an_example_in_its_help(shell: Shell) -> None:
     assert set(names) == {
         "demo", "plan", "sample", "train", "bench", "eval", "report", "route", "show", "sql",
         "export", "assignments", "rerun", "doctor", "check", "rescore",
-        "verify", "digest", "merge", "status", "prices", "import", "reproduce",
+        "verify", "digest", "merge", "status", "prices", "import", "reproduce", "logged",
     }  # fmt: skip
     for name in [*names, "runs"]:
         assert "Example" in shell(name, "--help"), name
