@@ -16,6 +16,7 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from hcache.store import Store
 from hcache.trainers import TRAINERS
 
 Array = NDArray[np.float64]
+Places = NDArray[np.int64]
 Row = dict[str, Any]
 SEEDS = 5
 DRAWS = 2_000  # of a bootstrap
@@ -67,7 +69,7 @@ def candidates(train: Tree, alpha: float) -> dict[str, Policy]:
     return found
 
 
-def of_queries(tree: Tree, index: Array) -> Tree:
+def of_queries(tree: Tree, index: Places) -> Tree:
     """The trees of some queries."""
     kept = torch.isin(tree.query_T, torch.from_numpy(index))
     return tree.some(kept.nonzero()[:, 0])
@@ -84,7 +86,10 @@ def over_seeds(draw_SB: Sequence[Array], rng: np.random.Generator) -> list[float
 
 
 def routellm(copy: Path, work: Path) -> Iterator[Row]:
-    """MMLU: 1,200 questions to learn from, 300 to choose on, the rest to judge; by APGR."""
+    """MMLU: 1,500 questions to learn from and, in five folds, to choose on; the rest to judge.
+
+    A fifth set apart is too few to choose on: by it alone the mean APGR was .633.
+    """
     db = work / "routellm.duckdb"
     import_files("routellm", [copy], db, name="mmlu", split="test", options={"dataset": "mmlu"})
     rng = np.random.default_rng(0)
@@ -92,13 +97,11 @@ def routellm(copy: Path, work: Path) -> Iterator[Row]:
     for seed in range(SEEDS):
         whole = trees(db, "mmlu", seed)["test"]
         order = np.random.default_rng(seed).permutation(len(whole.queries))
-        train, valid, test = (of_queries(whole, p) for p in np.split(order, [1_200, 1_500]))
-        routers = candidates(train, 0.0)
-        name = max(routers, key=lambda each: _apgr(_margin(routers[each], valid), valid))
-        score = _margin(routers[name], test)
+        labelled, test = (of_queries(whole, part) for part in np.split(order, [1_500]))
+        name = _by_folds(whole, np.split(order[:1_500], 5))
+        score = _margin(candidates(labelled, 0.0)[name], test)
         chosen.append(name)
         ours.append(_apgr(score, test))
-        labelled = of_queries(whole, order[:1_500])
         subject.append(_apgr(_subject_mean(labelled, test), test))
         size = len(test)
         picks = (rng.integers(size, size=size) for _ in range(DRAWS // 10))
@@ -114,6 +117,17 @@ def routellm(copy: Path, work: Path) -> Iterator[Row]:
     }  # fmt: skip
 
 
+def _by_folds(tree: Tree, folds: Sequence[Places]) -> str:
+    """The router with the highest mean APGR on parts that it has not learned from."""
+    totals: dict[str, float] = {}
+    for place, fold in enumerate(folds):
+        held = of_queries(tree, fold)
+        rest = of_queries(tree, np.concatenate([*folds[:place], *folds[place + 1 :]]))
+        for name, router in candidates(rest, 0.0).items():
+            totals[name] = totals.get(name, 0.0) + _apgr(_margin(router, held), held)
+    return max(totals, key=lambda name: totals[name])
+
+
 def _margin(policy: Policy, tree: Tree) -> Array:
     assert isinstance(policy, PlanningPolicy)
     return policy.margin(tree.states[tree.root_T], 1).numpy()
@@ -125,7 +139,7 @@ def _outcomes(tree: Tree) -> Array:
     return tree.quality_M[leaf_TK].numpy()
 
 
-def _apgr(score: Array, tree: Tree, pick: Array | None = None) -> float:
+def _apgr(score: Array, tree: Tree, pick: Places | None = None) -> float:
     weak, strong = _outcomes(tree).T
     at = slice(None) if pick is None else pick
     return apgr_cpt(score[at], weak[at], strong[at]).apgr
@@ -169,7 +183,7 @@ def anytime(copy: Path, work: Path) -> Iterator[Row]:
         "interval": over_seeds([gain[index].mean(axis=1) for gain in gains], rng),
     }  # fmt: skip
     yield {
-        "data": "anytime GSM8K", "router": "threshold of confidence, tuned on validation",
+        "data": "anytime GSM8K", "router": "thresholds of confidence, tuned on all but test",
         "accuracy": round(float(mean[2]), 4), "tokens": round(float(mean[3]), 1),
     }  # fmt: skip
 
@@ -206,24 +220,35 @@ def _confidences(folder: Path) -> dict[str, list[float]]:
 def _threshold(
     own: Mapping[str, Tree], confidence: Mapping[str, Sequence[float]], budget: float
 ) -> tuple[Array, Array]:
-    """The same of the first call whose confidence reaches a threshold; chosen on all but test."""
+    """The same of the first call whose stated confidence reaches the threshold of its place.
 
-    def ends(tree: Tree, least: float) -> tuple[Array, Array]:
-        paths = [(0,) * calls for calls in range(1, 5)]
-        leaf_TS = static_leaves(tree, paths)
-        texts = [text[0] for text in tree.texts[tree.root_T]]
-        said_TS = np.array([confidence[text] for text in texts])
-        last_T = np.where((said_TS >= least).any(axis=1), (said_TS >= least).argmax(axis=1), 3)
-        leaf_T = leaf_TS[torch.arange(len(tree)), torch.from_numpy(last_T)]
-        return tree.quality_M[leaf_T].numpy(), tree.cost_M[leaf_T].numpy()
-
-    levels = sorted({x for said in confidence.values() for x in said})
+    The three thresholds are those of the highest accuracy in the budget on all but test.
+    """
+    parts = [_calls(own[split], confidence) for split in ("train", "valid", "test")]
+    seen = [np.concatenate(each) for each in zip(*parts[:2], strict=True)]
+    levels = np.quantile(seen[2][:, :3], np.linspace(0, 1, 25)).tolist()
     tuned = []
-    for level in levels:
-        parts = [ends(own[split], level) for split in ("train", "valid")]
-        quality, tokens = (np.concatenate(x) for x in zip(*parts, strict=True))
-        tuned.append((abs(tokens.mean() - budget), -quality.mean(), level))
-    return ends(own["test"], min(tuned)[2])
+    for least in product(sorted({*levels, 1.01}), repeat=3):
+        quality, tokens = _first_sure(seen, least)
+        if tokens.mean() <= budget:
+            tuned.append((quality.mean(), -tokens.mean(), least))
+    return _first_sure(parts[2], max(tuned)[2])
+
+
+def _calls(tree: Tree, confidence: Mapping[str, Sequence[float]]) -> tuple[Array, Array, Array]:
+    """Quality, tokens and stated confidence after each number of calls, [T, 4]."""
+    assert tree.texts is not None
+    leaf_TS = static_leaves(tree, [(0,) * calls for calls in range(1, 5)])
+    said_TS = np.array([confidence[text[0]] for text in tree.texts[tree.root_T]])
+    return tree.quality_M[leaf_TS].numpy(), tree.cost_M[leaf_TS].numpy(), said_TS
+
+
+def _first_sure(calls: Sequence[Array], least: Sequence[float]) -> tuple[Array, Array]:
+    quality_TS, tokens_TS, said_TS = calls
+    sure_TS = said_TS >= np.array([*least, -1.0])  # nothing comes after the fourth
+    last_T = sure_TS.argmax(axis=1)
+    every_T = np.arange(len(last_T))
+    return quality_TS[every_T, last_T], tokens_TS[every_T, last_T]
 
 
 # CodeRouterBench
