@@ -268,7 +268,7 @@ def summary(tally: Tally, db: str) -> str:
         text += f"; cost {tally.spent:.4g}"
     if tally.unpaid:
         text += (
-            f"; {tally.unpaid} requests not sent: sampling.max_cost is reached, a run with another "
+            f"; {tally.unpaid} requests not sent: they could pass sampling.max_cost, a run with another "
             "goes on"
         )
     if tally.absent:

@@ -29,7 +29,7 @@ class Tally:
     moved: int = 0  # queries in another split than when they were recorded before
     missing: int = 0  # outcomes lost to a failed engine, or an arm that it cannot serve
     absent: int = 0  # of a server's models, not in the file of results that was given
-    unpaid: int = 0  # requests not sent, since sampling.max_cost was reached
+    unpaid: int = 0  # requests not sent, since they could pass sampling.max_cost
     left: int = 0  # queries not begun, for want of budget
     waiting: bool = False  # whether finished generations wait in the spool
     seconds: float = 0.0
