@@ -268,8 +268,8 @@ def summary(tally: Tally, db: str) -> str:
         text += f"; cost {tally.spent:.4g}"
     if tally.unpaid:
         text += (
-            f"; {tally.unpaid} requests not sent: they could pass sampling.max_cost, a run with another "
-            "goes on"
+            f"; {tally.unpaid} requests not sent: they could pass sampling.max_cost, a run with "
+            "another goes on"
         )
     if tally.absent:
         text += (
