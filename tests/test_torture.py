@@ -47,3 +47,11 @@ def test_faults_of_the_surroundings_lose_nothing(counts: dict[str, int]) -> None
     assert counts["sample: read-only folder"]
     assert counts["sample: torture.duckdb removed meanwhile"]
     assert counts["sample with an engine that dies: by an error"]
+
+
+def test_every_work_runs_undisturbed() -> None:
+    """Those too that only the long form disturbs; the last one has all others before it."""
+    options = ("--works", "bench", "--every", "1", "--faults", "none")
+    command = [sys.executable, "-m", "benchmarks.torture", *options]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -8,6 +8,7 @@ a fault, what the undisturbed run made.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ import hcache
 from hcache.keys import digest, digest_file
 from hcache.runs.folder import all_runs
 from hcache.store.digest import content_digest
+from hcache.store.schema import MIGRATIONS
 
 from .findings import Finding, improper
 from .scene import DATABASE, EXPERIMENT, SILENCE, Ended, asked, command
@@ -154,14 +156,13 @@ def database_digest(folder: Path) -> str:
 
 
 def _age(folder: Path) -> str:
-    """Make the database one of the first release."""
+    """Make the database one of the first release: all that later ones add is taken away."""
+    added = re.findall(r"alter table (\w+) add column (\w+)", "".join(MIGRATIONS.values()))
     with duckdb.connect(str(folder / DATABASE)) as connection:
-        connection.execute(
-            "alter table scores drop column version;"
-            "alter table generations drop column thinking;"
-            "alter table generations drop column prompt_key;"
-            "update meta set version = 2"
-        )
+        for table, column in added:
+            connection.execute(f"alter table {table} drop column {column}")
+        connection.execute("drop table conflicts")
+        connection.execute(f"update meta set version = {min(MIGRATIONS)}")
     return ""
 
 
