@@ -168,7 +168,7 @@ class Experiment:
         return out
 
     def replies(self, splits: Sequence[str] = SPLITS) -> tuple[ReplyCount, ...]:
-        """How the stored calls of each arm ended in some splits, in the order of the arms."""
+        """Ends of the stored calls of each arm in some splits, in the order of the arms."""
         arms, workflow = list(self.config.arms), self.workflow
         scope = [workflow.fingerprint, workflow.hops, self.config.sampling.replicas]
         with Store(self.db) as store:

@@ -67,13 +67,13 @@ class Episode:
         return ">".join(arm.name for arm in self.decisions if isinstance(arm, Arm))
 
     def request(self, ask: Ask) -> Request:
-        """What an Ask stands for; no two episodes, and no two arms, have one in common."""
+        """The request of an Ask; no two episodes, and no two arms, have one in common."""
         request = request_for(ask, self.sample, self.query.question)
         key = digest([request.key, ask.arm.id, self.query.id, self.sample])
         return replace(request, key=key)
 
     def reply(self, ask: Ask) -> Generation | None:
-        """What was said to an Ask, if anything yet."""
+        """Replies to an Ask, if any yet."""
         return self.replies.get(self.request(ask).key)
 
 
@@ -114,11 +114,11 @@ class Live:
         return episodes
 
     def cost(self, episode: Episode, asks: Sequence[Ask]) -> float:
-        """What calls of an episode cost; one asked again costs again, as in the cache."""
+        """Cost of the calls of an episode; one asked again costs again, as in the cache."""
         return sum((self.call_cost(episode, ask) for ask in asks), 0.0)
 
     def call_cost(self, episode: Episode, ask: Ask) -> float:
-        """What a call of an episode cost."""
+        """Cost of a call of an episode."""
         replies = episode.replies[episode.request(ask).key]
         price = self.config.arms.get(ask.arm.name, ask.arm.config).price  # a tool has its own
         return price.of(replies.prompt_tokens, replies.output_tokens)
@@ -131,7 +131,7 @@ class Live:
         return float(score_many(self.config.quality_of(dataset), [answer], references)[0])
 
     def states(self, met: Sequence[Met], hops: Sequence[int]) -> ReadableStates:
-        """What a policy sees at some decisions, of the given numbers of earlier ones."""
+        """States that a policy sees at some decisions, with the given numbers of earlier ones."""
         return ReadableStates(
             torch.stack([one.features_D for one in met]),
             torch.tensor(hops),

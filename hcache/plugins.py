@@ -42,7 +42,7 @@ FILE_PREFIX = f"{PACKAGE}_plugin_"  # of the module that a plug-in file becomes
 
 @dataclass(frozen=True)
 class Source:
-    """Where an entry comes from, if not from the package itself."""
+    """Origin of an entry that is not of the package itself."""
 
     name: str  # of the file or the top-level package
     digest: str  # of its code

@@ -19,6 +19,7 @@ from helpers.paths import ROOT
 PACKAGE = ROOT / "hcache"
 MOST_LINES = 400
 MOST_MODULES = 8  # at the top of the package, `__init__` apart
+OPENING = re.compile(r"(What|Whether|Where|Which|Who|How|That|Those)\b")
 FILES = sorted(PACKAGE.rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
@@ -94,6 +95,14 @@ def test_files_are_short_and_say_what_they_are_for(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
     assert text.count("\n") <= MOST_LINES
     assert ast.get_docstring(ast.parse(text))
+
+
+@by_file(FILES)
+def test_docstrings_open_with_a_noun_or_a_verb(file: Path) -> None:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    texts = (ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds))
+    assert [text for text in texts if OPENING.match(text)] == []
 
 
 def test_few_modules_stand_beside_the_packages() -> None:

@@ -27,7 +27,7 @@ class Fault:
 
 @dataclass
 class Findings:
-    """What a check has found so far."""
+    """Findings of a check so far."""
 
     checked: dict[str, int] = field(default_factory=dict)  # rows, by what was done with them
     notes: list[str] = field(default_factory=list)  # what was not checked, and why

@@ -71,7 +71,7 @@ def _enumerate(
 
 
 def _in_scope(recorded: Recorded, row: Row) -> bool:
-    """Whether an experiment has this state or trajectory: a file keeps those of larger ones too."""
+    """True if an experiment has this state or trajectory: a file keeps those of larger ones too."""
     last = recorded.hops - ("actions" in row)  # no state follows the last hop
     return (
         recorded.arms.issuperset(row["decisions"])

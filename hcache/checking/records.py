@@ -1,4 +1,4 @@
-"""What a database says of experiments, arms and queries, read back and held against its keys."""
+"""Experiments, arms and queries of a database, read back and held against its keys."""
 
 from __future__ import annotations
 

@@ -24,14 +24,14 @@ from hcache.workflows import Message
 
 @dataclass
 class Regenerated:
-    """What came of an arm's generations when they were made again."""
+    """Outcome of making an arm's generations again."""
 
     arm: str
     equal: int = 0
     different: list[str] = field(default_factory=list)  # keys of generations
     first: str = ""  # where the first that differs does so
     changed: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """What stands otherwise in the provenance of those that differ: then and now."""
+    """Entries of provenance that differ between then and now, of generations that differ."""
 
     @property
     def made(self) -> int:

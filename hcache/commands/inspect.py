@@ -26,7 +26,7 @@ RunsFolder = Annotated[Path, typer.Option("--runs", help="Folder of the runs.")]
 
 
 class Format(StrEnum):
-    """How rows are printed."""
+    """Forms in which rows are printed."""
 
     table = "table"
     csv = "csv"

@@ -82,7 +82,7 @@ def train(
 
 
 def _outcome(run: Run, experiment: str) -> Iterator[str]:
-    """How a training ended, and what may follow."""
+    """End of a training, and what may follow."""
     outcome = run.manifest["outcome"]
     yield (
         f"{run.folder}: best validation reward {outcome['best_valid_reward']:.4f} "
@@ -301,7 +301,7 @@ def target_of(
 
 
 def _may_be_of(run: Run, experiment: str) -> bool:
-    """Whether a run is a finished one of an experiment, or too damaged to tell."""
+    """True if a run is a finished one of an experiment, or too damaged to tell."""
     try:
         return run.finished and run.manifest.get("experiment", experiment) == experiment
     except RunError:

@@ -256,7 +256,7 @@ class SamplingProgress:
 
 
 def summary(tally: Tally, db: str) -> str:
-    """What a run did, in words."""
+    """Summary of a run, in words."""
     generated, cached = sum(tally.generated.values()), sum(tally.cached.values())
     text = (
         f"{generated} generations made ({cached} were there) in {tally.seconds:.1f} s; "

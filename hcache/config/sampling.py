@@ -28,7 +28,7 @@ def known_workers(workers: object) -> int | str:
 
 
 class SamplingConfig(Section):
-    """How the tree is filled."""
+    """Settings of sampling: how the tree is filled."""
 
     replicas: int = Field(
         1,

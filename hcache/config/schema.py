@@ -21,7 +21,7 @@ Name = Annotated[str, AfterValidator(plain_name)]
 
 
 class FeaturesConfig(Section):
-    """How the text of a state becomes numbers."""
+    """The encoder, which makes numbers of the text of a state."""
 
     encoder: str = Field(
         "hashing",
@@ -118,7 +118,7 @@ class ModelConfig(Section):
 
     @property
     def remote(self) -> bool:
-        """Whether a server has the model: tokens are counted there, and its window is not known."""
+        """True if a server has the model: tokens are counted there, and its window is not known."""
         return self.engine == "openai"
 
     @model_validator(mode="after")
@@ -207,7 +207,7 @@ class AlgorithmConfig(Section):
 
 
 class TrainConfig(Section):
-    """What is trained, on which reward."""
+    """Settings of training: the algorithm and its reward."""
 
     algo: str = Field("ppo", description="the trainer")
     alpha: float = Field(0.1, ge=0, description="weight of cost in R = Q - alpha * C")
@@ -301,7 +301,7 @@ class ExperimentConfig(Section):
 
     @model_validator(mode="after")
     def _bounded_trees_stop(self) -> ExperimentConfig:
-        """Where nobody may stop, a shorter trajectory is no outcome that a longer one must beat."""
+        """Refuse a bound where nobody may stop: a shorter trajectory is then no outcome to beat."""
         if self.sampling.bound and not self.train.stop:
             raise ValueError("sampling.bound: needs train.stop, with which trajectories may end")
         return self
@@ -344,7 +344,7 @@ class ExperimentConfig(Section):
         return self.data[dataset].quality or self.quality
 
     def measure_of(self, dataset: str) -> str:
-        """What Q is of, in words: the metric, and the extractor of the answers that it scores.
+        """Description of Q: the metric, and the extractor of the answers that it scores.
 
         Configurations of one measure score alike, since scores are read only where they are by the
         present version of both.

@@ -102,7 +102,7 @@ def contained(text: str) -> str | None:
 
 
 def markers(text: str) -> list[int]:
-    """Where each marker ends, in order."""
+    """Ends of the markers, in order."""
     plain = half_width(text)
     ends = [end for match in _ANSWER.finditer(plain) if (end := _announced(plain, match))]
     lower = plain.lower()
@@ -112,7 +112,7 @@ def markers(text: str) -> list[int]:
 
 
 def _announced(plain: str, answer: re.Match[str]) -> int:
-    """Where the marker that holds this "answer" ends; 0 if it is none."""
+    """End of the marker that holds this "answer"; 0 if there is none."""
     start, end = answer.span()
     if start and (plain[start - 1].isalnum() or plain[start - 1] == "_"):
         return 0

@@ -252,7 +252,7 @@ def _standing(plain: str, match: re.Match[str]) -> str | None:
 
 
 def _denied(plain: str, at: int) -> bool:
-    """Whether the clause denies, or only supposes, what stands at that place in it."""
+    """True if the clause denies, or only supposes, what stands at that place in it."""
     return bool(_DENIES.search(_CLAUSE.split(plain[max(0, at - _LONGEST) : at])[-1]))
 
 
@@ -264,7 +264,7 @@ def _contained_letter(content: str) -> str | None:
 
 
 def _another_container(text: str, letter: str) -> bool:
-    """Whether the last container is joined, as by "and", to one with another letter."""
+    """True if the last container is joined, as by "and", to one with another letter."""
     between = deque(_JOINED.finditer(text), maxlen=1)
     before = contained(text[: between[0].start() + 1]) if between else None
     return before is not None and _contained_letter(_unmarked(before)) not in (None, letter)

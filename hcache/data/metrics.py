@@ -43,7 +43,7 @@ def normalize(text: str) -> str:
 
 @dataclass(frozen=True)
 class Requirement:
-    """What a metric asks of a reference, for a reference that no answer could meet is a defect."""
+    """Demand of a metric on a reference, for one that no answer could meet is a defect."""
 
     what: str  # in the words of a message: "a whole number"
     met: Callable[[str], object]  # true where an answer can meet the reference
@@ -63,7 +63,7 @@ def requires(what: str, met: Callable[[str], object]) -> Callable[[Metric], Metr
 
 
 def unmet(name: str, references: Sequence[str]) -> str:
-    """What a metric asks for where no reference can be met, else "".
+    """Demand of a metric that no reference meets, else "".
 
     Raises:
         ConfigError: for an unknown metric.

@@ -83,7 +83,7 @@ def find_number(text: str) -> str:
 
 
 def announced(text: str) -> list[int]:
-    """Where each marker ends, with #### as one."""
+    """Ends of the markers, with #### as one."""
     return sorted([*markers(text), *(match.end() for match in _HASHES.finditer(text))])
 
 

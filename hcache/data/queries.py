@@ -92,7 +92,7 @@ ACROSS = "in another split too"
 
 
 class Dropped(NamedTuple):
-    """Where questions were left out, and why."""
+    """A place where questions were left out, and the reason."""
 
     dataset: str
     split: str
@@ -173,7 +173,7 @@ def _refused(clashes: Sequence[tuple[Query, str]]) -> DataError:
 
 
 def dropped_in_words(dropped: Mapping[Dropped, int]) -> str:
-    """What was dropped, in one line; "" for nothing."""
+    """Dropped questions in one line; "" for none."""
     parts = [
         f"{count} of {split} of {dataset} ({reason})"
         for (dataset, split, reason), count in sorted(dropped.items())

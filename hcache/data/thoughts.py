@@ -80,13 +80,13 @@ def _dropped(text: str, tags: Tags, thinking: bool) -> str:
 
 
 def opens_thought(prompt: str, tags: Tags = KNOWN_TAGS) -> bool:
-    """Whether a prompt ends in an opening tag, white space aside: the reply begins as a thought."""
+    """True if a prompt ends in an opening tag, white space aside: the reply begins as a thought."""
     return prompt.rstrip().lower().endswith(tuple(opening.lower() for opening, _ in tags))
 
 
 @lru_cache(maxsize=64)
 def _grammar(tags: Tags) -> tuple[re.Pattern[str], dict[str, str]]:
-    """What finds every tag, and the closing tag of each opening tag in lower case."""
+    """Pattern of every tag, and the closing tag of each opening tag in lower case."""
     texts = sorted({text for pair in tags for text in pair}, key=len, reverse=True)
     pattern = re.compile("|".join(map(re.escape, texts)), re.IGNORECASE | re.ASCII)
     return pattern, {opening.lower(): close.lower() for opening, close in tags}

@@ -61,7 +61,7 @@ def _folded(text: str) -> str:
 
 
 class _Characters(dict[int, str]):
-    """What stands for a character, by its code; filled in as characters are met."""
+    """Stand-ins of characters, by code; filled in as characters are met."""
 
     def __missing__(self, code: int) -> str:
         self[code] = _plain(chr(code))

@@ -1,4 +1,4 @@
-"""What an engine is: it takes requests and gives generations back as they finish."""
+"""Interface of engines: they take requests and give generations back as they finish."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def as_said(tokenizer: Any, ids: Sequence[int], ends: Collection[int]) -> str:
 
 @dataclass(frozen=True)
 class Generation:
-    """What an arm said, with what it took."""
+    """A reply of an arm, with the tokens it took."""
 
     key: str
     text: str
@@ -222,7 +222,7 @@ class QueueEngine(ABC):
 
 
 class EngineType(Protocol):
-    """What is registered under the name of an engine; `QueueEngine` has a default for most."""
+    """Interface of what is registered as an engine; `QueueEngine` has a default for most."""
 
     files: tuple[str, ...]
     """Settings of a model that name files, which are looked for before all else."""
@@ -240,7 +240,7 @@ class EngineType(Protocol):
 
     @staticmethod
     def reply_arguments(arguments: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-        """Those of some `engine_args` that can change a reply: they are identity."""
+        """The `engine_args` that can change a reply: they are identity."""
 
     @staticmethod
     def check(request: Request) -> None:

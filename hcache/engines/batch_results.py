@@ -53,7 +53,7 @@ def custom_id(row: Row) -> str:
 
 
 def line_of(row: Row) -> BatchLine:
-    """What a line of results says.
+    """Content of a line of results.
 
     Raises:
         DataError: it has neither response nor error, or the response is no chat completion.

@@ -154,7 +154,7 @@ def too_long(request: Request, facts: dict[str, str]) -> Generation:
 
 
 def is_overflow(status: int, code: str, words: str) -> bool:
-    """Whether a refusal says that the prompt does not fit."""
+    """True if a refusal says that the prompt does not fit."""
     if code == "context_length_exceeded" or status == 413:
         return True
     return status == 400 and _OVERFLOW.search(words) is not None

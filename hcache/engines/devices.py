@@ -37,7 +37,7 @@ class Device:
 
 
 def has_gpu() -> bool:
-    """Whether an NVIDIA device is there, without importing torch."""
+    """True if an NVIDIA device is there, without importing torch."""
     return Path("/proc/driver/nvidia/version").exists()
 
 

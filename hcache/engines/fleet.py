@@ -257,12 +257,12 @@ class _Worker:
 
     @property
     def ready(self) -> bool:
-        """Whether what it is sent, it works on."""
+        """True if what it is sent, it works on."""
         return self.host is not None and self.host.ready
 
     @property
     def pending(self) -> bool:
-        """Whether it is still to be placed."""
+        """True if it is still to be placed."""
         return self.host is not None and not self.host.ready
 
     @property
@@ -271,12 +271,12 @@ class _Worker:
 
     @property
     def lame(self) -> bool:
-        """Whether it has failed to start too often to be asked where others can be."""
+        """True if it has failed to start too often to be asked where others can be."""
         return self.stillborn >= MOST_ENDS
 
     @property
     def ears(self) -> tuple[object, ...]:
-        """What shows that it has something to say, or has ended."""
+        """Object to wait for until it has something to say, or has ended."""
         assert self.host is not None
         return self.host.ears
 
@@ -297,7 +297,7 @@ class _Worker:
             self._send(Question.of(request))
 
     def take_back(self, keys: set[str]) -> list[Request]:
-        """What it was asked of some engines and has not been sent; it owes that no more."""
+        """Take back requests to some engines that have not been sent; it owes them no more."""
         taken = [request for request in self.held if request.arm.engine_key in keys]
         self.held = [request for request in self.held if request.arm.engine_key not in keys]
         return [self.owed.pop(request.key) for request in taken]

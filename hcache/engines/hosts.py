@@ -18,16 +18,16 @@ from hcache.processes.signals import shielded
 
 
 class Host(Protocol):
-    """What one worker runs in, from its start to its end."""
+    """Home of one worker from its start to its end: a process or an actor."""
 
     ready: bool
-    """Whether it has been placed: what it is sent, it works on."""
+    """True if it has been placed: what it is sent, it works on."""
 
     lost: bool
-    """Whether it ended with the machine it was on, for which no request is to blame."""
+    """True if it ended with the machine it was on, for which no request is to blame."""
 
     keeps: bool
-    """Whether it keeps what it has made until it is told that this is safe."""
+    """True if it keeps what it has made until it is told that this is safe."""
 
     @property
     def pid(self) -> int | None:
@@ -35,7 +35,7 @@ class Host(Protocol):
 
     @property
     def ears(self) -> tuple[object, ...]:
-        """What `multiprocessing.connection.wait` waits for until there is something to hear."""
+        """Object for `multiprocessing.connection.wait`, until there is something to hear."""
 
     def send(self, message: Inbound) -> None:
         """Send a message; that it has ended is seen when it is listened to."""
@@ -54,7 +54,7 @@ class Host(Protocol):
 
 
 class Hosting(Protocol):
-    """Where workers are started."""
+    """A place in which workers are started."""
 
     def start(self, post: Post, job: Job) -> Host:
         """Start a worker at a post; `cores` and `gpus` of the job are as that has them."""

@@ -1,4 +1,4 @@
-"""Which worker serves which models on which devices, planned from memory. Nothing is loaded.
+"""Plan of which worker serves which models on which devices, by memory. Nothing is loaded.
 
 A model stands on as few devices as hold it, its weights and cache split evenly over them. Every
 model gets a place, the largest first where most is free, and replicas of it wherever there is room.
@@ -43,7 +43,7 @@ class Demand:
         return math.ceil(self.split / count) + self.each
 
     def fits(self, group: Group, free: Counter[Device]) -> bool:
-        """Whether what is free on each device of a group is enough."""
+        """True if what is free on each device of a group is enough."""
         return all(self.on(device, len(group)) <= free[device] for device in group)
 
 
@@ -211,7 +211,7 @@ def _side_by_side(
 
 
 def _crosses(group: Group, owner: dict[Device, Group]) -> bool:
-    """Whether devices of a group stand in another one."""
+    """True if devices of a group stand in another one."""
     return any(owner.get(device, group) != group for device in group)
 
 

@@ -51,7 +51,7 @@ def _located(name: str, model: ModelConfig, folder: Path) -> ModelConfig:
 
 
 def _content(name: str, model: ModelConfig) -> dict[str, object]:
-    """What the replies of a model depend on besides settings; a plug-in's own code among it."""
+    """All that replies of a model depend on besides settings; a plug-in's own code among it."""
     engine = engine_of(model)
     kind = ENGINES.find(engine, f"models.{name}.engine")
     content = kind.content(model, f"models.{name}")

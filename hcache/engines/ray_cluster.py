@@ -40,7 +40,7 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "
 
 @dataclass(frozen=True)
 class Node:
-    """What a node has that workers can be given."""
+    """Resources of a node that workers can be given."""
 
     id: str  # none: of this machine, before a cluster is started
     name: str
@@ -136,7 +136,7 @@ class Cluster:
         return nodes
 
     def _listed(self, ids: list[str]) -> dict[str, str]:
-        """What `nvidia-smi` says on some nodes, those left out that have just gone.
+        """Output of `nvidia-smi` on some nodes, those left out that have just gone.
 
         Raises:
             ConfigError: none of them can say it.

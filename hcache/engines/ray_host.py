@@ -108,7 +108,7 @@ class WorkerActor:
             self.worker.inbox.put(message)
 
     def say(self) -> list[Outbound]:
-        """What it has to say; waits until there is something."""
+        """Its next message; waits until there is one."""
         return _all(self.outbox)
 
     def _run(self) -> None:
@@ -193,7 +193,7 @@ def _all(queue: SimpleQueue[T]) -> list[T]:
 
 
 def _how(error: Exception) -> str:
-    """How an actor has ended, in words."""
+    """End of an actor, in words."""
     said = str(error)
     if any(words in said for words in LOST):
         return "was lost with its node"

@@ -239,7 +239,7 @@ class Transport:
 
 
 def is_loopback(url: str) -> bool:
-    """Whether a server is on this machine."""
+    """True if a server is on this machine."""
     host = urlsplit(url).hostname or ""
     try:
         return ip_address(host).is_loopback

@@ -89,7 +89,7 @@ def _quiet() -> Iterator[None]:
 
 
 class CheckpointType:
-    """What is common to the engines of checkpoints that take vLLM's arguments, see `EngineType`."""
+    """Common part of engines of checkpoints that take vLLM's arguments, see `EngineType`."""
 
     files: tuple[str, ...] = MODEL_FILES
 
@@ -237,7 +237,7 @@ class VllmEngine(CheckpointType):
             ) from error
 
     def _sampling(self, request: Request, room: int) -> Any:
-        """How a reply is drawn; `room` is the number of tokens that the window leaves it."""
+        """Sampling parameters of a reply; `room` is the number of tokens left by the window."""
         config = request.arm.config
         return self._vllm.SamplingParams(
             max_tokens=min(config.max_tokens, room),
@@ -323,7 +323,7 @@ class VllmEngine(CheckpointType):
         )
 
     def _text(self, completion: Any) -> str:
-        """What was said; vLLM knows where a text of `stop` begins, and which token ended a turn."""
+        """Text of a reply; vLLM knows where a text of `stop` begins, which token ended a turn."""
         if isinstance(completion.stop_reason, str):
             text: str = completion.text
             return text

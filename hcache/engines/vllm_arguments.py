@@ -101,7 +101,7 @@ OURS: Mapping[str, str] = MappingProxyType(
 
 
 def reply_arguments(arguments: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """Those of some `engine_args` that can change a reply."""
+    """The `engine_args` that can change a reply."""
     return {name: value for name, value in arguments.items() if name not in NEUTRAL}
 
 

@@ -34,7 +34,7 @@ WRONG_SETTING = (ValueError, TypeError, NotImplementedError)
 
 
 def reasons(error: BaseException) -> str:
-    """What an error and its causes say, on one line and without tracebacks.
+    """Messages of an error and its causes, on one line and without tracebacks.
 
     vLLM's own errors often state the reason in later lines, or in the error that they come from.
     """
@@ -46,7 +46,7 @@ def reasons(error: BaseException) -> str:
 
 
 def hint_for(error: BaseException, name: str, model: ModelConfig) -> str:
-    """What to set about an error in loading a model, by what it says."""
+    """Way out of an error in loading a model, by its message."""
     text = " ".join(map(_text, _chain(error)))
     for argument in model.engine_args:
         if re.search(rf"\b{argument.replace('_', '[_ ]')}\b", text):

@@ -205,7 +205,7 @@ class _Episodes:
         return mask_EA
 
     def told(self, where: Array | None = None) -> Told:
-        """What is told of every step, everywhere or there."""
+        """Information on every step, everywhere or there."""
         where = self.all if where is None else where
         return {"action_mask": (self.masks().astype(np.int8), where), "tree": (self.tree_E, where)}
 

@@ -111,7 +111,7 @@ def _metadata(played: Transitions) -> Iterator[dict[str, Any]]:
 
 
 def _ends(played: Transitions) -> Any:
-    """Where each trajectory ends, as indices of transitions."""
+    """Ends of trajectories, as indices of transitions."""
     return played.terminal_B.nonzero()[:, 0].cpu().numpy() + 1
 
 

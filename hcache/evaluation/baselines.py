@@ -290,7 +290,7 @@ def cheapest_and_most_expensive(
 
 
 def _order(own: Sequence[str], wanted: Sequence[str]) -> Tensor:
-    """Where each wanted query stands among a tree's own.
+    """Place of each wanted query among a tree's own.
 
     Raises:
         DataError: if one is not there.

@@ -37,7 +37,7 @@ class TwoModels:
 
 
 def no_gap(note: str) -> TwoModels:
-    """What there is without a gap."""
+    """Metrics where there is no gap: all NaN, and why."""
     return TwoModels(math.nan, math.nan, math.nan, math.nan, note)
 
 

@@ -126,7 +126,7 @@ def _resampled(blocks: Sequence[Array], resamples: int, seed: int) -> list[Array
 
 
 def _p_value(entry: _Entry) -> float:
-    """That of a router's difference; NaN for others, which get no verdict."""
+    """The p-value of a router's difference; NaN for others, which get no verdict."""
     return p_value(entry.values["difference"]) if entry.candidate.role == "router" else math.nan
 
 

@@ -24,7 +24,7 @@ HEADER = (
 
 
 def title(report: Report, group: Group) -> str:
-    """What the group is: its queries, their number, and α."""
+    """Title of a group: its queries, their number, and α."""
     name = "all queries" if group.by == "all" else f"{group.by} {group.name or '(none)'}"
     return f"{name}: {group.queries} queries, α = {report.alpha:g}"
 

@@ -1,4 +1,4 @@
-"""What must be known of figures that derive from partial trees."""
+"""Remarks on figures that derive from partial trees."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Report:
-    """What an evaluation found, and under which conditions."""
+    """Findings of an evaluation, and its conditions."""
 
     alpha: float
     stop: bool

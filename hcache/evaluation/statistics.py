@@ -67,7 +67,7 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether it lies on one side of 0; False where there is none."""
+        """True if it lies on one side of 0; False where there is none."""
         return self.low > ZERO or self.high < -ZERO
 
 
@@ -291,7 +291,7 @@ def holm(p_R: Sequence[float]) -> list[float]:
 
 
 def verdict(difference_SQ: Array, p: float, level: float = LEVEL) -> str:
-    """What a paired difference says, with its corrected p-value: better, worse, equal, or nothing.
+    """Verdict on a paired difference, by its corrected p-value: better, worse, equal, or nothing.
 
     Better and worse are strict. Equal is a statement about these queries alone: not one paired
     difference in any seed. Closeness within a margin is none, since no margin is right for every

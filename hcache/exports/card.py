@@ -24,7 +24,7 @@ from hcache.store.digest import content_digest
 from hcache.store.exporting import MADE_BY, OFFERED, UNIT
 
 OPEN = ("engine", "vllm", "torch", "device", "hcache", "format", "source", "commit")
-"""What a card repeats of where generations are from."""
+"""Entries of a provenance that a card repeats."""
 PRICED = "units of the prices"
 PAGE = """\
 ---
@@ -163,7 +163,7 @@ def _arm(arm: ArmConfig, model: ModelConfig) -> dict[str, Any]:
 
 
 def _said(facts: str) -> dict[str, str]:
-    """What may be repeated of a provenance."""
+    """The part of a provenance that may be repeated."""
     found = json.loads(facts)
     return {key: one_line(str(found[key])) for key in OPEN if found.get(key)}
 

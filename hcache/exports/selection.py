@@ -1,4 +1,4 @@
-"""What an exporter gets and gives: a selection of stored outcomes, and files made of it."""
+"""Input and output of an exporter: a selection of stored outcomes, and files made of it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROLES = frozenset({"system", "user", "assistant"})
 
 @dataclass(frozen=True)
 class Export:
-    """What goes out: the content of a file, or those of a folder by their paths in it."""
+    """Output: the content of a file, or of the files of a folder by their paths in it."""
 
     content: bytes | Mapping[str, bytes]
     said: str  # what it is, in words: "12 trajectories of demo"

@@ -26,7 +26,7 @@ class Adapter:
 
     @property
     def layers(self) -> int:
-        """How many of the last layers get the ΔW."""
+        """Number of the last layers that get the ΔW."""
         return self.policy.low.settings.adapted_layers
 
     @property

@@ -106,7 +106,7 @@ class Checkpoint:
         return as_said(self.tokenizer, ids, self.end_ids)
 
     def has_ended(self, ids: Sequence[int], stops: Sequence[str]) -> bool:
-        """Whether an output has come to its end: a call's, or a text of `stops`."""
+        """True if an output has come to its end: a call's, or a text of `stops`."""
         if ids[-1] in self.end_ids:
             return True
         return bool(stops) and any(stop in self.decode(ids) for stop in stops)
@@ -132,7 +132,7 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """Those of some arms, each checkpoint loaded once and kept."""
+    """Checkpoints of some arms, each loaded once and kept."""
 
     def __init__(self, arms: Sequence[Arm | None], device: torch.device) -> None:
         loaded: dict[str, Checkpoint] = {}

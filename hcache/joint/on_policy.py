@@ -259,7 +259,7 @@ class JointLive(PairTrainer):
 
 
 def others_mean(episodes: Sequence[Episode], reward_B: Tensor) -> Tensor:
-    """What each episode is compared with: other samples of its question, else all others, or 0."""
+    """Baseline of each episode: other samples of its question, else all others, or 0."""
     ids = [episode.query.id for episode in episodes]
     same_BB = torch.tensor([[one == other for other in ids] for one in ids])
     self_BB = torch.eye(len(ids), dtype=torch.bool)

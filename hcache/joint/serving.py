@@ -53,7 +53,7 @@ class LowRankServing(CheckpointType):
 
 
 def _delta_content(low_rank: LowRankConfig, place: str) -> dict[str, object]:
-    """What a ΔW depends on besides the question: the policy, and the encoder of its features."""
+    """The source of ΔW besides the question: the policy, and the encoder of its features."""
     file = Path(low_rank.policy) / "policy.json"  # it holds the digest of the tensors
     if not file.is_file():
         raise EngineError(

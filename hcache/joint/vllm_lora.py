@@ -140,7 +140,7 @@ def _key(request: Request) -> Key:
 
 
 def _arguments(arm: Arm, rank: int) -> dict[str, Any]:
-    """What vLLM takes in order to serve adapters of a rank.
+    """Arguments with which vLLM serves adapters of a rank.
 
     Raises:
         EngineError: it cannot.

@@ -1,4 +1,4 @@
-"""What a log says of a router: estimates with intervals, and whether it can say anything.
+"""The word of a log on a router: estimates with intervals, and whether it can say anything.
 
 Intervals are for new queries: episodes of one query count as one observation (a linearised cluster
 mean), with the t-interval of `hcache.evaluation.statistics`. Estimates are means over episodes, so
@@ -41,7 +41,7 @@ Row = dict[str, Interval]
 
 @dataclass(frozen=True)
 class Support:
-    """How much of what a router does the log has seen."""
+    """Share of what a router does that the log has seen."""
 
     episodes: int
     queries: int
@@ -89,7 +89,7 @@ class Estimates:
 
     @property
     def answers(self) -> bool:
-        """Whether the estimates can be relied on."""
+        """True if the estimates can be relied on."""
         return not self.support.reasons
 
     @property

@@ -55,7 +55,7 @@ class Arm:
 
     @property
     def deterministic(self) -> bool:
-        """Whether all samples of a prompt are the same one."""
+        """True if all samples of a prompt are the same one."""
         return self.config.temperature == 0
 
     def __eq__(self, other: object) -> bool:
@@ -66,7 +66,7 @@ class Arm:
 
     @property
     def by_question(self) -> bool:
-        """Whether its weights are changed for each question, so that what it says depends on it."""
+        """True if its weights are changed for each question, so that what it says depends on it."""
         return self.model_config.low_rank is not None
 
     @cached_property

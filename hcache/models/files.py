@@ -70,12 +70,12 @@ def digests_of(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def is_weights(file: Path) -> bool:
-    """Whether a file holds weights that are loaded to reply."""
+    """True if a file holds weights that are loaded to reply."""
     return file.suffix in WEIGHTS and file.name not in OF_TRAINING
 
 
 def _is_text(file: Path) -> bool:
-    """Whether a file besides the weights can change an output; a README.txt cannot."""
+    """True if a file besides the weights can change an output; a README.txt cannot."""
     if file.suffix == ".txt" and file.stem.lower().startswith(FOR_READERS):
         return False
     return file.suffix in TEXTS or ".model." in file.name  # as tokenizer.model.v3

@@ -1,4 +1,4 @@
-"""How the calls of an arm ended: whole, cut at max_tokens, or with a prompt that was too long."""
+"""Counts of how the calls of an arm ended: whole, cut at max_tokens, or with too long a prompt."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class ChangesReplies(Protocol):
 
 
 class StoredPolicy(Policy, Protocol):
-    """What a registered class has besides: the way back from a saved folder."""
+    """A policy of a registered class, which has a way back from a saved folder."""
 
     @classmethod
     def restore(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:

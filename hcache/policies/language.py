@@ -47,7 +47,7 @@ BATCH = 32  # states that are read at once where nothing is learned
 
 
 class ReadingSettings(Settings):
-    """What a language model reads, and which of its weights are trained."""
+    """Settings of what a language model reads, and which of its weights are trained."""
 
     max_tokens: int = Field(512, ge=1, description="of a prompt; the end of a text is kept")
     lora_rank: int = Field(

@@ -20,7 +20,7 @@ PENALTIES = tuple(10.0 ** (power / 3) for power in range(-3, 13))  # from 0.1 to
 
 
 class Regressor(Protocol):
-    """What is used of a scikit-learn estimator; y may have several columns."""
+    """The part of a scikit-learn estimator that is used; y may have several columns."""
 
     def fit(self, x_ND: Array, y_NS: Array) -> object:
         """Learn y from x."""

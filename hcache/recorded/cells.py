@@ -192,7 +192,7 @@ def _by_arm(lost: pl.DataFrame) -> dict[str, int]:
 
 
 def _holes(kept: pl.DataFrame, questions: pl.DataFrame, samples: int) -> dict[str, int]:
-    """How many questions lack an outcome of a sequence that others have, failures included."""
+    """Number of questions that lack an outcome which others have; failures included."""
     scored = kept.filter(pl.col("score").is_not_null())
     counts = scored.group_by("path").len().sort("path")
     whole = len(questions) * samples

@@ -136,7 +136,7 @@ def _kind(path: Path) -> str:
 
 
 def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
-    """What a reader makes of a file, its errors as ours."""
+    """Result of a reader on a file, its errors as ours."""
     try:
         with _quietly():
             return reader(path)

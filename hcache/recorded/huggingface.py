@@ -40,14 +40,14 @@ COLUMNS: dict[str, Any] = {
 
 
 class Scoring(Section):
-    """How answers of a data set are scored."""
+    """Scoring of a data set's answers."""
 
     extract: str
     metrics: tuple[str, ...]
 
 
 class Facts(Section):
-    """What the card says of the rows."""
+    """Statements of the card on the rows."""
 
     experiment: str
     arms: tuple[str, ...] = Field(min_length=1)
@@ -84,7 +84,7 @@ def hf(paths: Sequence[Path]) -> Recording:
 
 
 def read_facts(folder: Path) -> Facts | None:
-    """What the card of a folder says of its rows; None where it is no folder of hcache."""
+    """Statements of a folder's card on its rows; None where it is no folder of hcache."""
     try:
         text = (folder / CARD).read_text(encoding="utf-8")
         header = load_yaml(text.removeprefix("---\n").split("\n---\n")[0])

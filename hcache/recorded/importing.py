@@ -41,7 +41,7 @@ OTHER_FILE = "Give the import another --name, or move that file away."
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import has brought, and what it could not."""
+    """Result of an import: what it has brought, and what it could not."""
 
     experiment: str
     file: Path
@@ -238,7 +238,7 @@ def _fitting(recording: Recording, queries: Mapping[str, Query]) -> dict[str, Ev
 
 
 def _facts(kind: str, recording: Recording, paths: Sequence[Path]) -> dict[str, Any]:
-    """Where the outcomes are from: source, commit, digests of the files."""
+    """Provenance of the outcomes: source, commit, digests of the files."""
     files = sorted({*recording.cells["file"].drop_nulls().unique()})
     return {
         "engine": RECORDED,

@@ -167,7 +167,7 @@ def _rows(asked: Sequence[_Request], said: Said) -> Iterator[dict[str, Any]]:
 
 
 def _outcome(line: BatchLine) -> dict[str, Any]:
-    """What a line says: reply and tokens, or why there is none."""
+    """Content of a line: reply and tokens, or why there is none."""
     if (completion := line.completion) is None:
         return _outcome_of(None, None, line.words or "error")
     (choice,) = completion.choices

@@ -1,4 +1,4 @@
-"""What an importer gives: questions and cells as frames, the same for every format.
+"""Result of an importer: questions and cells as frames, the same for every format.
 
 A cell is one call: on a question, of the last arm of a sequence, with the calls before it as cells
 of their own. A score of null is a hole: the outcome was not recorded. A cell with a `failure` is no
@@ -43,7 +43,7 @@ CELLS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How answers of a data set are scored again: by an extractor and a metric."""
+    """Scoring of a data set's answers anew: by an extractor and a metric."""
 
     extract: str
     metric: str
@@ -51,7 +51,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Own:
-    """What hcache knew of outcomes when it wrote them."""
+    """Facts that hcache knew of outcomes when it wrote them."""
 
     arms: tuple[str, ...]  # in their order
     sequences: tuple[tuple[str, ...], ...]  # that could be chosen, whether or not they were made
@@ -59,7 +59,7 @@ class Own:
 
 @dataclass(frozen=True)
 class Recording:
-    """What files say, with nothing made of it yet; columns that a format lacks are null."""
+    """Content of files, with nothing made of it yet; columns that a format lacks are null."""
 
     source: str  # whose arms these are: the same name there is the same arm
     questions: pl.DataFrame

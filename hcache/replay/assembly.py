@@ -177,7 +177,7 @@ class Assembly:
         return offered_NA
 
     def partial(self, trajectories: int) -> Partial | None:
-        """What is to be said of the trees that are kept; a whole one has so many trajectories."""
+        """Facts on the trees that are kept, if partial; a whole one has so many trajectories."""
         pruned = int((self.complete & ~self.whole).sum())
         if self.rule is None or not pruned:
             return None

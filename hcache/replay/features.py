@@ -269,7 +269,7 @@ class FeatureStore:
         self._shards = list(self._read())
 
     def missing(self, ids: Iterable[str]) -> list[str]:
-        """Which contexts have no vector yet, each once."""
+        """Contexts that have no vector yet, each once."""
         wanted = np.unique(_binary(list(ids)))
         known = [shard_ids for shard_ids, _ in self._shards]
         left = np.setdiff1d(wanted, np.concatenate(known)) if known else wanted

@@ -138,7 +138,7 @@ def _sampled_pool(store: Store, config: ExperimentConfig, workflow: str, hops: i
 
 
 def _differ(one: Any, two: Any) -> bool:
-    """Whether two configurations differ in a setting that both have; a version may add some."""
+    """True if two configurations differ in a setting that both have; a version may add some."""
     if not isinstance(one, dict) or not isinstance(two, dict):
         return bool(one != two)
     return any(_differ(one[key], two[key]) for key in one.keys() & two.keys())

@@ -1,4 +1,4 @@
-"""Which part of stored trees is what pruned sampling asks for; see `hcache.sampling.pruning`.
+"""The part of stored trees that pruned sampling asks for; see `hcache.sampling.pruning`.
 
 A tree may hold more than that: of another draw, of another α, of a run that was stopped. Such a
 remainder came about by what happened to finish first, so a partial tree is cut down to what was
@@ -24,7 +24,7 @@ CLOSE = 1e-9  # rewards that DuckDB and Python sum differ by less
 
 @dataclass(frozen=True)
 class Rule:
-    """How trees are pruned."""
+    """A rule by which trees are pruned."""
 
     width: int | None
     seed: int
@@ -33,7 +33,7 @@ class Rule:
 
     @classmethod
     def of(cls, config: ExperimentConfig, arms: Sequence[str]) -> Rule | None:
-        """That of an experiment, or None where trees are whole."""
+        """The rule of an experiment, or None where trees are whole."""
         sampling = config.sampling
         if sampling.width is None and not sampling.bound:
             return None

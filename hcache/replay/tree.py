@@ -77,7 +77,7 @@ class ReadableStates(States):
 
 @dataclass(frozen=True)
 class Partial:
-    """What is to be known of trees of which pruned sampling has left a part out."""
+    """Facts on trees of which pruned sampling has left a part out."""
 
     queries: int  # whose trees are not whole
     share: float  # of the trajectories that whole trees have, over all queries
@@ -205,12 +205,12 @@ class Tree:
 
 
 def _filled(numbers: Tensor) -> Tensor:
-    """Those that are not NONE, in order."""
+    """Numbers that are not NONE, in order."""
     return numbers[numbers != NONE].sort().values
 
 
 def _places(numbers: Tensor, kept_n: Tensor) -> Tensor:
-    """Where each number stands among those kept, which are in order; NONE for NONE."""
+    """Place of each number among those kept, which are in order; NONE for NONE."""
     return torch.searchsorted(kept_n, numbers).masked_fill(numbers == NONE, NONE)
 
 

@@ -58,7 +58,7 @@ class Content:
 
     @property
     def facts(self) -> Iterator[tuple[str, str]]:
-        """What was evaluated, and how."""
+        """Facts of the evaluation: on which trees, how, when."""
         report = self.report
         replicas = f", {report.replicas} replicas" if report.replicas > 1 else ""
         yield "experiment", self.experiment.name
@@ -87,7 +87,7 @@ class Content:
 
     @property
     def headlines(self) -> Iterator[tuple[str, str, str]]:
-        """What to see first: what it is, the number, whose it is."""
+        """The tiles at the top: label, number, and whose it is."""
         rows = self.report.groups[0].rows
         static = next(row for row in rows if row.role == "static")
         yield "best static sequence", number(static.reward.estimate), static.sequence
@@ -102,7 +102,7 @@ class Content:
 
     @property
     def _known(self) -> str:
-        """What the oracle knows."""
+        """A note on what the oracle knows."""
         share = self.report.share
         if share == 1:
             return "knows every outcome"
@@ -166,7 +166,7 @@ class Content:
         return [(picture, Markup(_inline(picture))) for picture in self.pictures]
 
     def heading(self, group: Group) -> str:
-        """What a group is."""
+        """Description of a group."""
         return title(self.report, group)
 
 

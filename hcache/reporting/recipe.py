@@ -22,7 +22,7 @@ AGAIN = "Write the report again: hcache report EXPERIMENT.yaml"
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a report is made from; the first experiment is its own."""
+    """The parts of a report; the first experiment is its own."""
 
     split: str
     command: tuple[str, ...]
@@ -94,7 +94,7 @@ def _noted(experiment: Experiment, runs: tuple[Run, ...]) -> dict[str, Any]:
 
 
 def _made(noted: Mapping[str, Any], report: Path) -> tuple[Experiment, tuple[Run, ...]]:
-    """What `_noted` has noted."""
+    """The experiment and runs that `_noted` wrote down."""
     config = stored_config(noted["config"])
     experiment = Experiment(config, Path(noted["source"]), Path(noted["db"]))
     folders = [Path(run) for run in noted["runs"]]

@@ -1,4 +1,4 @@
-"""Whether a report is what its recipe makes: its files, its figures, and what it was made from."""
+"""Verification of a report: are its files, figures and sources those that its recipe makes?"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHOWN = 5  # differences that are told, of each kind
 
 @dataclass(frozen=True)
 class Verified:
-    """What was compared, and all that differs."""
+    """Result of a comparison: how much was compared, and all that differs."""
 
     figures: int  # all numbers, names and sentences of report.json
     files: int
@@ -31,7 +31,7 @@ class Verified:
 
     @property
     def holds(self) -> bool:
-        """Whether every file is as it was written, and every figure comes out the same."""
+        """True if every file is as it was written, and every figure comes out the same."""
         return not (self.edited or self.different or self.otherwise)
 
     def lines(self) -> Iterator[str]:

@@ -36,13 +36,13 @@ class Job:
 
     @property
     def name(self) -> str:
-        """What it trains, for people."""
+        """Name of the training, for people."""
         settings = self.experiment.config.train
         return f"{settings.algo} seed {settings.seed}"
 
     @property
     def key(self) -> str:
-        """What tells jobs apart."""
+        """Key that tells jobs apart."""
         return f"{self.experiment.name}: {self.name}"
 
 

@@ -45,7 +45,7 @@ class Conditions:
         return damage(run) or _mismatch(run, self.experiment) or changed_arms(run, self.arms)
 
     def data_changed(self, run: Run) -> bool:
-        """Whether the trees that a run was trained and selected on are not those of now."""
+        """True if the trees that a run was trained and selected on are not those of now."""
         key = canonical(_reward(run.config))
         if key not in self._data:
             self._data[key] = self._at(run.config)

@@ -34,7 +34,7 @@ def with_counts(report: Report, experiment: Experiment, replays: Mapping[str, Re
 
 
 def luck(report: Report, config: ExperimentConfig) -> list[str]:
-    """What part of the oracle is luck in sampled replies; nothing where replies are greedy."""
+    """Remark on the part of the oracle that is luck in sampled replies; none for greedy replies."""
     if all(arm.temperature == 0 for arm in config.arms.values()):
         return []
     reward = {row.role: row.reward.estimate for row in report.groups[0].rows}

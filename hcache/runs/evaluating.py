@@ -125,7 +125,7 @@ def evaluation_of(
 
 
 def _sources(replays: Mapping[str, Replay], runs: Sequence[Run]) -> Iterator[Source]:
-    """What a report is made from."""
+    """The parts of a report."""
     for split, loaded in replays.items():
         yield Source("outcomes", split, loaded.fingerprint)
     for run in runs:

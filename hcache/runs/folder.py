@@ -68,7 +68,7 @@ class Run:
 
     @property
     def policy_folder(self) -> Path:
-        """Where the trained policy lies."""
+        """Folder of the trained policy."""
         return self.folder / "policy"
 
     @property
@@ -83,7 +83,7 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
-        """What a run that was stopped goes on from."""
+        """Checkpoint that a stopped run goes on from."""
         return self.folder / "checkpoint.safetensors"
 
     @cached_property
@@ -134,7 +134,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether training came to its end."""
+        """True if training came to its end."""
         return has_manifest(self.folder) and bool(self.manifest.get("outcome"))
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
@@ -356,7 +356,7 @@ def _processor() -> str:
 
 
 def _is_metrics(line: object) -> bool:
-    """Whether a line of metrics.jsonl is numbers by name, that of the iteration among them."""
+    """True if a line of metrics.jsonl is numbers by name, that of the iteration among them."""
     return (
         isinstance(line, dict)
         and "iteration" in line
@@ -365,7 +365,7 @@ def _is_metrics(line: object) -> bool:
 
 
 def _is_file_of(file: IO[str], path: Path) -> bool:
-    """Whether an open file is the one that has this path now."""
+    """True if an open file is the one that has this path now."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except OSError:

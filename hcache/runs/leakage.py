@@ -74,7 +74,7 @@ def asked_of(db: Path, queries: Iterable[str]) -> dict[str, str]:
 
 
 def seen_in(db: Path, queries: Mapping[str, Iterable[str]]) -> Seen:
-    """What is seen in training on queries of a database, given by split and id."""
+    """Questions seen in training on queries of a database, given by split and id."""
     keys = {split: frozenset(asked_of(db, ids)) for split, ids in queries.items()}
     return Seen(keys["train"], keys["valid"])
 
@@ -87,7 +87,7 @@ def write_seen(run: Run, seen: Seen) -> str:
 
 
 def seen_of(run: Run) -> Seen | None:
-    """What a run has seen; None where that is not known any more.
+    """Questions that a run has seen; None where that is not known any more.
 
     Raises:
         RunError: the run's list is missing or damaged.
@@ -172,7 +172,7 @@ def _refusal(run: Run, seen: Seen | None, asked: Asked, split: str) -> RunError 
 
 
 def _seen_before(run: Run) -> Seen | None:
-    """What a run without a list has seen, from its database, if its data are what they were."""
+    """Questions that a run without a list has seen, from its database, if that has not changed."""
     data, init = run.manifest["identity"]["data"], run.manifest["init"]
     try:
         experiment = run.experiment()

@@ -29,7 +29,7 @@ BEFORE = (
 
 
 class _Part(BaseModel):
-    """What is read of a part of a manifest; it may have more."""
+    """A part of a manifest, as far as it is read; it may have more."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -81,7 +81,7 @@ class _Manifest(_Part):
 
 
 def has_manifest(folder: Path) -> bool:
-    """Whether a folder has a manifest, which may be damaged or closed to this user."""
+    """True if a folder has a manifest, which may be damaged or closed to this user."""
     try:
         os.lstat(folder / MANIFEST)
     except PermissionError:

@@ -146,7 +146,7 @@ def _flat(stage: Facts) -> Iterator[tuple[str, Any]]:
 
 
 def _distinction(own: Facts, rivals: Sequence[Facts]) -> str:
-    """What tells the facts of a method from those of others, in brackets; empty for one alone."""
+    """Facts that tell a method from others, in brackets; empty for one alone."""
     differing = [key for key in own if any(other.get(key) != own[key] for other in rivals)]
     if not differing:
         return ""

@@ -100,7 +100,7 @@ def unit_changed(experiment: Experiment) -> str:
 
 
 def _lost_its_unit(stored: Pair | None, price: Price) -> bool:
-    """Whether a price for a million tokens has the numbers that are stored for 1,000."""
+    """True if a price for a million tokens has the numbers that are stored for 1,000."""
     if stored is None or not any(stored) or price.per != MILLION:
         return False
     return all(map(math.isclose, stored, (price.input, price.output)))

@@ -40,7 +40,7 @@ Rule = Literal[
 
 
 class ImportSection(Section):
-    """What is imported, from below the folder that the command names."""
+    """An import from below the folder that the command names."""
 
     name: str = Field(description="of the experiment")
     format: str = Field(description="as `hcache import` knows it")
@@ -189,7 +189,7 @@ class _World:
         return leaf_TS.gather(1, right_TS.int().argmax(dim=1)[:, None])[:, 0]
 
     def _decided(self, name: str) -> torch.Tensor:
-        """What a published router chose, by the names of the questions in their source."""
+        """Choices of a published router, by the names of the questions in their source."""
         file = self.folder / name
         try:
             rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]

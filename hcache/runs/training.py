@@ -118,7 +118,7 @@ def _load(experiment: Experiment, kind: type[Trainer], split: str) -> Replay:
 
 
 def _seen(experiment: Experiment, data: Mapping[str, Replay], start: Run | None) -> Seen:
-    """What a run on these data has seen at its end, from the start of its chain."""
+    """Questions that a run on these data has seen at its end, from the start of its chain."""
     own = seen_in(experiment.db, {split: loaded.tree.queries for split, loaded in data.items()})
     return own if start is None else own.with_start(seen_of(start))
 
@@ -155,7 +155,7 @@ def _manifest(
     identity: dict[str, Any],
     data: Mapping[str, Replay],
 ) -> dict[str, Any]:
-    """What is said of a run before it begins."""
+    """Lines said of a run before it begins."""
     config = experiment.config
     with Store(experiment.db) as store:
         arms = dict(store.pool(config.name).select("name", "fingerprint").iter_rows())

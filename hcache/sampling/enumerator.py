@@ -40,7 +40,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Reply:
-    """What the enumerator must know of a generation."""
+    """Facts on a generation that the enumerator needs."""
 
     text: str
     prompt_tokens: int
@@ -49,7 +49,7 @@ class Reply:
 
     @classmethod
     def of(cls, generation: Generation) -> Reply:
-        """What is known of a generation that has just been made."""
+        """Facts on a generation that has just been made."""
         return cls(
             generation.text,
             generation.prompt_tokens,
@@ -91,7 +91,7 @@ class _Held(NamedTuple):
 
 @dataclass
 class _Tree:
-    """What is known of an open query. A workflow that is restarted for another branch says the same
+    """State of an open query. A workflow that is restarted for another branch says the same
     again, so what is computed of it is kept."""
 
     replies: dict[str, Reply] = field(default_factory=dict)  # by the key of their generation
@@ -194,7 +194,7 @@ class Enumerator:
         return [branch.then(each, walk) for each, walk in zip(options, walks, strict=False)]
 
     def _options(self, branch: Branch, outcome: Undecided) -> list[Decision]:
-        """What is decided at a Choose now; arms that a bound may leave out are held."""
+        """Arms taken at a Choose now; those that a bound may leave out are held."""
         stop: list[Decision] = [STOP] if outcome.choose.stop else []
         arms = self.pruning.arms(branch.query, branch.decisions, outcome.choose.arms)
         if self.pruning.bound is None or not branch.decisions:

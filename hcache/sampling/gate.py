@@ -24,7 +24,7 @@ class Gate:
         self.shut = False  # whether the next request could have gone over the cap, alone
 
     def bars(self, request: Request) -> bool:
-        """Whether there can be no reply to a request in this run."""
+        """True if there can be no reply to a request in this run."""
         if self.only is None or not request.arm.model_config.remote:
             return False
         return request.key not in self.only
@@ -35,7 +35,7 @@ class Gate:
             self.room = self.max_cost - self.tally.spent - sum(map(most, running))
 
     def passes(self, request: Request) -> bool:
-        """Whether a request can be paid for whatever its reply; if so, that much is set aside."""
+        """True if a request can be paid for whatever its reply; if so, that much is set aside."""
         if self.max_cost is None:
             return True
         cost = most(request)

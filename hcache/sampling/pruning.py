@@ -82,7 +82,7 @@ def drawn(longer_na: Numbers, width: int, offered_na: Bools | None = None) -> Bo
 
 @dataclass(frozen=True)
 class Bound:
-    """What decides whether a state can still lead to a better trajectory than those found."""
+    """The test of whether a state can still lead to a better trajectory than those found."""
 
     alpha: float
     prices: Mapping[str, Price]  # of the pool, by id of the arm
@@ -112,7 +112,7 @@ class Bound:
 
 @dataclass(frozen=True)
 class Pruning:
-    """How trees are pruned; not at all by default."""
+    """The pruning of trees; none by default."""
 
     width: int | None = None
     seed: int = 0
@@ -120,7 +120,7 @@ class Pruning:
 
     @classmethod
     def of(cls, config: ExperimentConfig, pool: Pool) -> Pruning:
-        """That of an experiment."""
+        """The pruning of an experiment."""
         sampling = config.sampling
         bound = None
         if sampling.bound:

@@ -16,7 +16,7 @@ from hcache.sampling.enumerator import Reply
 from hcache.store import Store
 
 UNKNOWN = {"thinking": False, "prompt_key": "", "reasoning_tokens": 0}
-"""What records of an older version lack."""
+"""Fields that records of an older version lack."""
 
 
 def record_of(request: Request, generation: Generation, engine: Engine) -> dict[str, Any]:

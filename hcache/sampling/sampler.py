@@ -228,7 +228,7 @@ class Sampler:
         self.tally.complete = self.complete_before + self.enumerator.complete
 
     def _affordable(self, started: float) -> bool:
-        """Whether one more whole tree fits the budget, beside all that are open."""
+        """True if one more whole tree fits the budget, beside all that are open."""
         minutes = (time.monotonic() - started) / 60
         if self.gate.shut or (self.minutes is not None and minutes > self.minutes):
             return False

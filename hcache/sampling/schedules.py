@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 Busy = Callable[[str], bool]
-"""Whether the engine of a key has anything to do."""
+"""Tells whether the engine of a key has anything to do."""
 
 
 class Resident:

@@ -13,7 +13,7 @@ from hcache.sampling.scoring import Scored
 
 @dataclass
 class Tally:
-    """What a run has done so far."""
+    """Counts of a run so far."""
 
     queries: int = 0
     complete: int = 0

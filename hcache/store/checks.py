@@ -20,7 +20,7 @@ SPREAD = 64  # bytes by which the longest of them is longer than the shortest
 
 
 class Rule(NamedTuple):
-    """What is wrong with the rows of a table that a question finds."""
+    """A defect of the rows of a table that a question finds."""
 
     table: str
     fault: str
@@ -28,7 +28,7 @@ class Rule(NamedTuple):
 
 
 def counted(sql: str) -> str:
-    """How many rows a question finds, and one of them."""
+    """Number of rows that a question finds, and one of them."""
     return f"select count(*), min(found::varchar) from ({sql}) as faulty(found)"
 
 

@@ -27,7 +27,7 @@ LONGEST = 500  # characters of an error in DuckDB's words; it repeats names of a
 
 
 class Reach(Enum):
-    """What the SQL of a connection can read and write beside the database."""
+    """Access that the SQL of a connection has beside the database."""
 
     SPILL = "spill"  # the folder where DuckDB puts what does not fit in memory; for our questions
     NOTHING = "nothing"  # no file at all, no setting; for SQL that anybody wrote
@@ -84,7 +84,7 @@ def _attach(connection: duckdb.DuckDBPyConnection, source: Path) -> None:
 
 
 def exists(path: Path) -> bool:
-    """Whether something is there; a name that no file can have is an error of the user's.
+    """True if something is there; a name that no file can have is an error of the user's.
 
     Raises:
         StoreError: the name cannot be one of a file.
@@ -184,7 +184,7 @@ def _translated(error: duckdb.Error, path: Path) -> StoreError:
 
 
 def _holder(text: str) -> str:
-    """Who has a file open, by DuckDB's error about its lock; that of a connection names nobody."""
+    """Holder of a file, by DuckDB's error about its lock; that of a connection names nobody."""
     pid = _PID.search(text)
     return process_named(int(pid[1])) if pid else f"{UNKNOWN} or connection"
 

@@ -35,7 +35,7 @@ delete from provenance
 where list_contains(?, provenance_id)
   and provenance_id not in (select provenance_id from generations)
 """
-"""What is brought in again stays of the files that it came from first."""
+"""Outcomes that are brought in again stay of the files that they came from first."""
 
 
 def bring(path: Path, tables: Mapping[str, pl.DataFrame], experiment: str, patience: float) -> None:

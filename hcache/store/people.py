@@ -27,7 +27,7 @@ DEEPEST = 50  # levels of a nested type; what is below them is text
 
 
 class Answer(NamedTuple):
-    """What a query finds; no two columns have one name."""
+    """Result of a query; no two columns have one name."""
 
     columns: list[str]
     rows: list[dict[str, Any]]

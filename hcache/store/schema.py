@@ -86,7 +86,7 @@ UNIQUE = {
     "scores": "trajectory_id, extractor, metric",
     "conflicts": "conflict_id",
 }
-"""What identifies a row. The writer keeps it so; primary keys would make commits 3 times slower."""
+"""Columns that identify a row. The writer keeps it so; primary keys make commits 3 times slower."""
 
 CONFLICT = "table_name || chr(10) || key || chr(10) || content"
 """The content that the key of a conflict is made of."""
@@ -136,7 +136,7 @@ def cost(asks: str, input_prices: str, output_prices: str) -> str:
 
 
 def states_costs(config: str) -> str:
-    """Whether an experiment, by its settings, takes costs as they were recorded."""
+    """SQL that is true if an experiment, by its settings, takes costs as they were recorded."""
     return f"coalesce(json_extract_string({config}, '$.cost') = 'recorded', false)"
 
 

@@ -28,7 +28,7 @@ SHARD = ".shard"  # ending of the files that workers write
 
 
 def spool_path(db: Path) -> Path:
-    """Where the spool of a database lies."""
+    """Path of the spool of a database."""
     return db.with_name(db.name + ".spool")
 
 
@@ -122,7 +122,7 @@ class Spool:
             self._file.close()
 
     def _in_place(self) -> bool:
-        """Whether the file is the one at its path: another may be of another sampler."""
+        """True if the file is the one at its path: another may be of another sampler."""
         try:
             return os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What every trainer has: settings, a seed, an α, and a policy that it improves."""
+"""Base of trainers: settings, a seed, an α, and a policy that is improved."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Trainer(ABC):
         self.prepare(train)
 
     def prepare(self, train: Tree) -> None:  # noqa: B027
-        """What a trainer wants ready before the first step; the policy is there."""
+        """Make ready what the first step needs; the policy is there."""
 
     @abstractmethod
     def make_policy(self, train: Tree, init: Policy | None) -> TrainablePolicy:

@@ -1,4 +1,4 @@
-"""Where a trainer computes."""
+"""The device that a trainer computes on."""
 
 from __future__ import annotations
 

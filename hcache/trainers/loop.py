@@ -154,7 +154,7 @@ def _evaluate(
 
 
 def _identity(trainer: Trainer, valid: Tree, **counts: int) -> dict[str, Any]:
-    """What has to be equal for a checkpoint to be continued."""
+    """Identity that has to be equal for a checkpoint to be continued."""
     return {
         "trainer": type(trainer).__name__,
         "settings": trainer.settings.model_dump(),

@@ -1,4 +1,4 @@
-"""What trainers of networks share: a policy with weights, an optimizer, a generator."""
+"""Common part of trainers of networks: a policy with weights, an optimizer, a generator."""
 
 from __future__ import annotations
 
@@ -151,5 +151,5 @@ def state_weights(tree: Tree, probs_NA: Tensor, floor: float) -> Tensor:
 
 
 def part(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Those whose names begin with `prefix`, which is taken off."""
+    """Entries whose names begin with `prefix`, which is taken off."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -42,7 +42,7 @@ Balance = Literal["none", "undersample", "oversample", "smart"]
 
 
 class TargetSettings(Settings):
-    """What is learned from, where a trainer learns the best actions."""
+    """Targets of a trainer that learns the best actions."""
 
     ties: Ties = Field("all", description="what to learn where several sequences are best")
     min_best: float = Field(0.0, ge=0, description="skip queries whose best quality is below this")
@@ -110,7 +110,7 @@ class Targets:
 def targets_of(
     tree: Tree, reward_M: Tensor, settings: TargetSettings, generator: torch.Generator
 ) -> Targets:
-    """What a trainer learns from trees, as its settings ask for.
+    """Targets of some trees, as the settings of a trainer ask for.
 
     Raises:
         ConfigError: no query is good enough for `min_best`.
@@ -126,7 +126,7 @@ def targets_of(
 
 
 def _good_enough(tree: Tree, settings: TargetSettings) -> Tensor:
-    """Which trees reach `min_best`, bool [T]."""
+    """Mask of the trees that reach `min_best`, bool [T]."""
     best_T = best_quality(tree)
     kept_T = best_T >= settings.min_best
     if not bool(kept_T.any()):
@@ -182,7 +182,7 @@ def best_quality(tree: Tree) -> Tensor:
 def balanced(
     class_T: Tensor, kept_T: Tensor, settings: TargetSettings, generator: torch.Generator
 ) -> Tensor:
-    """How often each tree is used so that classes are even, float64 [T]; 0 where not kept."""
+    """Number of uses of each tree that makes classes even, float64 [T]; 0 where not kept."""
     copies_T = kept_T.double()
     if settings.balance == "none":
         return copies_T
@@ -199,7 +199,7 @@ def balanced(
 
 
 def _wanted(size: int, sizes: list[int], settings: TargetSettings) -> int:
-    """How many a class of `size` is to become."""
+    """Size that a class of `size` is to have."""
     if settings.balance == "smart":
         return min(math.ceil(size * settings.balance_factor), max(sizes))
     return min(sizes) if settings.balance == "undersample" else max(sizes)

@@ -102,7 +102,7 @@ class Cascade(ClosedForm):
 
 @dataclass(frozen=True)
 class Spine:
-    """What stopping brings on the way that an order takes through each tree."""
+    """Rewards of stopping on the way that an order takes through each tree."""
 
     score_LT: Tensor  # g, or NaN where STOP is not offered or the way has ended
     stop_LT: Tensor  # R of stopping there; NaN likewise

@@ -1,4 +1,4 @@
-"""What a reply of a dialogue says to do: `Search[…]` or `Finish[…]`, `[Continue]` or `[Rethink]`.
+"""Acts in replies of a dialogue: `Search[…]` or `Finish[…]`, `[Continue]` or `[Rethink]`.
 
 Taken as people would read it: upper and lower case alike, with or without a space before the
 bracket, brackets within brackets, over several lines; where the closing bracket is missing, the
@@ -35,7 +35,7 @@ def parse_act(reply: str) -> Act | None:
 
 
 def has_verdict(reply: str) -> bool:
-    """Whether a reply says [Continue] or [Rethink]."""
+    """True if a reply says [Continue] or [Rethink]."""
     return _VERDICT.search(reply) is not None
 
 
@@ -48,7 +48,7 @@ def _acts(reply: str, start: int) -> Iterator[Act]:
 
 
 def _end(reply: str, start: int) -> int:
-    """Where the bracket opened before `start` closes, or else where the line ends."""
+    """Place where the bracket opened before `start` closes, or else where the line ends."""
     depth = 1
     for bracket in _BRACKET.finditer(reply, start):
         depth += 1 if bracket[0] == "[" else -1

@@ -1,4 +1,4 @@
-"""What every workflow has: settings, an identity, a generator, and how its prompts are laid out."""
+"""Base of workflows: settings, an identity, a generator, and the layout of prompts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Workflow(BaseModel, ABC):
     version: ClassVar[int] = 1
     """Raise it when `run` comes to say something else for the same settings."""
     regular: ClassVar[bool] = True
-    """Whether every `Choose` offers the whole pool, and only STOP ends a trajectory before the last
+    """True if every `Choose` offers the whole pool, and only STOP ends a trajectory before the last
     hop. Replay then sees of every query whether it was sampled with all arms and hops asked for,
     and sampling counts `trajectories` in place of enumerating them again."""
 
@@ -52,7 +52,7 @@ class Workflow(BaseModel, ABC):
         return ()
 
     def trajectories(self, arms: int) -> int:
-        """How many trajectories a query has with so many arms; at most, if it is not regular."""
+        """Number of trajectories of a query with so many arms; at most, if it is not regular."""
         return sum(arms**hop for hop in range(1, self.hops + 1))
 
     def trajectories_within(self, arms: int, width: int) -> int:

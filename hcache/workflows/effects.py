@@ -75,7 +75,7 @@ class Reply(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a workflow returns where it has more to say than a text."""
+    """Return value of a workflow that has more to say than a text."""
 
     text: str
     notes: tuple[str, ...] = ()  # what went amiss on the way, for people to read
