@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -104,13 +105,27 @@ def progress(*columns: str | ProgressColumn) -> Progress:
 
     A file or a pipe gets a line for each bar now and then instead.
     """
-    kind = Progress if notes.is_terminal else _Lines
+    kind = _Bars if notes.is_terminal else _Lines
     return kind(
         *(_PlainColumn(each) if isinstance(each, str) else each for each in columns), console=notes
     )
 
 
-class _Lines(Progress):
+class _Bars(Progress):
+    """Progress that a signal may interrupt while it starts: it is stopped then, as far as it is."""
+
+    def start(self) -> None:
+        """See `Progress`."""
+        try:
+            super().start()
+        except BaseException:
+            with suppress(IndexError):  # rich takes off a hook that may not be there yet
+                self.stop()
+            self.console.show_cursor(True)
+            raise
+
+
+class _Lines(_Bars):
     """Progress for files and pipes, which hold no bar that moves."""
 
     def __init__(self, *columns: ProgressColumn, console: Console) -> None:

@@ -10,8 +10,10 @@ import logging
 import sys
 import unicodedata
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.experiments import load, settings, write_script
@@ -23,9 +25,11 @@ from rich.progress import BarColumn
 
 from hcache.commands import main
 from hcache.commands.console import PlainConsole, notes, progress, table_of
+from hcache.commands.sampling import SamplingProgress
 from hcache.data.visible import tell_of_warnings, visible
 from hcache.files import json_text
 from hcache.runs.workers import worker_pool
+from hcache.sampling.tally import Tally
 
 HOSTILE = r"s[a:b:c] + t[0:100:2] and \[x = 5\] [/bold] [red]no[/red] :smile: \\[1] end"
 BIDI = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
@@ -272,3 +276,26 @@ def test_where_there_is_no_terminal_progress_is_a_line_now_and_then(
             bars.update(task, completed=round(now / 20))
         lines = capsys.readouterr().err.splitlines()
     assert [line.strip() for line in lines] == ["small[x] 3/9", "small[x] 6/9"]
+
+
+@pytest.mark.parametrize("step", ["show_cursor", "set_live", "push_render_hook"])
+def test_a_signal_while_bars_start_is_still_a_signal(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must not become an error of rich's, which takes off at the end what was not there yet."""
+    console, hooks = type(notes), list(notes._render_hooks)
+    real, calls = getattr(console, step), 0
+
+    def interrupted(*given: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    monkeypatch.setattr(console, step, interrupted)
+    tally = Tally(queries=1, expected=Counter(a=1))
+    with pytest.raises(KeyboardInterrupt), SamplingProgress() as bars:
+        bars.update(tally)
+    assert not bars.bars.live.is_started
+    assert notes._render_hooks == hooks

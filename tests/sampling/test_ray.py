@@ -347,7 +347,8 @@ if __name__ == "__main__":
     with ending_signals() as request:
         found = serving(experiment)
         def tell(tally):
-            pids = [str(worker.host.pid) for worker in found.fleet.workers if worker.ready]
+            workers = found.fleet.workers if found.fleet else ()  # without one, run() says why
+            pids = [str(worker.host.pid) for worker in workers if worker.ready]
             print(sum(tally.generated.values()), *pids, flush=True)
         try:
             sampler = Sampler(experiment, found.factory, workers=found.workers, on_progress=tell)
