@@ -32,6 +32,7 @@ from hcache.processes.children import cores
 
 PROBE_SECONDS = 10.0  # for the port of a cluster to be open
 SURVEY_SECONDS = 120.0  # for its nodes to say what GPUs they have
+NOTICE_SECONDS = 15.0  # for a cluster to notice that a node has died
 SHOWN = 300  # characters of an error of Ray
 FOUND, LOCAL = "", "local"  # the cluster of this machine, and that there is none yet
 OBJECTS = 256 << 20  # bytes that a cluster of ours has for objects: messages are small
@@ -125,15 +126,31 @@ class Cluster:
         Raises:
             ConfigError: none has room for a worker, or one cannot say what GPUs it has.
         """
-        alive = [node for node in self.ray.nodes() if node["Alive"]]
-        listed = self._listed([node["NodeID"] for node in alive if node["Resources"].get("GPU")])
-        nodes = [_node(node, listed.get(node["NodeID"], "")) for node in alive]
+        before = self._alive()
+        listed = self._listed([id for id, node in before.items() if node["Resources"].get("GPU")])
+        alive = {id: node for id, node in self._alive().items() if id in before}
+        nodes = [_node(node, listed.get(id, "")) for id, node in alive.items()]
         if not any(node.cpus for node in nodes):
             raise ConfigError(
                 "sampling.workers: no node of the Ray cluster has a core for a worker.",
                 "Start nodes with cores; `ray status` lists them.",
             )
         return nodes
+
+    def _alive(self) -> dict[str, dict[str, Any]]:
+        """Nodes by id, as Ray describes them; one that has just died may be among them."""
+        return {node["NodeID"]: node for node in self.ray.nodes() if node["Alive"]}
+
+    def _gone(self, id: str, error: Exception) -> bool:
+        """True if a node has died, which a cluster takes seconds to notice; the error is of it."""
+        if isinstance(error, self.ray.exceptions.RayTaskError):  # it lived, and something failed
+            return False
+        until = time.monotonic() + NOTICE_SECONDS
+        while id in self._alive():
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.2)
+        return True
 
     def _listed(self, ids: list[str]) -> dict[str, str]:
         """Output of `nvidia-smi` on some nodes, those left out that have just gone.
@@ -148,16 +165,17 @@ class Cluster:
         asked = {id: ask.options(scheduling_strategy=there[id]).remote() for id in ids}
         until = time.monotonic() + SURVEY_SECONDS
         said: dict[str, str] = {}
-        why: list[Exception] = []
+        why: dict[str, Exception] = {}
         for id, answer in asked.items():
             try:
                 said[id] = self.ray.get(answer, timeout=max(0.0, until - time.monotonic()))
             except Exception as error:  # likewise; such as that hcache is not there
-                why.append(error)
-        if why and not said:
+                why[id] = error
+        left = [error for id, error in why.items() if not said and not self._gone(id, error)]
+        if left:
             raise ConfigError(
                 f"sampling.workers: no node of the Ray cluster says what GPUs it has "
-                f"({in_words(why[0])}).",
+                f"({in_words(left[0])}).",
                 "Install the same Python, Ray and hcache on all of them.",
             )
         return said

@@ -329,6 +329,15 @@ def is_agent(pid: int) -> bool:
     return "Agent" in Path(f"/proc/{pid}/cmdline").read_text()
 
 
+def test_a_node_that_has_just_died_is_no_node(cluster: Any) -> None:
+    """A cluster takes seconds to notice; the node is asked what GPUs it has, and cannot say."""
+    node = cluster.add_node(num_cpus=2, num_gpus=2, object_store_memory=100 << 20)
+    cluster.remove_node(node, allow_graceful=False)
+    with closing(ray_cluster.Cluster("ray")) as found:
+        assert [each.cpus for each in found.nodes] == [1, 1]
+        assert found.gpus == []
+
+
 # Ends
 
 
