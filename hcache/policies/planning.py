@@ -107,7 +107,7 @@ class PlanningPolicy(ABC):
             with_NS, without_NS = (
                 score_NS.masked_fill(left_out, -torch.inf) for left_out in (~own_S, own_S)
             )
-            margin_N[at_N.cpu()] = (with_NS.amax(dim=1) - without_NS.amax(dim=1)).cpu()
+            margin_N[at_N.cpu()] = (with_NS.amax(dim=1) - without_NS.amax(dim=1)).double().cpu()
         return margin_N
 
     def _plans(self, states: States) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -101,6 +101,7 @@ class Sampler:
         self.known, self.known_trajectories = Known(), Known()  # in the database
         self.fresh: dict[str, Reply] = {}  # generations of this run that are not there yet
         self.uncommitted: list[dict[str, Any]] = []
+        self.certain: tuple[str, ...] = NEW  # tables whose uncommitted rows are surely not there
         self.file: Identity | None = None  # of the database, once all is recorded in it
         self.errors: list[EngineError] = []
         self.given_up: set[str] = set()  # arms that their engine cannot serve
@@ -148,18 +149,14 @@ class Sampler:
         """Begin only queries of which something is missing; a count tells, without enumeration."""
         size = tree_size(self.experiment, self.queries[0])
         self.tree = sum(size.values())
-        complete = self._complete_queries(store)
+        stored = complete_queries(store, self.experiment, self.queries)
+        counts = store.sql(GENERATIONS_BY_ARM, stored_scope(self.experiment), chosen=stored)
+        self.tally.cached.update(dict(counts.iter_rows()))
+        complete = set(stored.to_series())
         self.order = deque(query for query in self.order if query.id not in complete)
         self.tally.complete = self.complete_before = len(complete)
         for (arm, _), count in size.items():
             self.tally.expected[arm] += self.tally.cached[arm] + count * len(self.order)
-
-    def _complete_queries(self, store: Store) -> set[str]:
-        """Ids of the queries whose every trajectory is stored; counts their generations too."""
-        complete = complete_queries(store, self.experiment, self.queries)
-        counts = store.sql(GENERATIONS_BY_ARM, stored_scope(self.experiment), chosen=complete)
-        self.tally.cached.update(dict(counts.iter_rows()))
-        return set(complete.to_series())
 
     def _load_known(self, store: Store) -> None:
         fingerprints = pl.DataFrame(
@@ -381,9 +378,11 @@ class Sampler:
         }
         self.tally.waiting = True
         self._check_file()
+        certain, self.certain = self.certain, ()  # whoever interrupts may do so after the write
         try:
-            wait_and_write(self.db, tables, patience, new=NEW)
+            wait_and_write(self.db, tables, patience, new=certain)
         except StoreBusyError:
+            self.certain = certain
             return
         self._check_file()
         self.tally.waiting = False
@@ -393,6 +392,7 @@ class Sampler:
         self.uncommitted.clear()
         self.fresh.clear()
         self.spool.clear()
+        self.certain = NEW
 
     def _check_file(self) -> None:
         """Refuse to commit into another file than before, which would hold but a part."""

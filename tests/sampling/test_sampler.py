@@ -763,3 +763,26 @@ def test_rows_that_are_new_are_not_looked_for(
     assert compared["texts"] and compared["states"] and compared["messages"]
     assert not {"generations", "trajectories", "scores"} & compared.keys()
     assert not check_database(tmp_path / raw["db"]).faults
+
+
+def test_an_interruption_right_after_a_commit_doubles_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows are there, and the sampler does not know it when it commits once more at its end."""
+    calls = 0
+
+    def interrupted(*given: Any, **how: Any) -> None:
+        nonlocal calls
+        wait_and_write(*given, **how)
+        calls += "new" in how
+        if calls == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sampler, "wait_and_write", interrupted)
+    monkeypatch.setattr(sampler, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(sampler, "COMMIT_SHARE", 1.0)
+    with pytest.raises(KeyboardInterrupt):
+        sample(folder, settings("ab"))
+    assert_unique(folder / "small.duckdb")
+    sample(folder, settings("ab"))
+    assert_unique(folder / "small.duckdb")
