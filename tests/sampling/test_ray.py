@@ -166,9 +166,9 @@ def test_an_engine_out_of_memory_is_given_up_the_others_go_on(cluster: Any, fold
 
 
 def test_a_node_that_goes_takes_nothing_with_it(cluster: Any, folder: Path, expected: str) -> None:
-    """A third node joins, and goes with its actor while that answers."""
+    """A third node joins, and goes with its actor while that answers, for which it takes long."""
     node = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
-    experiment = load(folder, weighty("ray", slow=0.1))
+    experiment = load(folder, weighty("ray", slow=2))
     found, fleet = served(experiment)
     (there,) = [w for w in fleet.workers if w.post.group[0].node == node.node_id]
     went: list[int] = []
