@@ -175,6 +175,12 @@ def _on_components(components: int, seed: int, shape: tuple[int, int], single: A
     return model
 
 
+def _centre(x_ND: Array) -> tuple[Array, float]:
+    """Centre of some rows [D], and their root-mean-square distance from it; 1 where that is 0."""
+    mean_D: Array = x_ND.mean(axis=0)
+    return mean_D, float(np.sqrt(((x_ND - mean_D) ** 2).sum(axis=1).mean())) or 1.0
+
+
 class SoftLogistic:
     """Logistic regression of values in [0, 1], column by column.
 
@@ -190,8 +196,7 @@ class SoftLogistic:
 
     def fit(self, x_ND: Array, y_NS: Array) -> Self:
         """Learn each column of y from x."""
-        mean_D = x_ND.mean(axis=0)
-        scale = float(np.sqrt(((x_ND - mean_D) ** 2).sum(axis=1).mean())) or 1.0
+        mean_D, scale = _centre(x_ND)
         z_ND = (x_ND - mean_D) / scale
         lines = [self._line(z_ND, y_N) for y_N in y_NS.T]
         self.coef_DS = np.stack([coef_D for coef_D, _ in lines], axis=1) / scale
@@ -239,8 +244,7 @@ class SharedRidge:
         """Learn each column of y from x."""
         from sklearn.linear_model import RidgeCV
 
-        self.mean_D = x_ND.mean(axis=0)
-        self.scale = float(np.sqrt(((x_ND - self.mean_D) ** 2).sum(axis=1).mean())) or 1.0
+        self.mean_D, self.scale = _centre(x_ND)
         common_N1 = y_NS.mean(axis=1, keepdims=True)
         self.model = RidgeCV(alphas=PENALTIES, alpha_per_target=True)
         self.model.fit(self._scaled(x_ND), np.hstack([common_N1, y_NS - common_N1]))

@@ -22,13 +22,12 @@ from hcache.data.metrics import METRICS, RECORDED
 from hcache.data.queries import Query
 from hcache.errors import DataError
 from hcache.recorded.files import defect, find_files, need, read_table
-from hcache.recorded.recording import IMPORTERS, Evaluation, Own, Recording
+from hcache.recorded.recording import IMPORTERS, TEXT, Evaluation, Own, Recording
 from hcache.recorded.rows import UNRECORDED
 
 CARD, KEY = "README.md", "hcache"
 """The card of a folder, and the key of its header under which the facts stand."""
 AGAIN = "Take a folder that `hcache export FOLDER --to hf --questions` has written."
-TEXT = pl.String
 STEP = pl.Struct({"reply": TEXT, "finish_reason": TEXT, "hop": pl.Int64, "cost": pl.Float64,
                   "prompt_tokens": pl.Int64, "output_tokens": pl.Int64})  # fmt: skip
 COLUMNS: dict[str, Any] = {
