@@ -79,7 +79,12 @@ def over_seeds(draw_SB: Sequence[Array], rng: np.random.Generator) -> list[float
     """A 95% interval of the mean over seeds, from draws over the questions of each."""
     picked_BS = rng.integers(len(draw_SB), size=(DRAWS, len(draw_SB)))
     mean_B = np.stack(draw_SB)[picked_BS, np.arange(DRAWS)[:, None]].mean(axis=1)
-    return [round(float(x), 4) for x in np.quantile(mean_B, [0.025, 0.975])]
+    return interval(mean_B)
+
+
+def interval(draw_B: Array) -> list[float]:
+    """The middle 95% of some draws."""
+    return [round(float(x), 4) for x in np.quantile(draw_B, [0.025, 0.975])]
 
 
 # RouteLLM
@@ -101,11 +106,12 @@ def routellm(copy: Path, work: Path) -> Iterator[Row]:
         name = _by_folds(whole, np.split(order[:1_500], 5))
         score = _margin(candidates(labelled, 0.0)[name], test)
         chosen.append(name)
-        ours.append(_apgr(score, test))
-        subject.append(_apgr(_subject_mean(labelled, test), test))
+        outcomes_TK = _rewards(test)
+        ours.append(_apgr(score, outcomes_TK))
+        subject.append(_apgr(_subject_mean(labelled, test), outcomes_TK))
         size = len(test)
         picks = (rng.integers(size, size=size) for _ in range(DRAWS // 10))
-        draws.append(np.resize([_apgr(score, test, pick) for pick in picks], DRAWS))
+        draws.append(np.resize([_apgr(score[pick], outcomes_TK[pick]) for pick in picks], DRAWS))
     yield {
         "data": "RouteLLM MMLU", "router": f"chosen: {', '.join(chosen)}",
         "APGR": round(float(np.mean(ours)), 4), "interval": over_seeds(draws, rng),
@@ -122,9 +128,10 @@ def _by_folds(tree: Tree, folds: Sequence[Places]) -> str:
     totals: dict[str, float] = {}
     for place, fold in enumerate(folds):
         held = of_queries(tree, fold)
+        outcomes_TK = _rewards(held)
         rest = of_queries(tree, np.concatenate([*folds[:place], *folds[place + 1 :]]))
         for name, router in candidates(rest, 0.0).items():
-            totals[name] = totals.get(name, 0.0) + _apgr(_margin(router, held), held)
+            totals[name] = totals.get(name, 0.0) + _apgr(_margin(router, held), outcomes_TK)
     return max(totals, key=lambda name: totals[name])
 
 
@@ -133,21 +140,20 @@ def _margin(policy: Policy, tree: Tree) -> Array:
     return policy.margin(tree.states[tree.root_T], 1).numpy()
 
 
-def _outcomes(tree: Tree) -> Array:
-    """Quality of each arm alone, [T, K]."""
+def _rewards(tree: Tree, alpha: float = 0.0) -> Array:
+    """Reward of each arm alone, [T, K]; its quality at an α of 0."""
     leaf_TK = static_leaves(tree, [(arm,) for arm in range(len(tree.arms))])
-    return tree.quality_M[leaf_TK].numpy()
+    return tree.reward_M(alpha)[leaf_TK].numpy()
 
 
-def _apgr(score: Array, tree: Tree, pick: Places | None = None) -> float:
-    weak, strong = _outcomes(tree).T
-    at = slice(None) if pick is None else pick
-    return apgr_cpt(score[at], weak[at], strong[at]).apgr
+def _apgr(score: Array, outcomes_TK: Array) -> float:
+    weak, strong = outcomes_TK.T
+    return apgr_cpt(score, weak, strong).apgr
 
 
 def _subject_mean(train: Tree, test: Tree) -> Array:
     """Mean gain of a subject in training, drawn to that of all by five questions' weight."""
-    gain = np.diff(_outcomes(train), axis=1)[:, 0]
+    gain = np.diff(_rewards(train), axis=1)[:, 0]
     kinds = np.array(train.kinds)[train.query_T.numpy()]
     means = {
         kind: (gain[kinds == kind].sum() + 5 * gain.mean()) / ((kinds == kind).sum() + 5)
@@ -264,7 +270,7 @@ def coderouterbench(copy: Path, work: Path) -> Iterator[Row]:
     seen, unseen = found["id_test"], found["ood176"]
     order = [unseen.arms.index(arm) for arm in seen.arms]
     seen_QK, unseen_QK = _rewards(seen, 0.1), _rewards(unseen, 0.1)[:, order]
-    quality_QK = _outcomes(unseen)[:, order]
+    quality_QK = _rewards(unseen)[:, order]
     kinds = np.array(seen.kinds)
     overall = int(seen_QK.mean(axis=0).argmax())
     best = {kind: int(seen_QK[kinds == kind].mean(axis=0).argmax()) for kind in set(seen.kinds)}
@@ -278,15 +284,10 @@ def coderouterbench(copy: Path, work: Path) -> Iterator[Row]:
         "AvgPerf %": round(100 * float(quality_QK[every, choice_Q].mean()), 2),
         "R": round(float(unseen_QK[every, choice_Q].mean()), 4),
         "against gpt-5.4 always": round(float(gain_Q.mean()), 4),
-        "interval": [round(float(x), 4) for x in np.quantile(draws, [0.025, 0.975])],
+        "interval": interval(draws),
         "dimensions": {k: seen.arms[best.get(k, overall)] for k in sorted(set(unseen.kinds))},
         "dimensions unseen": sorted(set(unseen.kinds) - set(best)),
     }  # fmt: skip
-
-
-def _rewards(tree: Tree, alpha: float) -> Array:
-    leaf_TK = static_leaves(tree, [(arm,) for arm in range(len(tree.arms))])
-    return tree.reward_M(alpha)[leaf_TK].numpy()
 
 
 # LLMRouter
