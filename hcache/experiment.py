@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hcache.config.schema import DatasetConfig, ExperimentConfig
 from hcache.data.extractors import EXTRACTORS
 from hcache.data.hub import fetch, is_hub_name
 from hcache.data.metrics import METRICS
-from hcache.data.queries import SPLITS, Dropped, Query, split_by_hash, without_duplicates
+from hcache.data.queries import OPTIONAL, SPLITS, Dropped, Query, split_by_hash, without_duplicates
 from hcache.data.readers import read
 from hcache.engines import ENGINES, build_pool
 from hcache.errors import ConfigError, DataError
@@ -157,6 +158,7 @@ class Experiment:
                 metrics=dataset.metrics,
                 split=key,
             )
+            queries = [replace(query, **dataset.asked) for query in queries]
             parts = split_by_hash(queries, key.split("/"))
             for split, part in parts.items():
                 if not part:
@@ -247,7 +249,7 @@ def _query_row(query: Query) -> Row:
         "kind": query.kind,
         "question": query.question,
         "references": list(query.references),
-        "item": query.item or None,
+        **{name: getattr(query, name) or None for name in OPTIONAL},
     }
 
 

@@ -16,6 +16,7 @@ from hcache.checking.findings import Findings
 from hcache.config.schema import ArmConfig, ExperimentConfig, ModelConfig
 from hcache.config.stored import stored_arm, stored_config
 from hcache.data.queries import Query
+from hcache.data.readers import stored_query
 from hcache.engines.pool import reply_settings
 from hcache.engines.recorded import NAME as RECORDED_ENGINE
 from hcache.errors import ConfigError, HcacheError
@@ -224,11 +225,7 @@ def read_queries(
     for row in store.match("queries", chosen).iter_rows(named=True):
         key = row["query_id"]
         own = known[key].passages if key in known else passages.get(key, ())
-        query = Query(
-            row["question"], tuple(row["references"]), row["dataset"], row["kind"], own,
-            row["item"] or "",
-        )  # fmt: skip
-        queries.append(query.under(key))
+        queries.append(replace(stored_query(row), passages=own).under(key))
     return queries
 
 

@@ -222,6 +222,10 @@ def route(
     passages: Annotated[
         Path | None, typer.Option(help="File of texts that a tool may search, one a line.")
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Data set whose instruction it is asked with, where they differ."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Route one question live: the trained router decides, real models answer.
@@ -231,7 +235,7 @@ def route(
     from hcache.runs.routing import live_router
 
     with live_router(run, experiment) as router:
-        routed = router.route(question, _lines(passages))
+        routed = router.route(question, _lines(passages), data)
     if as_json:
         print_json(asdict(routed))
         return

@@ -168,6 +168,14 @@ class DatasetConfig(Section):
 
     reader: str = Field("jsonl", description="how the files are read")
     options: dict[str, JsonValue] = Field({}, description="of the reader")
+    instruction: str = Field(
+        "",
+        description="what every answer to these questions should be like; stands in each prompt "
+        "after question and replies, before the arm's own instruction",
+    )
+    examples: str = Field(
+        "", description="worked questions (few-shot); stand first in each prompt of these questions"
+    )
     extract: str = Field("text", description="how an answer is taken out of a reply")
     metrics: tuple[str, ...] = Field(("f1", "em"), description="what answers are evaluated by")
     quality: str | None = Field(None, description="the metric that is Q here, if another")
@@ -180,6 +188,12 @@ class DatasetConfig(Section):
         description="a question in two splits, or in one with two answers: drop keeps the first, "
         "in test before valid before train",
     )
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """Fields of every query of this data set, as far as they are set."""
+        own = {"instruction": self.instruction, "examples": self.examples}
+        return {field: text for field, text in own.items() if text}
 
     @field_validator("sources")
     @classmethod

@@ -20,6 +20,7 @@ from hcache.keys import KEY_DIGITS, digest, digest_text
 from hcache.plugins import lookup
 
 SPLITS = ("train", "valid", "test")
+OPTIONAL = ("item", "instruction", "examples", "tests")  # in the id of a query that has them
 SHOWN = 20  # places of an error that are named one by one
 
 
@@ -33,17 +34,21 @@ class Query:
     kind: str = ""  # question type or family within the data set, for tables per kind
     passages: tuple[str, ...] = ()  # texts that a tool may search, if not part of the question
     item: str = ""  # its own name in a source that gives one; alike questions then stay apart
+    instruction: str = ""  # what its data set asks of every answer; last but for the arm's own
+    examples: str = ""  # worked questions of its data set, first in every prompt
+    tests: str = ""  # a program that fails unless the code before it is right
     place: str = field(default="", compare=False, repr=False)  # where it was read
 
     _id: str = field(default="", init=False, compare=False, repr=False)
 
     @property
     def id(self) -> str:
-        """Key of the content: data set, question, references; passages and item if any."""
+        """Key of the content: data set, question, references; of the other fields, those set."""
         if not self._id:
             content: list[object] = [self.dataset, self.question, list(self.references)]
             content += [list(self.passages)] if self.passages else []
-            key = digest([*content, {"item": self.item}] if self.item else content)
+            others = {name: getattr(self, name) for name in OPTIONAL if getattr(self, name)}
+            key = digest([*content, others] if others else content)
             object.__setattr__(self, "_id", key)
         return self._id
 
@@ -151,8 +156,8 @@ def _duplicate(
     return (REPEATED if _answer(first) == _answer(query) else CONFLICTING), (first, split)
 
 
-def _answer(query: Query) -> tuple[frozenset[str], tuple[str, ...]]:
-    return frozenset(query.references), query.passages
+def _answer(query: Query) -> tuple[frozenset[str], tuple[str, ...], str]:
+    return frozenset(query.references), query.passages, query.tests
 
 
 def _at(query: Query, split: str) -> str:

@@ -23,11 +23,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hcache.data.metrics import unmet
 from hcache.data.numerals import whole_number
-from hcache.data.queries import Query
+from hcache.data.queries import OPTIONAL, Query
 from hcache.data.source import Row, Source, is_list_of_str
 from hcache.errors import ConfigError, DataError, StoreBusyError, StoreError
 from hcache.plugins import Registry
@@ -196,8 +196,15 @@ def recorded(source: Source, *, experiment: str = "") -> Iterator[Query]:
         raise DataError(
             error.message, "Name the database that `hcache import` has filled."
         ) from error
-    for question, references, kind, item in rows.iter_rows():
-        yield Query(question, tuple(references), kind=kind, item=item or "")
+    for row in rows.iter_rows(named=True):
+        yield stored_query(row)
+
+
+def stored_query(row: Mapping[str, Any]) -> Query:
+    """The query of a row of `queries`; its passages stand in no column."""
+    references = tuple(row["references"])
+    others: dict[str, Any] = {name: row[name] or "" for name in OPTIONAL}
+    return Query(row["question"], references, row["dataset"], row["kind"], **others)
 
 
 def _files(path: Path) -> list[Path]:

@@ -6,14 +6,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hcache.config.schema import LowRankConfig, Server
 from hcache.data.queries import Query
 from hcache.engines import EngineFactory, Engines
-from hcache.errors import DataError, RunError
+from hcache.errors import ConfigError, DataError, RunError
 from hcache.experiment import Experiment
 from hcache.keys import well_formed
 from hcache.live import Episode, Live
+from hcache.plugins import lookup
 from hcache.policies import ChangesReplies, Policy
 from hcache.replay.features import make_encoder
 from hcache.runs.folder import Run, find_run
@@ -52,16 +54,21 @@ class Router:
     def __init__(self, live: Live, policy: Policy) -> None:
         self.live, self.policy = live, policy
 
-    def route(self, question: str, passages: Sequence[str] = ()) -> Route:
+    def route(
+        self, question: str, passages: Sequence[str] = (), dataset: str | None = None
+    ) -> Route:
         """Route one question, greedily; `passages` are what a tool may search.
+
+        It is asked as those of `dataset` are, which need not be given where all are asked alike.
 
         Raises:
             DataError: the question is not UTF-8.
+            ConfigError: no such data set, or none is given and they differ.
             EngineError: a model failed.
         """
         if well_formed(question) != question:
             raise DataError("the question is not UTF-8.", "Type it in UTF-8.")
-        query = Query(question, (), passages=tuple(passages))
+        query = Query(question, (), passages=tuple(passages), **self._asked(dataset))
         (episode,) = self.live.play(self.policy, [query])
         names = [option.name for option in self.live.options]
         return Route(
@@ -72,6 +79,18 @@ class Router:
             [dict(zip(names, probs_A.tolist(), strict=True)) for probs_A in episode.probs],
             list(episode.notes),
         )
+
+    def _asked(self, dataset: str | None) -> dict[str, Any]:
+        data = self.live.config.data
+        if dataset is not None:
+            return lookup(data, dataset, "data set").asked
+        first, *others = (one.asked for one in data.values())
+        if any(other != first for other in others):
+            raise ConfigError(
+                "The data sets of this run have instructions of their own.",
+                f"Say whose this question is like: --data {'|'.join(data)}.",
+            )
+        return first
 
     def _step(self, episode: Episode, ask: Ask) -> Step:
         generation = episode.replies[episode.request(ask).key]

@@ -20,6 +20,9 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "queries": {
         "query_id": TEXT, "dataset": TEXT, "kind": TEXT, "question": TEXT, "references": TEXTS,
         "item": TEXT,
+        "instruction": TEXT,
+        "examples": TEXT,
+        "tests": TEXT,
     },
     "arms": {"arm_id": TEXT, "name": TEXT, "fingerprint": TEXT, "settings": TEXT},
     "experiments": {

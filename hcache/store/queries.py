@@ -271,8 +271,7 @@ order by place
 QUESTION = 'select question, "references" from queries where query_id = $1'
 
 QUESTIONS_IN = """
-select q.question, q."references", q.kind, q.item
-from splits s join queries q using (query_id)
+select q.* from splits s join queries q using (query_id)
 where s.experiment = $1 and q.dataset = $2 and s.split = $3 order by q.query_id
 """
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-VERSION = 6
+VERSION = 7
 OLDEST = 2  # the first version that was released
 
 ASK = """struct(arm varchar, generation varchar, prompt_tokens integer, output_tokens integer,
@@ -23,7 +23,8 @@ create table conflicts (
 TABLES = f"""
 create table queries (
     query_id varchar not null, dataset varchar not null, kind varchar not null,
-    question varchar not null, "references" varchar[] not null, item varchar
+    question varchar not null, "references" varchar[] not null, item varchar,
+    instruction varchar, examples varchar, tests varchar
 );
 create table arms (
     arm_id varchar not null, name varchar not null, fingerprint varchar not null,
@@ -91,8 +92,8 @@ UNIQUE = {
 CONFLICT = "table_name || chr(10) || key || chr(10) || content"
 """The content that the key of a conflict is made of."""
 
-OPTIONAL = frozenset({"item", "costs", "unit"})
-"""Columns of what others have recorded; a table that has nothing in one is as if without it."""
+OPTIONAL = frozenset({"item", "instruction", "examples", "tests", "costs", "unit"})
+"""Columns that not every file needs; a table that has nothing in one is as if without it."""
 
 MERGE = {
     "states": """
@@ -330,6 +331,11 @@ alter table queries add column item varchar;
 alter table states add column costs double[];
 alter table trajectories add column costs double[];
 alter table trajectories add column unit varchar;
+""",
+    6: """
+alter table queries add column instruction varchar;
+alter table queries add column examples varchar;
+alter table queries add column tests varchar;
 """,
 }
 """SQL that lifts a file from the version that is its key to the next one."""

@@ -72,6 +72,12 @@ class Workflow(BaseModel, ABC):
         return digest({"version": self.version, **settings, **plugin})
 
 
+def parts_for(query: Query, replies: Sequence[str] = ()) -> list[str]:
+    """Examples, question, earlier replies and instruction of a query: all that no arm changes."""
+    before, after = filter(None, [query.examples]), filter(None, [query.instruction])
+    return [*before, query.question, *replies, *after]
+
+
 def prompt_for(arm: Arm, parts: Sequence[str], separator: str) -> tuple[Message, ...]:
     """A prompt of some parts; what is particular to the arm stands last, so prefixes are shared."""
     user = separator.join([*parts, arm.instruction] if arm.instruction else parts)

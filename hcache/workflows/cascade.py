@@ -15,7 +15,7 @@ from pydantic import Field
 
 from hcache.data.queries import Query
 from hcache.models.arms import Arm
-from hcache.workflows.base import WORKFLOWS, Workflow, prompt_for
+from hcache.workflows.base import WORKFLOWS, Workflow, parts_for, prompt_for
 from hcache.workflows.effects import Flow, Stop, ask, choose
 
 
@@ -48,7 +48,7 @@ class Cascade(Workflow):
             arm = yield from choose(context, left, stop=hop > 0)
             if isinstance(arm, Stop):
                 break
-            prompt = prompt_for(arm, [query.question], self.separator)
+            prompt = prompt_for(arm, parts_for(query), self.separator)
             answer = yield from ask(arm, prompt)
             context = (*context, answer.strip())
             left = tuple(other for other in left if other != arm)

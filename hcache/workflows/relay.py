@@ -6,13 +6,14 @@ reply is appended. The answer is the last reply. From the second hop on the rout
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, field_validator
 
 from hcache.data.queries import Query
 from hcache.models.arms import Arm
-from hcache.workflows.base import WORKFLOWS, Workflow, prompt_for
+from hcache.workflows.base import WORKFLOWS, Workflow, parts_for, prompt_for
 from hcache.workflows.effects import Flow, Message, Stop, ask, choose
 
 
@@ -39,12 +40,11 @@ class Relay(Workflow):
             arm = yield from choose(context, arms, stop=hop > 0)
             if isinstance(arm, Stop):
                 break
-            answer = yield from ask(arm, self.messages(context, arm))
+            answer = yield from ask(arm, self.messages(query, context[1:], arm))
             context = (*context, answer.strip())
         return answer
 
-    def messages(self, context: tuple[str, ...], arm: Arm) -> tuple[Message, ...]:
+    def messages(self, query: Query, replies: Sequence[str], arm: Arm) -> tuple[Message, ...]:
         """The prompt: question, earlier replies, and last what is particular to the arm."""
-        question, *replies = context
         earlier = [self.reply.replace("{reply}", reply) for reply in replies if reply]
-        return prompt_for(arm, [question, *earlier], self.separator)
+        return prompt_for(arm, parts_for(query, earlier), self.separator)

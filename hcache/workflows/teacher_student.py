@@ -28,7 +28,7 @@ from hcache.data.queries import Query
 from hcache.models.arms import Arm
 from hcache.models.files import locate
 from hcache.workflows.acts import Act, has_verdict, parse_act
-from hcache.workflows.base import WORKFLOWS, Workflow, prompt_for
+from hcache.workflows.base import WORKFLOWS, Workflow, parts_for, prompt_for
 from hcache.workflows.effects import Answer, Flow, Part, ask, choose, reply_of
 from hcache.workflows.search import SearchSettings, with_content
 
@@ -214,7 +214,7 @@ class _Dialogue:
 
     def _fill(self, prompt: str, of: str, **done: str) -> str:
         values = {
-            "question": self.query.question,
+            "question": self.settings.separator.join(parts_for(self.query)),
             "summary": self.summaries[of],
             "advice": self.advice,
             **done,

@@ -236,6 +236,46 @@ def test_route_asks_the_models_live(trained: Shell) -> None:
     assert "answer" in trained("route", run_folder(trained), "test0")
 
 
+def test_instruction_of_a_data_set_is_asked_and_kept(trained: Shell) -> None:
+    """Another instruction makes other queries; `check` finds them whole, `route` asks alike."""
+    told = trained.sets("data.made.instruction=Be brief.", "data.made.examples=1+1? 2.")
+    assert "144 generations made" in trained("sample", "experiment.yaml", "--db", "t.duckdb", *told)
+    rows = table(trained.folder / "t.duckdb", "queries")
+    assert set(rows["instruction"]) == {"Be brief."} and set(rows["examples"]) == {"1+1? 2."}
+    plain = table(trained.folder / "small.duckdb", "queries")
+    assert set(plain["instruction"]) == {None}
+    assert not set(rows["query_id"]) & set(plain["query_id"])
+    for message in table(trained.folder / "t.duckdb", "messages")["messages"]:
+        text = json.loads(message)[-1]["content"]
+        assert text.startswith("1+1? 2.\n\n") and text.endswith("\n\nBe brief.")
+    assert "t.duckdb: clean" in trained("check", "experiment.yaml", "--db", "t.duckdb", *told)
+    assert "t.duckdb: clean" in trained("check", "t.duckdb")  # from the database alone
+
+
+def test_route_asks_as_the_data_set_does(trained: Shell) -> None:
+    """Where data sets have instructions of their own, it must be said whose is meant."""
+    folder = trained.folder
+    raw = settings("ab", runs="more")
+    raw["data"] = {
+        name: {"instruction": f"As {name}.", "sources": made["sources"]}
+        for name, made in (("one", raw["data"]["made"]), ("two", raw["data"]["made"]))
+    }
+    for split in ("train", "valid", "test"):
+        write_questions(folder, f"other{split}", 4)
+    sources = {split: {"path": f"other{split}.jsonl"} for split in ("train", "valid", "test")}
+    raw["data"]["two"]["sources"] = sources
+    (folder / "two.yaml").write_text(json.dumps(raw))
+    trained("sample", "two.yaml", "--db", "two.duckdb")
+    trained("train", "two.yaml", "--db", "two.duckdb", "--algo", "sft", *trained.sets(*QUICK))
+    (run,) = (folder / "more").glob("sft-*")
+    refused = trained("route", str(run), "test0", code=1)
+    assert "instructions of their own" in refused and "--data one|two" in refused
+    assert "did you mean 'two'" in trained("route", str(run), "test0", "--data", "twoo", code=1)
+    routed = json.loads(trained("route", str(run), "test0", "--data", "two", "--json"))
+    for step in routed["steps"]:
+        assert step["messages"][-1]["content"].endswith("\n\nAs two.")
+
+
 def test_a_question_that_is_not_utf8_is_refused(trained: Shell) -> None:
     said = trained("route", run_folder(trained), "caf\udce9?", code=1)
     assert said == "error: the question is not UTF-8. Type it in UTF-8.\n"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hcache.data.queries import (
     CONFLICTING,
+    OPTIONAL,
     REPEATED,
     SPLITS,
     Dropped,
@@ -37,7 +38,8 @@ def test_id_is_the_content() -> None:
         Query("Where?", ("Paris", "Paris"), "made"),
         Query("Where?", ("Paris",), "other"),
     ]
-    assert len({query.id, *(other.id for other in others)}) == 5
+    others += [replace(query, **{field: "x"}) for field in OPTIONAL]
+    assert len({query.id, *(other.id for other in others)}) == 5 + len(OPTIONAL)
 
 
 def test_id_stays_what_it_is() -> None:

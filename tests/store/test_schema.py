@@ -196,6 +196,8 @@ UNDO = {
     4: "alter table generations drop column reasoning_tokens; drop table conflicts;",
     5: "alter table queries drop column item; alter table states drop column costs;"
        "alter table trajectories drop column costs; alter table trajectories drop column unit;",
+    6: "alter table queries drop column instruction; alter table queries drop column examples;"
+       "alter table queries drop column tests;",
 }  # fmt: skip
 """SQL that takes from a file what the migration of this version adds."""
 

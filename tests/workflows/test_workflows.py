@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
@@ -32,7 +33,9 @@ from hcache.workflows import (
     Message,
     Pending,
     Relay,
+    TeacherStudent,
     Undecided,
+    Workflow,
     advance,
 )
 
@@ -155,6 +158,30 @@ def test_prompt_is_question_then_replies_then_instruction() -> None:
     outcome = advance(relay.run(QUERY, (A, told)), [told], lambda ask: None)
     assert isinstance(outcome, Pending)
     assert outcome.ask.messages == (Message("system", "Be."), Message("user", "Where?|Go."))
+
+
+@pytest.mark.parametrize("workflow", [Relay(separator="|"), Cascade(separator="|")])
+def test_prompt_has_examples_first_and_the_instruction_of_the_data_before_the_arms(
+    workflow: Workflow,
+) -> None:
+    query = replace(QUERY, examples="1+1? 2.", instruction="One word.")
+    told = plain_arm("t", instruction="Go.")
+    outcome = advance(workflow.run(query, (A, told)), [A, told], reply_to)
+    assert isinstance(outcome, Finished)
+    first, second = (ask.messages[-1].content for ask in outcome.asks)
+    assert first == "1+1? 2.|Where?|One word."
+    replies = "a24|" if isinstance(workflow, Relay) else ""
+    assert second == f"1+1? 2.|Where?|{replies}One word.|Go."
+
+
+def test_dialogue_has_them_where_the_question_stands() -> None:
+    query = replace(QUERY, examples="1+1? 2.", instruction="One word.")
+    dialogue = TeacherStudent(separator="|")
+    asked = advance(dialogue.run(query, (A,)), [A] * dialogue.hops, lambda ask: None)
+    plain = advance(dialogue.run(QUERY, (A,)), [A] * dialogue.hops, lambda ask: None)
+    assert isinstance(asked, Pending) and isinstance(plain, Pending)
+    (now,), (before,) = asked.ask.messages, plain.ask.messages
+    assert now.content == before.content.replace("Where?", "1+1? 2.|Where?|One word.")
 
 
 def test_prompt_says_neither_hop_nor_horizon() -> None:
