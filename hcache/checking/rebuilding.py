@@ -7,6 +7,7 @@ compared is every state and trajectory of each experiment, column by column.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -19,6 +20,7 @@ from hcache.sampling.enumerator import Enumerator, Reply
 from hcache.sampling.pruning import Pruning
 from hcache.store import Store
 from hcache.store.checks import BY_QUESTION, REPLIES_TO, ROWS_OF_QUERIES
+from hcache.workflows import Workflow
 
 Row = dict[str, Any]
 BATCH = 128  # queries whose trees are rebuilt together
@@ -35,8 +37,15 @@ def rebuild(
 ) -> None:
     """Rebuild the trees of an experiment, batch by batch, and compare them with the stored ones."""
     ids = queries_of(store, recorded.name)
-    for place, chosen in enumerate(ids.iter_slices(BATCH)):
-        queries = read_queries(store, limits, chosen, known)
+    left = 0
+    for place, slice_ in enumerate(ids.iter_slices(BATCH)):
+        queries = [
+            query
+            for query in read_queries(store, limits, slice_, known)
+            if _prompts_known(recorded.workflow, query)
+        ]
+        left += len(slice_) - len(queries)
+        chosen = pl.DataFrame({"query_id": [query.id for query in queries]}, slice_.schema)
         rebuilt = _enumerate(store, recorded, queries, Pruning())
         pruning = Pruning.of(recorded.config, recorded.pool)
         asked = rebuilt if pruning == Pruning() else _enumerate(store, recorded, queries, pruning)
@@ -47,6 +56,16 @@ def rebuild(
             _compare(table, rows, rebuilt.get(table, []), asked.get(table, []), findings)
             findings.count(f"{table} rebuilt", len(rows))
         on_batch(min(len(ids), (place + 1) * BATCH), len(ids))
+    if left:
+        findings.notes.append(
+            f"{recorded.name}: the trees of {left:,} queries were not rebuilt, since no table has "
+            "the passages of their prompts; give the experiment's file."
+        )
+
+
+def _prompts_known(workflow: Workflow, query: Query) -> bool:
+    """False where prompts have passages and those of the query are not at hand."""
+    return not workflow.shows_passages or query.id == replace(query).id
 
 
 def _enumerate(

@@ -24,6 +24,8 @@ class Workflow(BaseModel, ABC):
 
     version: ClassVar[int] = 1
     """Raise it when `run` comes to say something else for the same settings."""
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Settings that earlier versions lacked; at their defaults they are no part of the identity."""
     regular: ClassVar[bool] = True
     """True if every `Choose` offers the whole pool, and only STOP ends a trajectory before the last
     hop. Replay then sees of every query whether it was sampled with all arms and hops asked for,
@@ -47,6 +49,11 @@ class Workflow(BaseModel, ABC):
         """
         return settings
 
+    @property
+    def shows_passages(self) -> bool:
+        """True if prompts have the passages of a query, which are no part of its question."""
+        return False
+
     def tools(self) -> tuple[Arm, ...]:
         """Arms that may be asked besides those of the pool."""
         return ()
@@ -67,15 +74,22 @@ class Workflow(BaseModel, ABC):
     def fingerprint(self) -> str:
         """Identity of what is said. The horizon is left out: a longer one only adds to it."""
         settings = self.model_dump(exclude={"hops"})
+        fields = type(self).model_fields
+        for name in self.later:
+            if settings[name] == fields[name].default:
+                del settings[name]
         source = source_of(type(self))
         plugin = {} if source is None else {"plugin": source.digest}
         return digest({"version": self.version, **settings, **plugin})
 
 
-def parts_for(query: Query, replies: Sequence[str] = ()) -> list[str]:
-    """Examples, question, earlier replies and instruction of a query: all that no arm changes."""
-    before, after = filter(None, [query.examples]), filter(None, [query.instruction])
-    return [*before, query.question, *replies, *after]
+def parts_for(query: Query, replies: Sequence[str] = (), passages: bool = False) -> list[str]:
+    """Examples, question, earlier replies and instruction of a query: all that no arm changes.
+
+    With `passages`, those of the query stand before the question.
+    """
+    before = [*filter(None, [query.examples]), *(query.passages if passages else ())]
+    return [*before, query.question, *replies, *filter(None, [query.instruction])]
 
 
 def prompt_for(arm: Arm, parts: Sequence[str], separator: str) -> tuple[Message, ...]:

@@ -23,10 +23,16 @@ from hcache.workflows.effects import Flow, Stop, ask, choose
 class Cascade(Workflow):
     """Settings of the cascade; with fewer arms than hops it ends when all were asked."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"passages"})
     regular: ClassVar[bool] = False  # only the arms that are left are offered
 
     name: Literal["cascade"] = "cascade"
     separator: str = Field("\n\n", description="between question and instruction")
+    passages: bool = Field(
+        False,
+        description="whether prompts have the passages of a query, which no router reads, before "
+        "the question",
+    )
 
     def trajectories(self, arms: int) -> int:
         """See `Workflow.trajectories`: no arm is asked twice."""
@@ -39,6 +45,11 @@ class Cascade(Workflow):
             prod(min(width, left) for left in offered[:hop]) for hop in range(len(offered) + 1)
         )
 
+    @property
+    def shows_passages(self) -> bool:
+        """See `Workflow.shows_passages`."""
+        return self.passages
+
     def run(self, query: Query, arms: tuple[Arm, ...]) -> Flow:
         """See `Workflow.run`."""
         context: tuple[str, ...] = (query.question,)
@@ -48,7 +59,7 @@ class Cascade(Workflow):
             arm = yield from choose(context, left, stop=hop > 0)
             if isinstance(arm, Stop):
                 break
-            prompt = prompt_for(arm, parts_for(query), self.separator)
+            prompt = prompt_for(arm, parts_for(query, passages=self.passages), self.separator)
             answer = yield from ask(arm, prompt)
             context = (*context, answer.strip())
             left = tuple(other for other in left if other != arm)

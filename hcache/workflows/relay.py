@@ -7,7 +7,7 @@ reply is appended. The answer is the last reply. From the second hop on the rout
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -21,9 +21,17 @@ from hcache.workflows.effects import Flow, Message, Stop, ask, choose
 class Relay(Workflow):
     """Settings of the relay; prompts say neither L nor which hop is last."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"passages"})
+
     name: Literal["relay"] = "relay"
     separator: str = Field("\n\n", description="between question, replies and instruction")
     reply: str = Field("{reply}", description="how an earlier reply stands in the prompt")
+
+    passages: bool = Field(
+        False,
+        description="whether prompts have the passages of a query, which no router reads, before "
+        "the question",
+    )
 
     @field_validator("reply")
     @classmethod
@@ -31,6 +39,11 @@ class Relay(Workflow):
         if "{reply}" not in value:
             raise ValueError("needs the placeholder {reply}, as in 'Earlier reply: {reply}'")
         return value
+
+    @property
+    def shows_passages(self) -> bool:
+        """See `Workflow.shows_passages`."""
+        return self.passages
 
     def run(self, query: Query, arms: tuple[Arm, ...]) -> Flow:
         """See `Workflow.run`."""
@@ -47,4 +60,4 @@ class Relay(Workflow):
     def messages(self, query: Query, replies: Sequence[str], arm: Arm) -> tuple[Message, ...]:
         """The prompt: question, earlier replies, and last what is particular to the arm."""
         earlier = [self.reply.replace("{reply}", reply) for reply in replies if reply]
-        return prompt_for(arm, parts_for(query, earlier), self.separator)
+        return prompt_for(arm, parts_for(query, earlier, self.passages), self.separator)

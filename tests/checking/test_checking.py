@@ -251,6 +251,20 @@ def test_passages_are_taken_from_searches(folder: Path) -> None:
         )
 
 
+def test_trees_whose_prompts_have_passages_are_rebuilt_from_the_files(folder: Path) -> None:
+    """No table has these passages; without the files that is said, and is no fault."""
+    for split in ("train", "valid", "test"):
+        row = {"question": f"{split}?", "answer": "a", "passages": ["p0", "q"]}
+        (folder / f"{split}.jsonl").write_text(json.dumps(row))
+    raw = settings("ab", workflow={"name": "relay", "passages": True})
+    sample(folder, raw)
+    experiment = load(folder, raw)
+    whole, alone = check_database(experiment.db, experiment), check_database(experiment.db)
+    assert whole.faults == alone.faults == () and whole.notes == []
+    assert (whole.checked["trajectories rebuilt"], alone.checked["trajectories rebuilt"]) == (18, 0)
+    assert any("trees of 3 queries were not rebuilt" in note for note in alone.notes)
+
+
 def test_scores_by_another_version_are_outdated(
     small: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -38,7 +39,8 @@ def test_id_is_the_content() -> None:
         Query("Where?", ("Paris", "Paris"), "made"),
         Query("Where?", ("Paris",), "other"),
     ]
-    others += [replace(query, **{field: "x"}) for field in OPTIONAL]
+    fields: list[dict[str, Any]] = [{field: "x"} for field in OPTIONAL]
+    others += [replace(query, **field) for field in fields]
     assert len({query.id, *(other.id for other in others)}) == 5 + len(OPTIONAL)
 
 

@@ -174,6 +174,24 @@ def test_prompt_has_examples_first_and_the_instruction_of_the_data_before_the_ar
     assert second == f"1+1? 2.|Where?|{replies}One word.|Go."
 
 
+@pytest.mark.parametrize("kind", [Relay, Cascade])
+def test_passages_stand_in_prompts_alone_and_only_if_asked_for(
+    kind: type[Relay] | type[Cascade],
+) -> None:
+    query = replace(QUERY, passages=("Paris: a city.", "Rome: a city."), examples="1+1? 2.")
+    for wanted, prompt in (
+        (True, "1+1? 2.|Paris: a city.|Rome: a city.|Where?"),
+        (False, "1+1? 2.|Where?"),
+    ):
+        flow = kind(separator="|", passages=wanted).run(query, (A,))
+        outcome = advance(flow, [A], lambda ask: None)
+        assert isinstance(outcome, Pending)
+        assert outcome.ask.messages == (Message("user", prompt),)
+    waiting = advance(kind(passages=True).run(query, (A,)), [], lambda ask: None)
+    assert isinstance(waiting, Undecided) and waiting.choose.context == ("Where?",)
+    assert kind(passages=True).fingerprint != kind().fingerprint
+
+
 def test_dialogue_has_them_where_the_question_stands() -> None:
     query = replace(QUERY, examples="1+1? 2.", instruction="One word.")
     dialogue = TeacherStudent(separator="|")
