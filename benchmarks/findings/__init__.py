@@ -1,0 +1,1 @@
+"""Findings: what a cache of real models says about routing, as a page with figures."""

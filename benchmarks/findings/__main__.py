@@ -1,0 +1,81 @@
+"""Writes docs/findings.md and its figures from the cache of real models.
+
+    python -m benchmarks.findings [--db FILE] [--runs FOLDER] [--docs FOLDER]
+
+Routers are trained in runs/findings unless they are there; from the same cache and the same
+versions the page and its figures come out byte for byte.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from benchmarks.findings.answers import ANSWERS, Finding, draw, table
+from benchmarks.findings.study import Place
+from hcache.files import replace_file
+from hcache.reporting.style import STYLE
+
+EXPERIMENT = Path("data/real/experiment.yaml")
+OPENING = """# Findings
+
+Four benchmarks, three public models in four arms, every sequence of up to two calls, sampled once
+([data/real/README.md](../data/real/README.md)). Everything below is computed from that cache by
+
+    python -m benchmarks.findings
+
+which writes this page and its figures byte for byte. Intervals are of 95%, over test questions and
+the seeds of training, paired where two are compared; all is chosen on training and validation, and
+the test questions are judged once.
+"""
+
+
+def main() -> None:
+    """Write the page and the figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--db", type=Path, default=Path("data/real/real.duckdb"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/findings"))
+    parser.add_argument("--docs", type=Path, default=Path("docs"))
+    given = parser.parse_args()
+    place = Place(EXPERIMENT, given.db, given.runs)
+    findings = [table(place)[0], *(answer(place) for answer in ANSWERS)]
+    folder = given.docs / "findings"
+    folder.mkdir(parents=True, exist_ok=True)
+    for finding in findings:
+        replace_file(folder / f"{finding.key}.svg", svg(finding))
+    page = "\n".join([OPENING, *map(section, findings)])
+    replace_file(given.docs / "findings.md", page.encode())
+
+
+def section(finding: Finding) -> str:
+    """A finding as Markdown."""
+    lines = [f"## {finding.title}", "", *finding.sentences, ""]
+    lines += [f"![{finding.title}](findings/{finding.key}.svg)", ""]
+    lines += [_row(finding.header), _row(["---"] * len(finding.header))]
+    lines += [_row(row) for row in finding.rows]
+    return "\n".join([*lines, ""])
+
+
+def _row(cells: tuple[str, ...] | list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def svg(finding: Finding) -> bytes:
+    """The figure of a finding."""
+    from io import BytesIO
+
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from")
+        figure = Figure(figsize=(6.4, 0.6 + 0.19 * (len(finding.bars) + 2)), layout="constrained")
+        draw(figure.add_subplot(), finding)
+        file = BytesIO()
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    return file.getvalue()
+
+
+if __name__ == "__main__":
+    main()
