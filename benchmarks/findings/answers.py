@@ -268,7 +268,8 @@ def _leave_one_out(reward_QS: Array, weight_QQ: Array) -> Array:
     weight_QQ = weight_QQ.copy()
     np.fill_diagonal(weight_QQ, 0.0)
     chosen_Q = (weight_QQ @ reward_QS).argmax(axis=1)
-    return reward_QS[np.arange(len(reward_QS)), chosen_Q][None]
+    reached_Q: Array = np.take_along_axis(reward_QS, chosen_Q[:, None], axis=1)[:, 0]
+    return reached_Q[None]
 
 
 def _cosine(feature_QD: Array) -> Array:
