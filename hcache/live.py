@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hcache.config.schema import ExperimentConfig
 from hcache.data.extractors import extractor
-from hcache.data.metrics import score_many
+from hcache.data.metrics import references_of, score_many
 from hcache.data.queries import Query
 from hcache.engines import Engines, Generation, Request, request_for
 from hcache.keys import digest
@@ -127,8 +127,8 @@ class Live:
         """The quality of an episode's answer, by its data set's metric."""
         dataset = episode.query.dataset
         answer = extractor(self.config.data[dataset].extract)(episode.answer)
-        references = [episode.query.references]
-        return float(score_many(self.config.quality_of(dataset), [answer], references)[0])
+        metric = self.config.quality_of(dataset)
+        return score_many(metric, [answer], [references_of(metric, episode.query)])[0]
 
     def states(self, met: Sequence[Met], hops: Sequence[int]) -> ReadableStates:
         """States that a policy sees at some decisions, with the given numbers of earlier ones."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from hcache.checking.findings import Findings, OnProgress
 from hcache.checking.records import Recorded
 from hcache.data.extractors import version_of
-from hcache.data.metrics import RECORDED
+from hcache.data.metrics import RECORDED, may_score
 from hcache.errors import ConfigError, DataError
 from hcache.sampling.scoring import PAGE, score_rows
 from hcache.store import Store
@@ -24,6 +24,12 @@ def check_scores(store: Store, findings: Findings, on_progress: OnProgress) -> N
             continue  # a fact that somebody stated; its value is held against its range alone
         name = f"{metric} of {extract}"
         ids = store.sql(SCORES, [extract, metric, version])
+        if not may_score(metric):
+            findings.notes.append(
+                f"{len(ids):,} scores {name} were not checked, since they run code that models "
+                "wrote: --allow-code-execution checks them."
+            )
+            continue
         try:
             current = version_of(extract, metric)
         except ConfigError as error:
@@ -57,6 +63,8 @@ def check_scored(store: Store, experiments: Iterable[Recorded], findings: Findin
     for recorded in experiments:
         for name, data in recorded.config.data.items():
             for metric in data.metrics:
+                if not may_score(metric):
+                    continue  # noted with the scores there are
                 wanted = [recorded.name, name, data.extract, metric]
                 try:
                     found = store.sql(UNSCORED, [*wanted, version_of(data.extract, metric)])

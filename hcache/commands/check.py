@@ -10,7 +10,15 @@ import typer
 from rich.progress import BarColumn, TaskID
 
 from hcache.commands.console import print_json, progress, say
-from hcache.commands.options import AsJson, Database, ExperimentFile, Overrides, Plugins
+from hcache.commands.options import (
+    AllowCode,
+    AsJson,
+    Database,
+    ExperimentFile,
+    Overrides,
+    Plugins,
+    permit_code,
+)
 from hcache.errors import EngineError, StoreError
 from hcache.experiment import Experiment
 from hcache.store import Store
@@ -33,6 +41,7 @@ def check(
     all_prompts: Annotated[
         bool, typer.Option("--all", help="Render every prompt again, not 200 of each arm.")
     ] = False,
+    allow_code: AllowCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a database row by row: keys, trees, scores, counts of tokens. Runs no model.
@@ -45,6 +54,7 @@ def check(
     """
     from hcache.checking import check_database
 
+    permit_code(allow_code)
     experiment = None
     if target.suffix in (".yaml", ".yml"):
         experiment = Experiment.load(target, set_ or (), db, plugins=plugin or ())

@@ -31,6 +31,7 @@ def examine() -> list[Finding]:
         _package("scikit-learn", INSTALL),
         _engine(),
         Finding("device for sampling", "NVIDIA GPU" if has_gpu() else "CPU, one thread an engine"),
+        _sandbox(),
         _package("sentence-transformers", "optional; run: pip install 'hcache[encoders]'"),
     ]
 
@@ -53,6 +54,19 @@ def _engine() -> Finding:
             "engine", "none", "vLLM needs Linux; train, eval, sql, show and runs work without it"
         )
     return Finding("engine", "none", f"{INSTALL} (only sample and route need it)")
+
+
+def _sandbox() -> Finding:
+    if platform.system() != "Linux":
+        return Finding("sandbox for pass@1", "none", "it needs Linux")
+    from hcache.processes.sandbox import PROTECTIONS, protections
+
+    granted = protections()
+    lacking = [what for name, what in PROTECTIONS.items() if name not in granted]
+    advice = (
+        f"not kept from {' and '.join(lacking)}: allow code only in a container" if lacking else ""
+    )
+    return Finding("sandbox for pass@1", ", ".join(sorted(granted)) or "limits alone", advice)
 
 
 def doctor(as_json: AsJson = False) -> None:

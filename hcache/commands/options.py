@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hcache.config.sampling import known_workers
+from hcache.data.metrics import allow_code_execution
 from hcache.errors import ConfigError
 
 ExperimentFile = Annotated[
@@ -49,6 +50,13 @@ Workers = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AllowCode = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code-execution",
+        help="Run the code that models wrote, in a sandbox, for the metric pass@1.",
+    ),
+]
 TrackerName = Annotated[
     str,
     typer.Option(
@@ -57,6 +65,12 @@ TrackerName = Annotated[
     ),
 ]
 Seed = Annotated[int | None, typer.Option(help="Seed, in place of train.seed.")]
+
+
+def permit_code(allowed: bool) -> None:
+    """Let this process run what models wrote, where the command line says so."""
+    if allowed:
+        allow_code_execution()
 
 
 def named_option(text: str) -> tuple[str, str]:

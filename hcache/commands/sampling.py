@@ -11,12 +11,14 @@ from rich.progress import BarColumn, TaskID, TimeRemainingColumn
 
 from hcache.commands.console import console, field, notes, print_json, progress, say, table_of
 from hcache.commands.options import (
+    AllowCode,
     AsJson,
     Database,
     ExperimentFile,
     Overrides,
     Plugins,
     Workers,
+    permit_code,
 )
 from hcache.config.schema import Server
 from hcache.data.queries import SPLITS, dropped_in_words
@@ -103,6 +105,7 @@ def sample(
         list[Path] | None,
         typer.Option("--from", help="Results of a batch, in place of servers. Repeatable."),
     ] = None,
+    allow_code: AllowCode = False,
 ) -> None:
     """Run every model sequence of every query, and keep all of it. Made once, never again.
 
@@ -110,6 +113,7 @@ def sample(
 
     Example: `hcache sample data/demo/experiment.yaml`
     """
+    permit_code(allow_code)
     loaded = Experiment.load(experiment, _with(set_, workers), db, plugins=plugin or ())
     _refuse_recorded(loaded)
     if policy is not None:
@@ -193,6 +197,7 @@ def rescore(
     db: Database = None,
     set_: Overrides = None,
     plugin: Plugins = None,
+    allow_code: AllowCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Score stored replies anew where a metric or an extractor has changed. Runs no model.
@@ -201,6 +206,7 @@ def rescore(
 
     Example: `hcache rescore data/demo/experiment.yaml`
     """
+    permit_code(allow_code)
     loaded = Experiment.load(experiment, set_ or (), db, plugins=plugin or ())
     with Store(loaded.db) as store:
         if loaded.name not in store.experiments():
@@ -262,7 +268,7 @@ def summary(tally: Tally, db: str) -> str:
         f"{generated} generations made ({cached} were there) in {tally.seconds:.1f} s; "
         f"{tally.complete} of {tally.queries} queries complete in {db}"
     )
-    if tally.scored.new or tally.scored.anew:
+    if tally.scored.new or tally.scored.anew or tally.scored.left:
         text += f"; {tally.scored}"
     if tally.spent:
         text += f"; cost {tally.spent:.4g}"

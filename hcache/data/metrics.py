@@ -1,10 +1,13 @@
 """Metrics: how well an answer agrees with the reference answers, in [0, 1].
 
 In comes an answer (as an extractor found it, see `extractors`) with the references of its
-query; out comes the best score over the references. `f1` and `em` follow HotpotQA's evaluation
-script, hotpot_evaluate_v1.py at github.com/hotpotqa/hotpot, except for references of which its
-normal form leaves nothing, such as "A": there no answer could be right under F1, and under EM every
-answer that also normalises to nothing would be.
+query (`references_of`); out comes the best score over the references. `f1` and `em` follow
+HotpotQA's evaluation script, hotpot_evaluate_v1.py at github.com/hotpotqa/hotpot, except for
+references of which its normal form leaves nothing, such as "A": there no answer could be right
+under F1, and under EM every answer that also normalises to nothing would be.
+
+`pass@1` (Chen et al., arXiv 2107.03374, with k = 1) runs what a model wrote against the tests of
+the query: only where that was allowed (`allow_code_execution`), each program in a sandbox.
 
 To add a metric: write a function of (answer, references) and register it in `METRICS`; where only
 some references can be met, say which with `requires`. `VERSIONS` holds the version of each metric
@@ -18,16 +21,20 @@ import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from hcache.data.letters import choice_letter
 from hcache.data.numbers import find_number
 from hcache.data.numerals import value, whole_number
-from hcache.errors import DataError
+from hcache.errors import ConfigError, DataError
 from hcache.plugins import Registry
 
 Metric = Callable[[str, Sequence[str]], float]
 METRICS: Registry[Metric] = Registry("metric", "hcache.metrics")
 VERSIONS = {"f1": 2, "em": 2, "numeric": 3, "choice": 3}
+CODE = "pass@1"
+PLACE = "{answer}"
+"""The line of a query's tests that the answer stands in place of."""
 RECORDED = "recorded"
 """Scores as others have stated them: facts, which no answer and no reference makes again."""
 VERDICTS = frozenset({"yes", "no", "noanswer"})
@@ -113,6 +120,49 @@ def choice(answer: str, references: Sequence[str]) -> float:
     return float(choice_letter(answer) in wanted)
 
 
+@METRICS.register(CODE)
+@requires(f"tests with a line {PLACE}", lambda tests: PLACE in tests.split("\n"))
+def pass_at_1(answer: str, references: Sequence[str]) -> float:
+    """1 where the tests run to their end with the answer in its place, else 0.
+
+    Raises:
+        ConfigError: nobody has allowed it.
+        DataError: the query has no tests.
+    """
+    return _pass_at_1([(answer, tuple(references))])[0]
+
+
+class Graded(Protocol):
+    """A query as metrics read it."""
+
+    @property
+    def references(self) -> Sequence[str]:
+        """The reference answers."""
+
+    @property
+    def tests(self) -> str:
+        """A program with a line for the answer; empty where there is none."""
+
+
+def references_of(metric: str, query: Graded) -> tuple[str, ...]:
+    """Texts that a metric holds answers to a query against: its tests, or its references."""
+    return (query.tests,) if metric == CODE else tuple(query.references)
+
+
+_allowed = False
+
+
+def allow_code_execution() -> None:
+    """Let this process run what models wrote; nothing in an experiment file can do that."""
+    global _allowed
+    _allowed = True
+
+
+def may_score(metric: str) -> bool:
+    """False for a metric that runs code while nobody has allowed it."""
+    return _allowed or metric != CODE
+
+
 @METRICS.register(RECORDED)
 def recorded(answer: str, references: Sequence[str]) -> float:
     """A score that was stated along with an outcome; there is no making it anew.
@@ -137,14 +187,32 @@ def score_many(
         ValueError: if there are not as many answers as reference lists.
     """
     score = METRICS.find(metric)
-    known: dict[tuple[str, tuple[str, ...]], float] = {}
-    out = []
-    for answer, texts in zip(answers, references, strict=True):
-        pair = (answer, tuple(texts))
-        if pair not in known:
-            known[pair] = score(*pair)
-        out.append(known[pair])
-    return out
+    pairs = [(answer, tuple(texts)) for answer, texts in zip(answers, references, strict=True)]
+    distinct = list(dict.fromkeys(pairs))
+    made = _pass_at_1(distinct) if metric == CODE else [score(*pair) for pair in distinct]
+    known = dict(zip(distinct, made, strict=True))
+    return [known[pair] for pair in pairs]
+
+
+def _pass_at_1(pairs: Sequence[tuple[str, tuple[str, ...]]]) -> list[float]:
+    if not may_score(CODE):
+        raise ConfigError(
+            f"the metric {CODE!r} runs code that models wrote.",
+            "If you want that, score again: hcache rescore EXPERIMENT.yaml --allow-code-execution",
+        )
+    from hcache.processes.sandbox import Outcome, run_programs
+
+    for _, tests in pairs:
+        _check(CODE, tests)
+    outcomes = run_programs([program_of(answer, tests) for answer, (tests,) in pairs])
+    return [float(outcome is Outcome.PASSED) for outcome in outcomes]
+
+
+def program_of(answer: str, tests: str) -> str:
+    """The tests of a query with an answer in its place."""
+    lines = tests.split("\n")
+    lines[lines.index(PLACE)] = answer
+    return "\n".join(lines)
 
 
 def _best(score: Callable[[str, str], float], answer: str, references: Sequence[str]) -> float:

@@ -36,7 +36,7 @@ class Query:
     item: str = ""  # its own name in a source that gives one; alike questions then stay apart
     instruction: str = ""  # what its data set asks of every answer; last but for the arm's own
     examples: str = ""  # worked questions of its data set, first in every prompt
-    tests: str = ""  # a program that fails unless the code before it is right
+    tests: str = ""  # a program that runs to its end if the code in its line {answer} is right
     place: str = field(default="", compare=False, repr=False)  # where it was read
 
     _id: str = field(default="", init=False, compare=False, repr=False)

@@ -25,7 +25,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hcache.data.metrics import unmet
+from hcache.data.metrics import PLACE, references_of, unmet
 from hcache.data.numerals import whole_number
 from hcache.data.queries import OPTIONAL, Query
 from hcache.data.source import Row, Source, is_list_of_str
@@ -95,13 +95,16 @@ def jsonl(
     context: str = "context",
     kind: str = "kind",
     passages: str = "passages",
+    tests: str = "tests",
 ) -> Iterator[Query]:
     """JSON objects; each option names the field to take.
 
     The answer is a string, a number or a list of these; `answers` is read where the options
     leave `answer` as it is and a row lacks it. The context is a string or a list of strings and
     is put before the question. Passages, a string or a list as well, stand beside it, where a
-    search tool finds them. Rows may lack context, kind and passages unless an option names them.
+    search tool finds them. Tests are a program for the metric pass@1, with a line {answer} that the
+    answer stands in place of. Rows may lack context, kind, passages and tests unless an option
+    names them.
     """
     for row in source.json_rows():
         plural = answer == "answer" and row.get("answer") is None
@@ -110,6 +113,7 @@ def jsonl(
             row.references("answers" if plural and "answers" in row.fields else answer),
             kind=row.text(kind, required=kind != "kind"),
             passages=tuple(row.texts(passages, required=passages != "passages")),
+            tests=row.text(tests, required=tests != "tests", strip=False),
         )
 
 
@@ -178,10 +182,15 @@ def mmlu(source: Source) -> Iterator[Query]:
 
 @READERS.register("humaneval")
 def humaneval(source: Source) -> Iterator[Query]:
-    """HumanEval problems: the prompt and its canonical solution, as written; nothing is run."""
+    """HumanEval problems: prompt, canonical solution and tests, as written; nothing is run here.
+
+    The answer to a problem may be the whole function or its body: the prompt stands before it.
+    """
     for row in source.json_rows():
-        solution = row.text("canonical_solution", strip=False)
-        yield Query(row.text("prompt", strip=False), (solution,))
+        prompt, solution = (row.text(f, strip=False) for f in ("prompt", "canonical_solution"))
+        test, name = row.text("test", required=False), row.text("entry_point", required=False)
+        lines = [prompt, PLACE, "", test, "", f"check({name})", ""] if test and name else []
+        yield Query(prompt, (solution,), tests="\n".join(lines))
 
 
 @READERS.register("recorded")
@@ -233,7 +242,7 @@ def _check_options(name: str, function: Reader, options: Mapping[str, object]) -
 
 def _check_unicode(source: Source, query: Query) -> None:
     try:
-        own = (query.question, query.kind, query.item)
+        own = (query.question, query.kind, query.item, query.tests)
         "".join([*own, *query.references, *query.passages]).encode()
     except UnicodeEncodeError as error:
         raise source.defect(r"holds half a surrogate pair (\ud800 to \udfff)") from error
@@ -241,11 +250,13 @@ def _check_unicode(source: Source, query: Query) -> None:
 
 def _check_references(metric: str, queries: Sequence[Query]) -> None:
     """Refuse rows that no answer could get right, all in one error, before any model runs."""
-    lacking = [(query, what) for query in queries if (what := unmet(metric, query.references))]
+    lacking = [
+        (query, what) for query in queries if (what := unmet(metric, references_of(metric, query)))
+    ]
     if not lacking:
         return
     query, what = lacking[0]
-    shown = ", ".join(repr(reference) for reference in query.references[:3])
+    shown = ", ".join(repr(reference) for reference in references_of(metric, query)[:3])
     raise DataError(
         f"{query.place}: the metric {metric!r} needs {what} as reference, not {shown} "
         f"({len(lacking):,} of {len(queries):,} rows have none).",

@@ -13,7 +13,7 @@ import polars as pl
 
 import hcache
 from hcache.config.file import parse_config, read_config
-from hcache.data.metrics import RECORDED, unmet
+from hcache.data.metrics import RECORDED, references_of, unmet
 from hcache.data.queries import (
     SPLITS,
     Dropped,
@@ -230,7 +230,8 @@ def _fitting(recording: Recording, queries: Mapping[str, Query]) -> dict[str, Ev
         for dataset, evaluation in recording.evaluations.items()
         if dataset not in without
         and not any(
-            unmet(evaluation.metric, query.references) or not query.references
+            unmet(evaluation.metric, references_of(evaluation.metric, query))
+            or not query.references
             for query in queries.values()
             if query.dataset == dataset
         )

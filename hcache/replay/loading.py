@@ -23,6 +23,7 @@ import torch
 
 from hcache.config.schema import ExperimentConfig
 from hcache.data.extractors import version_of
+from hcache.data.metrics import CODE
 from hcache.engines import ENGINES
 from hcache.errors import StoreError
 from hcache.experiment import build_workflow
@@ -202,6 +203,13 @@ def _check_scored(store: Store, leaves: pl.DataFrame) -> None:
             "(`hcache sample` does so too).",
         )
     if len(unscored):
+        if CODE in unscored["metric"]:
+            raise StoreError(
+                f"{store.path}: {len(unscored)} trajectories have no score {CODE!r}, which runs "
+                "code that models wrote.",
+                "Make it where you allow that: hcache rescore EXPERIMENT.yaml "
+                "--allow-code-execution",
+            )
         raise StoreError(
             f"{store.path}: {len(unscored)} trajectories have no score {_metrics_of(unscored)}.",
             "Add the metric to the data's `metrics` and run `hcache sample` again; "

@@ -30,7 +30,7 @@ import polars as pl
 
 from hcache.config.schema import DatasetConfig, ExperimentConfig, Price
 from hcache.data.extractors import extractor
-from hcache.data.metrics import score_many
+from hcache.data.metrics import references_of, score_many
 from hcache.data.queries import Query
 from hcache.keys import digest
 from hcache.models.arms import Arm, Pool
@@ -92,7 +92,8 @@ class Bound:
     def reward(self, query: Query, output: str, asks: Iterable[Mapping[str, Any]]) -> float:
         """R of a finished trajectory, from its output and the rows of its calls."""
         answer = extractor(self.data[query.dataset].extract)(output)
-        [found] = score_many(self.quality[query.dataset], [answer], [query.references])
+        metric = self.quality[query.dataset]
+        [found] = score_many(metric, [answer], [references_of(metric, query)])
         return found - self.alpha * self.cost(asks)
 
     def highest(self, asks: Iterable[Mapping[str, Any]]) -> float:

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from hcache.config.schema import DatasetConfig
 from hcache.data.extractors import extractor, version_of
-from hcache.data.metrics import RECORDED, score_many
+from hcache.data.metrics import CODE, RECORDED, may_score, references_of, score_many
 from hcache.data.queries import Query
 from hcache.errors import DataError
 from hcache.experiment import Experiment
@@ -23,6 +23,14 @@ from hcache.store.queries import TO_SCORE, UNSCORED
 
 Row = Mapping[str, Any]
 PAGE = 20_000  # trajectories scored at once
+PROGRAMS = 500  # the same where code is run: at most so many are run again after an interruption
+
+
+class _Graded(NamedTuple):
+    """The fields of a stored query that answers are held against."""
+
+    references: Sequence[str]
+    tests: str
 
 
 @dataclass
@@ -32,18 +40,27 @@ class Scored:
     new: int = 0  # where there was none
     anew: int = 0  # in place of one by another version
     changed: int = 0  # of these, with another value than before
+    left: int = 0  # that would run code, which nobody has allowed
 
     def __str__(self) -> str:
         parts = [f"{self.new:,} new scores"] if self.new else []
         if self.anew or not parts:
             parts.append(f"{self.anew:,} scores made anew, {self.changed:,} values changed")
+        if self.left:
+            parts.append(
+                f"{self.left:,} not made, since they run code that models wrote: "
+                "`hcache rescore EXPERIMENT.yaml --allow-code-execution` makes them"
+            )
         return "; ".join(parts)
 
 
 def score(
     trajectories: Iterable[Row], queries: Mapping[str, Query], data: Mapping[str, DatasetConfig]
 ) -> list[dict[str, Any]]:
-    """Rows of `scores` for trajectories, each by the extractor and metrics of its data set."""
+    """Rows of `scores` for trajectories, each by the extractor and metrics of its data set.
+
+    The metric that runs code is left to `rescore`, which runs many programs side by side.
+    """
     by_dataset: dict[str, list[Row]] = defaultdict(list)
     for row in trajectories:
         query = queries[row["query_id"]]
@@ -52,18 +69,20 @@ def score(
                 "trajectory_id": row["trajectory_id"],
                 "output": row["output"],
                 "references": query.references,
+                "tests": query.tests,
             }
         )
     return [
         row
         for dataset, rows in by_dataset.items()
         for metric in data[dataset].metrics
+        if metric != CODE
         for row in score_rows(rows, data[dataset].extract, metric)
     ]
 
 
 def score_rows(rows: Sequence[Row], extract: str, metric: str) -> list[dict[str, Any]]:
-    """Rows of `scores` for rows with trajectory_id, output and references.
+    """Rows of `scores` for rows with trajectory_id, output, references and tests.
 
     Raises:
         ConfigError: for an unknown extractor or metric.
@@ -72,7 +91,8 @@ def score_rows(rows: Sequence[Row], extract: str, metric: str) -> list[dict[str,
     take = extractor(extract)
     taken = {text: take(text) for text in {row["output"] for row in rows}}
     answers = [taken[row["output"]] for row in rows]
-    values = score_many(metric, answers, [row["references"] for row in rows])
+    graded = (_Graded(row["references"], row["tests"] or "") for row in rows)
+    values = score_many(metric, answers, [references_of(metric, query) for query in graded])
     version = version_of(extract, metric)
     return [
         {
@@ -102,6 +122,9 @@ def rescore(
     done = Scored()
     for name, dataset in experiment.config.data.items():
         for metric in dataset.metrics:
+            if not may_score(metric):
+                done.left += _number_unscored(experiment, name, dataset.extract, metric)
+                continue
             for rows in _unscored(experiment, name, dataset.extract, metric):
                 scores = score_rows(rows, dataset.extract, metric)
                 wait_and_write(experiment.db, {"scores": scores}, patience)
@@ -116,6 +139,12 @@ def rescore(
     return done
 
 
+def _number_unscored(experiment: Experiment, dataset: str, extract: str, metric: str) -> int:
+    wanted = [experiment.name, dataset, extract, metric, version_of(extract, metric)]
+    with Store(experiment.db) as store:
+        return len(store.sql(UNSCORED, wanted))
+
+
 def _unscored(
     experiment: Experiment, dataset: str, extract: str, metric: str
 ) -> Iterator[Sequence[Row]]:
@@ -123,7 +152,7 @@ def _unscored(
     wanted = [experiment.name, dataset, extract, metric, version_of(extract, metric)]
     with Store(experiment.db) as store:
         found = store.sql(UNSCORED, wanted)
-    for chosen in found.iter_slices(PAGE):
+    for chosen in found.iter_slices(PROGRAMS if metric == CODE else PAGE):
         with Store(experiment.db) as store:
             rows = store.sql(TO_SCORE, chosen=chosen).to_dicts()
         if metric != RECORDED and any(row["unrecorded"] for row in rows):

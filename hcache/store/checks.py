@@ -359,7 +359,7 @@ where extractor = $1 and metric = $2 and version = $3 order by trajectory_id
 """
 
 TO_COMPARE = """
-select s.trajectory_id, s.answer, s.value, t.output, q."references"
+select s.trajectory_id, s.answer, s.value, t.output, q."references", q.tests
 from scores s semi join chosen using (trajectory_id)
 join trajectories t using (trajectory_id) join queries q using (query_id)
 where s.extractor = $1 and s.metric = $2

@@ -107,7 +107,8 @@ order by t.trajectory_id
 """
 
 TO_SCORE = """
-select c.*, t.output, q."references", coalesce(g.finish_reason = 'unrecorded', false) as unrecorded
+select c.*, t.output, q."references", q.tests,
+       coalesce(g.finish_reason = 'unrecorded', false) as unrecorded
 from chosen c join trajectories t using (trajectory_id) join queries q using (query_id)
 left join generations g on g.generation_id = t.asks[-1].generation
 order by c.trajectory_id

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from hcache.data.letters import choice_letter
 from hcache.data.metrics import (
+    CODE,
     METRICS,
     RECORDED,
     Metric,
@@ -31,7 +32,7 @@ WORDS = st.lists(
         ["the", "The", "a", "an", "yes", "no", "Norway", "Paris", "Paris.", "U.S.", "-"]
     )
 ).map(" ".join)
-COMPUTED = [name for name in METRICS if name != RECORDED]  # from an answer
+COMPUTED = [name for name in METRICS if name not in (CODE, RECORDED)]  # from texts alone
 TEXTS = st.one_of(WORDS, st.text(max_size=40))
 
 

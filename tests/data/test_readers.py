@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers.paths import SHARED
 
-from hcache.data.metrics import METRICS
+from hcache.data.metrics import METRICS, program_of
 from hcache.data.queries import Query
 from hcache.data.readers import READERS, read
 from hcache.data.source import Source
@@ -180,6 +180,32 @@ def test_mmlu_in_json_reads_as_csv_does(tmp_path: Path, name: str) -> None:
     one, other = read("mmlu", write(tmp_path, content, name), dataset="m")
     assert [one] == read("mmlu", write(tmp_path, "Which?,1,2,3,4,C\n", "facts.csv"), dataset="m")
     assert other == Query("Who?\nA. 1\nB. 2\nC. 3\nD. 4", ("A",), "m")
+
+
+def test_humaneval_has_tests_with_a_place_for_the_answer(tmp_path: Path) -> None:
+    row = {
+        "prompt": "def one():\n    'One.'\n",
+        "canonical_solution": "    return 1\n",
+        "test": "def check(f):\n    assert f() == 1\n",
+        "entry_point": "one",
+    }
+    path = write(tmp_path, lines(row))
+    [query] = read("humaneval", path, dataset="c", metrics=["pass@1", "f1"])
+    assert query.references == ("    return 1\n",)
+    for answer in ("    return 1", "def one():\n    return 1"):
+        exec(program_of(answer, query.tests), {})
+    with pytest.raises(AssertionError):
+        exec(program_of("    return 2", query.tests), {})
+
+
+def test_metric_that_runs_tests_needs_some(tmp_path: Path) -> None:
+    for row in ({}, {"tests": "assert True"}):
+        path = write(tmp_path, lines({"question": "q", "answer": "a"} | row))
+        with pytest.raises(DataError, match=r"data\.jsonl:1: .*needs tests with a line {answer}"):
+            read("jsonl", path, dataset="c", metrics=["pass@1"])
+    path = write(tmp_path, lines({"question": "q", "answer": "a", "check": "{answer}"}))
+    [query] = read("jsonl", path, dataset="c", metrics=["pass@1"], options={"tests": "check"})
+    assert query.tests == "{answer}"
 
 
 def test_humaneval_keeps_every_space(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from hcache.data import extractors, metrics
 from hcache.data.extractors import EXTRACTORS, extractor, version_of
-from hcache.data.metrics import METRICS, RECORDED
+from hcache.data.metrics import METRICS, RECORDED, score_many
 from hcache.keys import digest
 from hcache.plugins import Source
 
@@ -33,6 +33,7 @@ REFERENCES = {
     "em": ["Paris", "A", "The The", "!!!", "no"],
     "numeric": ["5", "-5", "9500", "2.5", "18", "1000", "1/2", "1,500", "20", "72"],
     "choice": ["B", "C", "(d)"],
+    "pass@1": ["said = r'''\n{answer}\n'''\nassert 'Paris' in said"],
 }
 # Version, and the digest of what it makes of the table
 EXTRACTED = {
@@ -50,6 +51,7 @@ SCORED = {
     "em": (2, "e5dd05d33781"),
     "f1": (2, "d549de97e398"),
     "numeric": (3, "772c1fe91d84"),
+    "pass@1": (1, "ad2f4df517b2"),
 }
 
 
@@ -62,9 +64,12 @@ def test_answers_of_an_extractor_belong_to_its_version(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in METRICS if name != RECORDED])
-def test_scores_of_a_metric_belong_to_its_version(name: str) -> None:
-    score = METRICS.find(name)
-    made = digest([json.dumps(score(r, [ref])) for ref in REFERENCES[name] for r in REPLIES])[:12]
+def test_scores_of_a_metric_belong_to_its_version(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "_allowed", True)
+    pairs = [(reply, [reference]) for reference in REFERENCES[name] for reply in REPLIES]
+    made = digest([json.dumps(score) for score in score_many(name, *zip(*pairs, strict=True))])[:12]
     assert (metrics.VERSIONS.get(name, 1), made) == SCORED[name], (
         f"the metric {name!r} has changed: raise its version and pin the new row"
     )
