@@ -40,6 +40,7 @@ class Query:
     place: str = field(default="", compare=False, repr=False)  # where it was read
 
     _id: str = field(default="", init=False, compare=False, repr=False)
+    _wording: str = field(default="", init=False, compare=False, repr=False)
 
     @property
     def id(self) -> str:
@@ -61,7 +62,9 @@ class Query:
     @property
     def wording(self) -> str:
         """Key of what is asked, see `wording_key`."""
-        return wording_key(self.question)
+        if not self._wording:
+            object.__setattr__(self, "_wording", wording_key(self.question))
+        return self._wording
 
 
 def wording_key(question: str) -> str:

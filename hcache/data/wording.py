@@ -18,25 +18,27 @@ _MINUS = "−"
 _RAISED = re.compile("[\u00b2\u00b3\u00b9\u2070\u2071\u2074-\u207f]+")  # 10³ is 10^3, not 103
 _LOWERED = re.compile("[\u2080-\u208e\u2090-\u209c]+")
 
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+# Each alternative begins with its character and looks back over it: a search then skips from one
+# such character to the next, which takes a fifth of the time.
+_THOUSANDS = re.compile(r",(?<=\d,)(?=\d{3}(?!\d))")
 _LETTER = r"[^\W\d_]"
 _HYPHEN = re.compile(
-    rf"(?<={_LETTER}{_LETTER})-+(?={_LETTER})|(?<={_LETTER})-+(?={_LETTER}{_LETTER})"
-    rf"|(?<={_LETTER}{_LETTER}) -+ (?={_LETTER}{_LETTER})"
+    rf"-(?<={_LETTER}{_LETTER}-)-*(?={_LETTER})|-(?<={_LETTER}-)-*(?={_LETTER}{_LETTER})"
+    rf"| (?<={_LETTER}{_LETTER} )-+ (?={_LETTER}{_LETTER})"
 )
 _PUNCTUATION = re.compile(
     rf"""
     [,;?]
-    | \.(?!\d) | (?<={_LETTER})\.         # not the point of 3.5 or of .5
-    | :(?!\d) | (?<!\d):                  # not the colon of 3:45
-    | '(?!\() | (?<!\w)'                  # not the derivative f'(x)
-    | (?<![\d)\]])(?<!\b\w)!(?![=\w(])    # not 5!, n!, !=, !x
+    | \.(?!\d) | \.(?<={_LETTER}\.)       # not the point of 3.5 or of .5
+    | :(?!\d) | :(?<!\d:)                 # not the colon of 3:45
+    | '(?!\() | '(?<!\w')                 # not the derivative f'(x)
+    | !(?<![\d)\]]!)(?<!\b\w!)(?![=\w(])  # not 5!, n!, !=, !x
     """,
     re.VERBOSE,
 )
 _BRACKET = re.compile(r"[()\[\]{}]")
 _FORMAL = re.compile(r"\d|[^\w\s()\[\]{}]|_")
-_SPACE = re.compile(r"(?<!\d) | (?!\d)")
+_SPACE = re.compile(r" (?<!\d )| (?!\d)")
 
 
 def normalised(question: str) -> str:
@@ -55,8 +57,11 @@ def normalised(question: str) -> str:
 
 def _folded(text: str) -> str:
     """Text without case, with one character for each of dash, quotation mark and space."""
-    text = _LOWERED.sub(r"_\g<0>", _RAISED.sub(r"^\g<0>", text))
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    if text.isascii():
+        folded = text.lower()
+    else:
+        text = _LOWERED.sub(r"_\g<0>", _RAISED.sub(r"^\g<0>", text))
+        folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(folded.translate(_TABLE).split())
 
 

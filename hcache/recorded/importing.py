@@ -78,8 +78,34 @@ def import_files(
         DataError: the files do not say what the format does, in one line with file and row.
         StoreError: the database says otherwise, or cannot be written.
     """
+    prepared = _prepare(kind, paths, db, name or kind, split, options or {})
+    imported = prepared.imported
+    bring(db, prepared.rows, imported.experiment, patience)
+    wrote = write_settings(imported.file, prepared.settings, prepared.unit)
+    return replace(imported, wrote_file=wrote)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """An import before it is written; whatever else it was made from can be forgotten."""
+
+    rows: dict[str, pl.DataFrame]
+    settings: dict[str, Any]
+    unit: str
+    imported: Imported
+
+
+def _prepare(
+    kind: str,
+    paths: Sequence[Path],
+    db: Path,
+    name: str,
+    split: str,
+    options: Mapping[str, str],
+) -> _Prepared:
+    """Read files, check what they say, and make rows of it."""
     importer = IMPORTERS.find(kind)
-    given, published = split_options(options or {})
+    given, published = split_options(options)
     chosen = options_of(importer, given, f"format {kind!r}")
     with _foreign(kind, paths):
         recording, known = _by_content(importer(list(paths), **chosen))
@@ -101,7 +127,6 @@ def import_files(
     used = {name: sorted({q.dataset for q in part}) for name, part in kept.items()}
     datasets = list(dict.fromkeys(query.dataset for query in known.values()))
     splits = {d: [s for s in SPLITS if d in used.get(s, ())] for d in datasets}
-    name = name or kind
     raw = settings_of(checked, name, db, {d: own for d, own in splits.items() if own})
     file = db.parent / f"{name}.yaml"
     experiment = Experiment(parse_config(raw, str(file)), file, db)
@@ -110,11 +135,10 @@ def import_files(
     rows = tables(checked, experiment, queries, facts)
     own = experiment.tables(kept)
     rows |= {table: frame_of(table, items) for table, items in own.items()}
-    bring(db, rows, name, patience)
-    return Imported(
+    imported = Imported(
         name,
         file,
-        write_settings(file, raw, recording.unit),
+        False,
         {split: len(part) for split, part in kept.items()},
         tuple(checked.arms.values()),
         len(rows["trajectories"]),
@@ -125,6 +149,7 @@ def import_files(
         _differences(rows["scores"]),
         recording.notes,
     )
+    return _Prepared(rows, raw, recording.unit, imported)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import duckdb
@@ -38,8 +38,10 @@ where list_contains(?, provenance_id)
 """Outcomes that are brought in again stay of the files that they came from first."""
 
 
-def bring(path: Path, tables: Mapping[str, pl.DataFrame], experiment: str, patience: float) -> None:
+def bring(path: Path, tables: dict[str, pl.DataFrame], experiment: str, patience: float) -> None:
     """Add the rows of an experiment, all or none; those that are there already stay.
+
+    Each frame is taken out of `tables` as it is written, so that its memory is free for the next.
 
     Raises:
         StoreBusyError: another process has had the file open for `patience` seconds.
@@ -49,18 +51,19 @@ def bring(path: Path, tables: Mapping[str, pl.DataFrame], experiment: str, patie
     patiently(lambda: _bring(path, tables, experiment), patience)
 
 
-def _bring(path: Path, tables: Mapping[str, pl.DataFrame], experiment: str) -> None:
+def _bring(path: Path, tables: dict[str, pl.DataFrame], experiment: str) -> None:
     metrics = {*tables["scores"]["metric"].unique(), *tables["splits"]["quality"].unique()}
+    provenance = tables["provenance"]["provenance_id"].to_list()
     with writing(path, metrics) as connection:
         _refuse_sampled(connection, path, tables["experiments"], experiment)
         for table in OF_EXPERIMENT:
             connection.execute(f"delete from {table} where experiment = ?", [experiment])
-        for table, frame in tables.items():
-            connection.register("batch", frame)
+        for table in list(tables):
+            connection.register("batch", tables.pop(table))
             _refuse_other_facts(connection, path, table, FACTS.get(table, ()))
             insert_batch(connection, table)
             connection.unregister("batch")
-        connection.execute(UNUSED, [tables["provenance"]["provenance_id"].to_list()])
+        connection.execute(UNUSED, [provenance])
         follow_metrics(connection, metrics)
 
 

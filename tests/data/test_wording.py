@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hcache.data import wording
 from hcache.data.wording import normalised
 
 ONE_QUESTION = [
@@ -105,3 +109,34 @@ def test_operators_and_numbers_are_kept(numbers: list[int], data: st.DataObject)
 def test_any_text_has_a_wording(text: str) -> None:
     assert normalised(text) == normalised(f"  {text}\n")
     assert bool(normalised(text)) or not normalised(text.strip())
+
+
+# The same patterns with the context before the character, as one would write them first.
+LETTER = r"[^\W\d_]"
+PLAIN = {
+    "_THOUSANDS": re.compile(r"(?<=\d),(?=\d{3}(?!\d))"),
+    "_HYPHEN": re.compile(
+        rf"(?<={LETTER}{LETTER})-+(?={LETTER})|(?<={LETTER})-+(?={LETTER}{LETTER})"
+        rf"|(?<={LETTER}{LETTER}) -+ (?={LETTER}{LETTER})"
+    ),
+    "_PUNCTUATION": re.compile(
+        rf"[,;?]|\.(?!\d)|(?<={LETTER})\.|:(?!\d)|(?<!\d):|'(?!\()|(?<!\w)'"
+        r"|(?<![\d)\]])(?<!\b\w)!(?![=\w(])"
+    ),
+    "_SPACE": re.compile(r"(?<!\d) | (?!\d)"),
+}
+
+
+@given(text=st.text("aB19.,;:?!'\"()[]{}-–_ =²₂ßé\u200b。\n", max_size=30) | st.text(max_size=30))
+def test_quick_patterns_find_what_plain_ones_do(text: str) -> None:
+    quick = normalised(text)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, pattern in PLAIN.items():
+            patch.setattr(wording, name, pattern)
+        assert normalised(text) == quick
+
+
+@given(text=st.text(st.characters(max_codepoint=127)))
+def test_ascii_is_folded_as_any_text_is(text: str) -> None:
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    assert text.lower() == folded
