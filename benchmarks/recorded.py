@@ -175,9 +175,10 @@ def anytime(copy: Path, work: Path) -> Iterator[Row]:
         folder = copy / "data" / "router_splits_seeds" / f"seed{seed}"
         import_files("anytime_gsm8k", [folder], db, name=f"seed{seed}")
         confidence = _confidences(folder)
-        for projection in range(SEEDS):
-            own = trees(db, f"seed{seed}", projection)
-            ours, theirs = _stops(own, 256.0), _threshold(own, confidence, 256.0)
+        projected = [trees(db, f"seed{seed}", projection) for projection in range(SEEDS)]
+        theirs = _threshold(projected[0], confidence, 256.0)  # which see no features
+        for own in projected:
+            ours = _stops(own, 256.0)
             rows.append([*(x.mean() for x in (*ours, *theirs))])
             gains.append(ours[0] - theirs[0])
     mean = np.mean(rows, axis=0)

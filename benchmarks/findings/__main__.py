@@ -20,11 +20,12 @@ from benchmarks.findings.study import Place
 from hcache.files import replace_file
 from hcache.reporting.style import STYLE
 
-EXPERIMENT = Path("data/real/experiment.yaml")
+EXPERIMENT = Path("examples/real.yaml")
+CASCADE = Path("examples/real-cascade.yaml")
 OPENING = """# Findings
 
 Four benchmarks, three public models in four arms, every sequence of up to two calls, sampled once
-([data/real/README.md](../data/real/README.md)). Everything below is computed from that cache by
+([examples/real.yaml](../examples/real.yaml)). Everything below is computed from that cache by
 
     python -m benchmarks.findings
 
@@ -37,11 +38,11 @@ the test questions are judged once.
 def main() -> None:
     """Write the page and the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--db", type=Path, default=Path("data/real/real.duckdb"))
+    parser.add_argument("--db", type=Path, default=Path("runs/real/hcache.duckdb"))
     parser.add_argument("--runs", type=Path, default=Path("runs/findings"))
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     given = parser.parse_args()
-    place = Place(EXPERIMENT, given.db, given.runs)
+    place = Place(EXPERIMENT, CASCADE, given.db, given.runs)
     findings = [table(place)[0], *(answer(place) for answer in ANSWERS)]
     folder = given.docs / "findings"
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +54,7 @@ def main() -> None:
 
 def section(finding: Finding) -> str:
     """A finding as Markdown."""
-    lines = [f"## {finding.title}", "", *finding.sentences, ""]
+    lines = [f"## {finding.title}", "", *(f"- {sentence}" for sentence in finding.sentences), ""]
     lines += [f"![{finding.title}](findings/{finding.key}.svg)", ""]
     lines += [_row(finding.header), _row(["---"] * len(finding.header))]
     lines += [_row(row) for row in finding.rows]

@@ -57,11 +57,11 @@ def said(value: Interval, digits: int = 3) -> str:
     return f"{text} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
 
 
-def told(value: Interval, better: str = "better", worse: str = "worse") -> str:
+def told(value: Interval) -> str:
     """A difference in words, by whether its interval holds 0."""
     if not value.excludes_zero:
-        return f"cannot be told from 0 ({said(value)})"
-    return f"{better if value.estimate > 0 else worse} by {said(value)}"
+        return f"not distinguishable ({said(value)})"
+    return f"{'higher' if value.estimate > 0 else 'lower'} by {said(value)}"
 
 
 # The table
@@ -82,11 +82,11 @@ def table(place: Place) -> tuple[Finding, Report]:
         f"{report.queries} test questions, {report.selection_queries} to learn and to choose from; "
         f"R = quality − {report.alpha:g} · USD; every router in {SEEDS} seeds.",
         f"The best static sequence, chosen on training and validation, is {report.best_static}. "
-        f"{_names(better)} surely better than it, {_names(worse)} surely worse; of the others that "
-        "cannot be told (Holm over the routers, 95%).",
-        f"The highest reward is that of {best.name}: {said(best.reward)}, which is "
-        f"{told(best.difference)} against the best static sequence and closes "
-        f"{said(best.gap_closed, 2)} of the gap to the oracle.",
+        f"Better than it: {_names(better)}; worse: {_names(worse)}; the others are not "
+        "distinguishable from it (95%, Holm over the routers).",
+        f"The highest reward is that of {best.name}, {said(best.reward)}. Against the best static "
+        f"sequence it is {told(best.difference)}; it closes {said(best.gap_closed, 2)} of the gap "
+        "to the oracle.",
     )
     return Finding(
         "routers", "All routers", sentences,
@@ -103,9 +103,7 @@ def table(place: Place) -> tuple[Finding, Report]:
 
 
 def _names(names: Sequence[str]) -> str:
-    if not names:
-        return "No router is"
-    return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"
+    return ", ".join(names) or "none"
 
 
 # Value of context
@@ -113,15 +111,11 @@ def _names(names: Sequence[str]) -> str:
 
 def context(place: Place) -> Finding:
     """One hop, two hops, and as many calls without context."""
-    settings = {
-        "L = 1": (),
-        "L = 2": (),
-        "L = 2 without STOP": ("train.stop=false",),
-        "L = 2 without context": ("workflow.name=cascade",),
-    }
     studies = {
-        name: Study(place, f"workflow.hops={1 if '1' in name else 2}", *changes)
-        for name, changes in settings.items()
+        "L = 1": Study(place, "workflow.hops=1"),
+        "L = 2": Study(place),
+        "L = 2 without STOP": Study(place, "train.stop=false"),
+        "L = 2 without context": Study(place, cascade=True),
     }
     found: dict[str, dict[str, Candidate]] = {
         name: {"best static": s.static, OURS: s.router(OURS), "oracle": s.oracle}
@@ -129,21 +123,21 @@ def context(place: Place) -> Finding:
     }
     gains = {
         (name, who): difference(found["L = 2"][who].reward, found[name][who].reward)
-        for name in settings
+        for name in studies
         for who in found[name]
         if name != "L = 2"
     }
     sentences = [
-        f"A second hop with context is, for {who}, {told(gains['L = 1', who])} against one hop."
+        f"R with a second hop, against one hop, {who}: {told(gains['L = 1', who])}."
         for who in ("best static", OURS, "oracle")
     ]
     sentences += [
-        f"Against the same arms asked without each other's replies, context is, for {who}, "
+        f"R with context, against the same arms asked without each other's replies, {who}: "
         f"{told(gains['L = 2 without context', who])}."
         for who in ("best static", OURS, "oracle")
     ]
     sentences.append(
-        f"STOP is worth, for {OURS}: {told(gains['L = 2 without STOP', OURS])}; for the oracle: "
+        f"R with STOP, against none, {OURS}: {told(gains['L = 2 without STOP', OURS])}; oracle: "
         f"{told(gains['L = 2 without STOP', 'oracle'])}."
     )
     return Finding(
@@ -195,7 +189,7 @@ def claim(place: Place) -> Finding:
         if ratios
         else "No data set has a single model with a quality above 0",
         f"Against the best static sequence ({static.sequence}), which the claim leaves out, its "
-        f"quality is {told(overall, 'higher', 'lower')}.",
+        f"quality is {told(overall)}.",
     )
     return Finding(
         "claim", "HierRouter's claim, by its measure and by ours",

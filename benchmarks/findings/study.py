@@ -34,6 +34,7 @@ class Place:
     """Where the study finds its cache and keeps its runs."""
 
     experiment: Path
+    cascade: Path  # the same arms, asked without each other's replies
     db: Path
     runs: Path
 
@@ -41,9 +42,9 @@ class Place:
 class Study:
     """An experiment with some of its settings changed."""
 
-    def __init__(self, place: Place, *changes: str) -> None:
-        runs = f"runs={place.runs}"
-        self.experiment = Experiment.load(place.experiment, [runs, *changes], place.db)
+    def __init__(self, place: Place, *changes: str, cascade: bool = False) -> None:
+        file = place.cascade if cascade else place.experiment
+        self.experiment = Experiment.load(file, [f"runs={place.runs}", *changes], place.db)
 
     @property
     def alpha(self) -> float:
