@@ -42,7 +42,7 @@ COMMANDS = [
     ["rescore", EXPERIMENT],
     ["train", EXPERIMENT],
     ["bench", EXPERIMENT, "--algos", "sft"],
-    ["eval", EXPERIMENT, "--csv", "rows.csv", "--json"],
+    ["eval", EXPERIMENT, "--format", "json"],
     ["report", EXPERIMENT, "--out", "page"],
     ["export", "replies.jsonl", *DB],
     ["export", "replies.parquet", *DB, "--questions"],

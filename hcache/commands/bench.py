@@ -9,9 +9,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
 from hcache.commands.console import notes, progress, say
 from hcache.commands.options import (
-    AsJson,
     Database,
     ExperimentFile,
+    Format,
+    OutputFormat,
     Overrides,
     Plugins,
     TrackerName,
@@ -40,7 +41,7 @@ def bench(
     set_: Overrides = None,
     plugin: Plugins = None,
     tracker: TrackerName = DEFAULT,
-    as_json: AsJson = False,
+    format: OutputFormat = Format.table,
 ) -> None:
     """Train every router in several seeds, a process per core, and evaluate them all.
 
@@ -69,7 +70,7 @@ def bench(
             list(zip(others, trained[1:], strict=True)),
             on_router,
         )
-    print_report(report, as_json, report.verdicts.values())
+    print_report(report, format, report.verdicts.values())
     if missing := len(wanted) - len(runs):
         raise RunError(
             f"{missing} of {len(wanted)} runs are left out.",

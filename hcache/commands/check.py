@@ -9,11 +9,20 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, TaskID
 
-from hcache.commands.console import print_json, progress, say
-from hcache.commands.options import AsJson, Database, ExperimentFile, Overrides, Plugins
+from hcache.commands.console import print_rows, progress, say
+from hcache.commands.options import (
+    Database,
+    ExperimentFile,
+    Format,
+    OutputFormat,
+    Overrides,
+    Plugins,
+)
 from hcache.errors import EngineError, StoreError
 from hcache.experiment import Experiment
 from hcache.store import Store
+
+FAULT = ("table", "fault", "count", "example", "hint")
 
 ExperimentOrDatabase = Annotated[
     Path,
@@ -33,7 +42,7 @@ def check(
     all_prompts: Annotated[
         bool, typer.Option("--all", help="Render every prompt again, not 200 of each arm.")
     ] = False,
-    as_json: AsJson = False,
+    format: OutputFormat = Format.table,
 ) -> None:
     """Check a database row by row: keys, trees, scores, counts of tokens. Runs no model.
 
@@ -51,8 +60,9 @@ def check(
     path = db or (target if experiment is None else experiment.db)
     with CheckProgress() as on_progress:
         found = check_database(path, experiment, all_prompts, on_progress)
-    if as_json:
-        print_json(found.to_dict())
+    if format is not Format.table:
+        faults = [asdict(fault) for fault in found.faults]
+        print_rows(faults, format, whole=found.to_dict(), columns=FAULT)
     else:
         checked = ", ".join(f"{number:,} {what}" for what, number in found.checked.items())
         for line in (*map(str, found.faults), *found.notes, f"checked: {checked or 'the schema'}"):
@@ -64,7 +74,7 @@ def check(
             "docs/checking.md says what they mean; to have a sound one, sample into another file: "
             "hcache sample EXPERIMENT.yaml --db FILE",
         )
-    if not as_json:
+    if format is Format.table:
         say(f"{path}: clean")
 
 
@@ -75,7 +85,7 @@ def verify(
     plugin: Plugins = None,
     count: Annotated[int, typer.Option(min=1, help="Generations of each arm.")] = 20,
     seed: Annotated[int, typer.Option(help="Draws which ones.")] = 0,
-    as_json: AsJson = False,
+    format: OutputFormat = Format.table,
 ) -> None:
     """Make some stored generations again with the models, and compare them token by token.
 
@@ -89,8 +99,8 @@ def verify(
     loaded = Experiment.load(experiment, set_ or (), db, plugins=plugin or ())
     with Store(loaded.db) as store, CheckProgress() as on_progress:
         found = list(regenerate(store, loaded, count, seed, on_progress=on_progress))
-    if as_json:
-        print_json([asdict(each) for each in found])
+    if format is not Format.table:
+        print_rows([asdict(each) for each in found], format)
     else:
         for each in found:
             say(f"{each}")
@@ -106,7 +116,7 @@ def verify(
 def digest(
     target: ExperimentOrDatabase,
     db: Database = None,
-    as_json: AsJson = False,
+    format: OutputFormat = Format.table,
 ) -> None:
     """Print the digest of what a database holds: the same for the same content, in any order.
 
@@ -119,8 +129,10 @@ def digest(
 
     with Store(database_of(target, db)) as store:
         found = content_digest(store)
-    if as_json:
-        print_json(asdict(found))
+    if format is not Format.table:
+        rows = [{"table": name} | asdict(table) for name, table in found.tables.items()]
+        every = {"table": "all", "digest": found.digest}
+        print_rows([*rows, every], format, whole=asdict(found))
         return
     for name, table in found.tables.items():
         say(f"{table.digest[:32]}  {name} ({table.rows:,} rows)")

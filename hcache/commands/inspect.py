@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from enum import StrEnum
 from pathlib import Path
 from shlex import quote
 from typing import Annotated, Any
 
 import typer
 
-from hcache.commands.console import console, csv_text, field, print_json, say, table_of
-from hcache.commands.options import AsJson
+from hcache.commands.console import console, field, print_rows, say
+from hcache.commands.options import Format, OutputFormat
 from hcache.errors import RunError, StoreError
 from hcache.processes.signals import ended_at_once
 from hcache.recorded.rows import UNRECORDED
@@ -22,21 +21,14 @@ from hcache.store.queries import CALLS, FIND
 
 DatabaseFile = Annotated[Path, typer.Option("--db", help="The database.", show_default=False)]
 MISSING = "not recorded"  # by those who made the calls
+RUN = ("run", "experiment", "algo", "seed", "alpha", "valid reward", "seconds", "state")
 RunsFolder = Annotated[Path, typer.Option("--runs", help="Folder of the runs.")]
-
-
-class Format(StrEnum):
-    """Forms in which rows are printed."""
-
-    table = "table"
-    csv = "csv"
-    json = "json"
 
 
 def sql(
     query: Annotated[str, typer.Argument(help="Any SQL query.", show_default=False)],
     db: DatabaseFile,
-    format: Annotated[Format, typer.Option(help="How rows are printed.")] = Format.table,
+    format: OutputFormat = Format.table,
     allow_external_access: Annotated[
         bool,
         typer.Option(
@@ -55,14 +47,10 @@ def sql(
     """
     with ended_at_once(), open_for_people(db, allow_external_access) as store:
         columns, rows = answer(store, query)
-    if format is Format.csv:
-        typer.echo(csv_text(columns, rows), nl=False)
-    elif format is Format.json:
-        print_json(rows)
-    elif not rows:
-        say("no rows")
+    if rows or format is not Format.table:
+        print_rows(rows, format, columns=columns)
     else:
-        console.print(table_of(rows))
+        say("no rows")
 
 
 def show(
@@ -70,6 +58,7 @@ def show(
         str, typer.Argument(help="Id of a trajectory, or its first characters.", show_default=False)
     ],
     db: DatabaseFile,
+    format: OutputFormat = Format.table,
 ) -> None:
     """Show a trajectory: the question, each hop's arm, prompt, reply, tokens and cost, the score.
 
@@ -91,6 +80,9 @@ def show(
         outcome = found[0]
         calls = answer(store, CALLS, [outcome["trajectory_id"], outcome["experiment"]]).rows
         scores = {metric: outcome[metric] for metric in store.metrics()}
+    if format is not Format.table:
+        print_rows(calls, format, whole={"outcome": outcome, "calls": calls})
+        return
     try:
         told = [(f"{name}", f"{text}") for name, text in _told(outcome, calls, scores)]
     except (
@@ -156,16 +148,14 @@ runs = typer.Typer(
 
 @runs.callback()
 def list_runs(
-    context: typer.Context, folder: RunsFolder = Path("runs"), as_json: AsJson = False
+    context: typer.Context, folder: RunsFolder = Path("runs"), format: OutputFormat = Format.table
 ) -> None:
     """List runs with algorithm, seed, α and validation reward."""
     if context.invoked_subcommand is not None:
         return
     rows = [_run_row(run) for run in all_runs(folder)]
-    if as_json:
-        print_json(rows)
-    elif rows:
-        console.print(table_of(rows))
+    if rows or format is not Format.table:
+        print_rows(rows, format, columns=RUN)
     else:
         say(f"no runs below {folder}; train one with: hcache train EXPERIMENT.yaml")
 
@@ -174,6 +164,7 @@ def list_runs(
 def show_run(
     run: Annotated[str, typer.Argument(help="Folder or name of a run.", show_default=False)],
     folder: RunsFolder = Path("runs"),
+    format: OutputFormat = Format.table,
 ) -> None:
     """Show the manifest of a run and its last metrics.
 
@@ -182,7 +173,8 @@ def show_run(
     found = find_run(run, folder)
     metrics = found.metrics()
     shown = found.manifest | {"last_metrics": metrics[-1] if metrics else None}
-    print_json(shown)
+    rows = [{"name": name, "value": value} for name, value in _flat(shown)]
+    print_rows(rows, format, whole=shown)
 
 
 @runs.command("compare")
@@ -203,12 +195,23 @@ def compare_runs(
     say(compare(first, second, split, db))
 
 
+def _flat(value: object, name: str = "") -> Iterator[tuple[str, object]]:
+    """The single values of a nested one, each with its place."""
+    if isinstance(value, dict) and value:
+        for key, part in value.items():
+            yield from _flat(part, f"{name}.{key}".lstrip("."))
+    elif isinstance(value, list) and any(isinstance(part, dict | list) for part in value):
+        for number, part in enumerate(value):
+            yield from _flat(part, f"{name}.{number}")
+    else:
+        yield name, " ".join(map(str, value)) if isinstance(value, list) else value
+
+
 def _run_row(run: Run) -> dict[str, Any]:
     try:
         manifest = run.manifest
     except RunError:
-        unknown = ("experiment", "algo", "seed", "alpha", "valid reward", "seconds")
-        return {"run": str(run.folder), **dict.fromkeys(unknown), "state": "damaged"}
+        return {**dict.fromkeys(RUN), "run": str(run.folder), "state": "damaged"}
     outcome = manifest.get("outcome") or {}
     state = "finished" if outcome else "stopped: the same train command goes on"
     if (name := str(manifest.get("name", run.name))) != run.name:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,16 @@ import typer
 
 from hcache.config.sampling import known_workers
 from hcache.errors import ConfigError
+
+
+class Format(StrEnum):
+    """Forms in which a command prints what it has found."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+    markdown = "markdown"
+
 
 ExperimentFile = Annotated[
     Path, typer.Argument(help="The experiment's YAML file.", show_default=False)
@@ -48,7 +59,9 @@ Workers = Annotated[
         "said. `ray` or `ray://HOST:PORT`: those of a Ray cluster.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+OutputFormat = Annotated[
+    Format, typer.Option("--format", help="Form of the output; JSON has all there is to say.")
+]
 TrackerName = Annotated[
     str,
     typer.Option(

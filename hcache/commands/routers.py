@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
-from hcache.commands.console import console, csv_text, field, notes, print_json, progress, say
+from hcache.commands.console import console, field, notes, print_rows, progress, say
 from hcache.commands.options import (
-    AsJson,
     Database,
     ExperimentFile,
+    Format,
+    OutputFormat,
     Overrides,
     Plugins,
     Seed,
@@ -26,7 +27,6 @@ from hcache.config.file import parse_settings
 from hcache.config.schema import ExperimentConfig, TrainConfig
 from hcache.errors import DataError, RunError
 from hcache.experiment import Experiment
-from hcache.exports.writing import write_out
 from hcache.models.replies import in_words
 from hcache.runs.tracking import DEFAULT
 
@@ -164,8 +164,7 @@ def evaluate(
     db: Database = None,
     set_: Overrides = None,
     plugin: Plugins = None,
-    as_json: AsJson = False,
-    csv: Annotated[Path | None, typer.Option(help="Also write the rows to this CSV file.")] = None,
+    format: OutputFormat = Format.table,
 ) -> None:
     """Evaluate routers against every single model, the best static sequence, random and the oracle.
 
@@ -185,19 +184,15 @@ def evaluate(
     others = [target_of(str(file), set_ or (), db, plugin or ()) for file in with_ or ()]
     with EvaluationProgress() as on_router:
         report = evaluate_runs(experiment, runs, split, others, on_router)
-    if csv is not None:
-        rows = report.to_dict()["rows"]
-        columns = list(dict.fromkeys(name for row in rows for name in row))
-        write_out(csv, csv_text(columns, rows).encode())
-    print_report(report, as_json)
+    print_report(report, format)
 
 
-def print_report(report: Report, as_json: bool, sentences: Iterable[str] = ()) -> None:
-    """Print a report as JSON, or as a table with some sentences and what must be known below."""
+def print_report(report: Report, format: Format, sentences: Iterable[str] = ()) -> None:
+    """Print a report; as a table with some sentences and what must be known below."""
     from hcache.evaluation.leaderboard import table
 
-    if as_json:
-        typer.echo(report.to_json(), nl=False)
+    if format is not Format.table:
+        print_rows(report.rows, format, whole=report.to_dict())
         return
     console.print(table(report))
     for sentence in sentences:
@@ -222,7 +217,7 @@ def route(
     passages: Annotated[
         Path | None, typer.Option(help="File of texts that a tool may search, one a line.")
     ] = None,
-    as_json: AsJson = False,
+    format: OutputFormat = Format.table,
 ) -> None:
     """Route one question live: the trained router decides, real models answer.
 
@@ -232,8 +227,8 @@ def route(
 
     with live_router(run, experiment) as router:
         routed = router.route(question, _lines(passages))
-    if as_json:
-        print_json(asdict(routed))
+    if format is not Format.table:
+        print_rows([asdict(step) for step in routed.steps], format, whole=asdict(routed))
         return
     for step in routed.steps:
         role = f", {step.role}" if step.role else ""

@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, TaskID, TimeRemainingColumn
 
-from hcache.commands.console import console, field, notes, print_json, progress, say, table_of
+from hcache.commands.console import console, field, notes, print_rows, progress, say
 from hcache.commands.options import (
-    AsJson,
     Database,
     ExperimentFile,
+    Format,
+    OutputFormat,
     Overrides,
     Plugins,
     Workers,
@@ -46,6 +47,7 @@ def plan(
         Path | None,
         typer.Option(help="Write what servers' models can be asked now as a batch file instead."),
     ] = None,
+    format: OutputFormat = Format.table,
 ) -> None:
     """Say what sampling would do: generations, what is cached, tokens, time. Runs no model.
 
@@ -57,7 +59,10 @@ def plan(
         return
     _warn_of_unit(loaded)
     made = make_plan(loaded, show)
-    console.print(table_of(_plan_rows(made), f"plan of {loaded.name}"))
+    if format is not Format.table:
+        print_rows([asdict(line) for line in made.lines], format, whole=_plan_in_full(loaded, made))
+        return
+    print_rows(_plan_rows(made), title=f"plan of {loaded.name}")
     say(
         f"{len(loaded.queries())} queries, at most {made.missing} generations to make, "
         f"{_duration(made.seconds)}."
@@ -69,7 +74,7 @@ def plan(
             field(f"{message.role}:", message.content, "dim")
     placement, why_not = planned_placement(loaded)
     if placement is not None:
-        console.print(table_of(_placement_rows(placement), _title(placement)))
+        print_rows(_placement_rows(placement), title=_title(placement))
     if why_not:
         say(why_not)
     if made.errors:
@@ -193,7 +198,7 @@ def rescore(
     db: Database = None,
     set_: Overrides = None,
     plugin: Plugins = None,
-    as_json: AsJson = False,
+    format: OutputFormat = Format.table,
 ) -> None:
     """Score stored replies anew where a metric or an extractor has changed. Runs no model.
 
@@ -213,8 +218,8 @@ def rescore(
         scored = score_again(
             loaded, PATIENCE_SECONDS, lambda scores: bar.update(task, completed=scores)
         )
-    if as_json:
-        print_json(asdict(scored))
+    if format is not Format.table:
+        print_rows([asdict(scored)], format, whole=asdict(scored))
         return
     say(f"{scored} in {loaded.db}")
 
@@ -285,6 +290,16 @@ def summary(tally: Tally, db: str) -> str:
     if tally.waiting:
         text += "; the database is in use, finished generations wait beside it for the next run"
     return text
+
+
+def _plan_in_full(experiment: Experiment, made: Plan) -> dict[str, object]:
+    return {
+        "experiment": experiment.name,
+        "queries": len(experiment.queries()),
+        "missing": made.missing,
+        "seconds": made.seconds,
+        "lines": [asdict(line) for line in made.lines],
+    }
 
 
 def _plan_rows(made: Plan) -> list[dict[str, object]]:

@@ -9,14 +9,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 from helpers.experiments import facts, load, settings, table, write_questions, write_scripts
 from helpers.paths import ROOT
 from helpers.shell import Shell
 
 from hcache.commands.app import app
+from hcache.commands.options import Format
 from hcache.data.metrics import METRICS
 from hcache.runs.folder import Run
 from hcache.store import Store, write
@@ -67,7 +71,7 @@ def test_rescore_says_how_many_values_changed(
     write(shell.folder / "small.duckdb", {"scores": old})
     said = "144 scores made anew, " + f"{changed} values changed"
     assert changed > 0 and said in shell("rescore", "experiment.yaml")
-    assert json.loads(shell("rescore", "experiment.yaml", "--json")) == {
+    assert json.loads(shell("rescore", "experiment.yaml", "--format", "json")) == {
         "new": 0, "anew": 0, "changed": 0
     }  # fmt: skip
     message = shell("rescore", "experiment.yaml", "--set", "name=other", code=1)
@@ -93,7 +97,7 @@ def test_cut_replies_are_in_every_report(shell: Shell) -> None:
     shell("train", "experiment.yaml", "--algo", "sft", *cut, *quick)
     sentence = "b: 18 of 18 replies cut at max_tokens (100.0%)."
     assert sentence in shell("eval", "experiment.yaml", *cut)
-    replies = json.loads(shell("eval", "experiment.yaml", "--json", *cut))["replies"]
+    replies = json.loads(shell("eval", "experiment.yaml", "--format", "json", *cut))["replies"]
     assert [(row["arm"], row["truncated"], row["too_long"]) for row in replies] == [
         ("a", 0, 0), ("b", 18, 0)
     ]  # fmt: skip
@@ -148,27 +152,60 @@ def test_show_tells_every_score(shell: Shell, monkeypatch: pytest.MonkeyPatch) -
 
 def test_eval_prints_table_json_and_csv(trained: Shell) -> None:
     assert "oracle" in trained("eval", "experiment.yaml")
-    report = json.loads(trained("eval", "experiment.yaml", "--json", "--csv", "rows.csv"))
+    report = json.loads(trained("eval", "experiment.yaml", "--format", "json"))
     assert report["queries"] == 6
     names = {row["name"] for row in report["rows"]}
     assert {"a", "b", "random", "oracle", "sft"} <= names
-    rows = list(csv.DictReader((trained.folder / "rows.csv").read_text().splitlines()))
-    assert len(rows) == len(report["rows"])
+    rows = [*csv.DictReader(trained("eval", "experiment.yaml", "--format", "csv").splitlines())]
+    assert [row["name"] for row in rows] == [row["name"] for row in report["rows"]]
     looks = (trained.folder / run_folder(trained) / "looks.jsonl").read_text().splitlines()
-    assert [json.loads(look)["split"] for look in looks] == ["test", "test"]
-    one = json.loads(trained("eval", run_folder(trained), "--split", "valid", "--json"))
+    assert [json.loads(look)["split"] for look in looks] == ["test"] * 3
+    one = json.loads(trained("eval", run_folder(trained), "--split", "valid", "--format", "json"))
     assert one["queries"] == 6 and "sft" in one["verdicts"]
 
 
-def test_a_csv_is_written_whole_or_not_at_all(trained: Shell) -> None:
-    before, rows = trained.folder / "before.csv", trained.folder / "rows.csv"
-    before.write_text("as before")
-    rows.hardlink_to(before)
-    trained("eval", "experiment.yaml", "--csv", "rows.csv")
-    assert before.read_text() == "as before" != rows.read_text()  # a file in place of the other
-    (trained.folder / "file").touch()
-    said = trained("eval", "experiment.yaml", "--csv", "file/rows.csv", code=1)
-    assert "\nerror: cannot write file/rows.csv" in said
+def printing(command: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command with its whole name."""
+    if not getattr(command, "commands", None):
+        yield name, command
+    for each, below in getattr(command, "commands", {}).items():
+        yield from printing(below, f"{name} {each}".strip())
+
+
+def test_rows_have_one_option_for_their_form_everywhere() -> None:
+    found = {}
+    for name, command in printing(typer.main.get_command(app)):
+        options = {option: param for param in command.params for option in param.opts}
+        assert not {"--json", "--csv"} & options.keys(), name
+        if "--format" in options:
+            found[name] = options["--format"].type_descriptor.annotation
+    assert {*found.values()} == {Format} and [*Format] == ["table", "json", "csv", "markdown"]
+    assert {"bench", "check", "eval", "plan", "show", "sql", "status", "runs show"} <= {*found}
+
+
+@pytest.mark.parametrize(
+    ("command", "column"),
+    [
+        (("plan", "experiment.yaml"), "cached"),
+        (("prices", "experiment.yaml"), "input"),
+        (("status", "experiment.yaml"), "generations"),
+        (("digest", "experiment.yaml"), "digest"),
+        (("check", "experiment.yaml"), "fault"),
+        (("eval", "experiment.yaml"), "gap_closed"),
+        (("rescore", "experiment.yaml"), "changed"),
+        (("doctor",), "found"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_rows_in_every_form_are_the_same(
+    trained: Shell, command: tuple[str, ...], column: str
+) -> None:
+    text = trained(*command, "--format", "csv")
+    rows = [*csv.DictReader(text.splitlines())]
+    head, rule, *lines = trained(*command, "--format", "markdown").splitlines()
+    assert column.replace("_", r"\_") in head and set(rule) <= set("| -:")
+    assert column in text.splitlines()[0].split(",") and len(lines) == len(rows)
+    json.loads(trained(*command, "--format", "json"))
 
 
 def test_train_finds_its_run_again_and_init_starts_from_another(trained: Shell) -> None:
@@ -178,17 +215,19 @@ def test_train_finds_its_run_again_and_init_starts_from_another(trained: Shell) 
     assert (trained.folder / first / "manifest.json").read_bytes() == manifest
     trained("train", "experiment.yaml", "--init", first, *trained.sets(*QUICK))
     names = {
-        row["name"] for row in json.loads(trained("eval", "experiment.yaml", "--json"))["rows"]
+        row["name"]
+        for row in json.loads(trained("eval", "experiment.yaml", "--format", "json"))["rows"]
     }
     assert {"sft", "sft+ppo"} <= names
 
 
 def test_runs_and_rerun(trained: Shell) -> None:
     folder = run_folder(trained)
-    (row,) = json.loads(trained("runs", "--json"))
+    (row,) = json.loads(trained("runs", "--format", "json"))
     assert row["run"] == folder and row["state"] == "finished"
     assert "sft" in trained("runs")
-    shown = json.loads(trained("runs", "show", folder))
+    assert "config.train.alpha" in trained("runs", "show", folder)
+    shown = json.loads(trained("runs", "show", folder, "--format", "json"))
     assert shown["outcome"]["weights"] and shown["packages"]["torch"] and shown["machine"]["cores"]
     assert "identical" in trained("rerun", folder)
 
@@ -230,7 +269,7 @@ def test_rerun_says_the_first_difference(trained: Shell) -> None:
 
 
 def test_route_asks_the_models_live(trained: Shell) -> None:
-    routed = json.loads(trained("route", run_folder(trained), "test0", "--json"))
+    routed = json.loads(trained("route", run_folder(trained), "test0", "--format", "json"))
     assert routed["answer"] == routed["steps"][-1]["reply"]
     assert routed["sequence"].split(">") == [step["arm"] for step in routed["steps"]]
     assert "answer" in trained("route", run_folder(trained), "test0")
@@ -242,7 +281,7 @@ def test_a_question_that_is_not_utf8_is_refused(trained: Shell) -> None:
 
 
 def test_doctor_names_what_is_missing(shell: Shell) -> None:
-    findings = {row["part"]: row for row in json.loads(shell("doctor", "--json"))}
+    findings = {row["part"]: row for row in json.loads(shell("doctor", "--format", "json"))}
     assert findings["duckdb"]["found"] and not findings["duckdb"]["advice"]
     assert {"engine", "torch", "device for sampling"} <= findings.keys()
     assert "engine" in shell("doctor")

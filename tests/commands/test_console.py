@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from rich.progress import BarColumn
 
 from hcache.commands import main
-from hcache.commands.console import PlainConsole, notes, progress, table_of
+from hcache.commands.console import PlainConsole, markdown_text, notes, progress, table_of
 from hcache.commands.sampling import SamplingProgress
 from hcache.data.visible import tell_of_warnings, visible
 from hcache.files import json_text
@@ -196,6 +196,14 @@ def test_progress_bars_show_names_as_they_are() -> None:
     bars.add_task(HOSTILE + ACTING, total=1)
     assert HOSTILE + visible(ACTING) in printed(bars.get_renderable())
     assert bars.console is notes
+
+
+def test_rows_in_markdown_show_foreign_text_as_text() -> None:
+    text = "a|b <b>*x*</b> `c`\n[d](e) _f_" + ACTING
+    head, rule, line = markdown_text(["a_b", "n"], [{"a_b": text, "n": 0.123456}]).splitlines()
+    assert (head, rule) == (r"| a\_b | n |", "| --- | ---: |")
+    assert line.startswith(r"| a\|b &lt;b>\*x\*&lt;/b> \`c\` \[d\](e) \_f\_a\\x1b\[2Jb")
+    assert line.endswith(" | 0.1235 |") and not set(line) & set(ACTING) - set("abcdefgh[2J")
 
 
 def test_json_text_of_what_json_lacks() -> None:
