@@ -50,7 +50,7 @@ COMMANDS = [
     ["verify", EXPERIMENT],
     ["digest", "small.duckdb"],
     ["sql", "from experiments", *DB, "--format", "json"],
-    ["runs"],
+    ["runs", "list"],
     ["doctor"],
 ]
 SERVED = [

@@ -11,7 +11,6 @@ import typer
 from rich.text import Text
 
 from hcache.commands import (
-    assignments,
     bench,
     check,
     demo,
@@ -25,6 +24,7 @@ from hcache.commands import (
     report,
     reproducing,
     routers,
+    runs,
     sampling,
     status,
 )
@@ -73,9 +73,7 @@ app.command()(check.check)
 app.command()(check.verify)
 app.command()(check.digest)
 app.command()(export.export)
-app.command()(assignments.assignments)
-app.add_typer(inspect.runs, name="runs")
-app.command()(routers.rerun)
+app.add_typer(runs.app, name="runs")
 app.command()(doctor.doctor)
 
 

@@ -19,9 +19,9 @@ from hcache.commands.options import (
     With,
 )
 from hcache.commands.routers import EvaluationProgress, print_report
+from hcache.commands.targets import load_experiment
 from hcache.data.visible import one_line
 from hcache.errors import RunError
-from hcache.experiment import Experiment
 from hcache.runs.tracking import DEFAULT
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def bench(
     from hcache.runs.benching import algorithms, jobs
     from hcache.runs.evaluating import evaluate_runs
 
-    loaded = Experiment.load(experiment, set_ or (), db, plugins=plugin or ())
-    others = [Experiment.load(file, set_ or (), db, plugins=plugin or ()) for file in with_ or ()]
+    loaded = load_experiment(experiment, set_, db, plugin)
+    others = [load_experiment(file, set_, db, plugin) for file in with_ or ()]
     chosen = algos.split(",") if algos else _all_that_fit(algorithms(loaded))
     own = jobs(loaded, chosen, seeds, tracker)
     theirs = [jobs(other, [other.config.train.algo], seeds, tracker) for other in others]

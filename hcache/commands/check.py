@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,24 +17,15 @@ from hcache.commands.options import (
     Overrides,
     Plugins,
 )
+from hcache.commands.targets import Target, database_of, is_experiment, load_experiment
 from hcache.errors import EngineError, StoreError
-from hcache.experiment import Experiment
 from hcache.store import Store
 
 FAULT = ("table", "fault", "count", "example", "hint")
 
-ExperimentOrDatabase = Annotated[
-    Path,
-    typer.Argument(
-        metavar="EXPERIMENT.yaml|DB",
-        help="A database, or an experiment whose database it is.",
-        show_default=False,
-    ),
-]
-
 
 def check(
-    target: ExperimentOrDatabase,
+    target: Target = None,
     db: Database = None,
     set_: Overrides = None,
     plugin: Plugins = None,
@@ -55,9 +45,9 @@ def check(
     from hcache.checking import check_database
 
     experiment = None
-    if target.suffix in (".yaml", ".yml"):
-        experiment = Experiment.load(target, set_ or (), db, plugins=plugin or ())
-    path = db or (target if experiment is None else experiment.db)
+    if target is not None and is_experiment(target):
+        experiment = load_experiment(target, set_, db, plugin)
+    path = database_of(target, db) if experiment is None else experiment.db
     with CheckProgress() as on_progress:
         found = check_database(path, experiment, all_prompts, on_progress)
     if format is not Format.table:
@@ -96,7 +86,7 @@ def verify(
     """
     from hcache.checking.regenerating import regenerate
 
-    loaded = Experiment.load(experiment, set_ or (), db, plugins=plugin or ())
+    loaded = load_experiment(experiment, set_, db, plugin)
     with Store(loaded.db) as store, CheckProgress() as on_progress:
         found = list(regenerate(store, loaded, count, seed, on_progress=on_progress))
     if format is not Format.table:
@@ -114,7 +104,7 @@ def verify(
 
 
 def digest(
-    target: ExperimentOrDatabase,
+    target: Target = None,
     db: Database = None,
     format: OutputFormat = Format.table,
 ) -> None:
@@ -137,13 +127,6 @@ def digest(
     for name, table in found.tables.items():
         say(f"{table.digest[:32]}  {name} ({table.rows:,} rows)")
     say(f"{found.digest}  all")
-
-
-def database_of(target: Path, db: Path | None) -> Path:
-    """The database that a target names."""
-    if target.suffix in (".yaml", ".yml"):
-        return Experiment.load(target, (), db).db
-    return db or target
 
 
 class CheckProgress:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from hcache.commands.console import console, print_rows, say
 from hcache.commands.options import Database, Format, OutputFormat
+from hcache.commands.targets import RunName, target_of
 from hcache.data.queries import known_split
 from hcache.store import Store
 from hcache.store.queries import QUESTIONS
@@ -27,7 +28,7 @@ def logged(
             show_default=False,
         ),
     ],
-    run: Annotated[str, typer.Argument(help="Folder or name of a run.", show_default=False)],
+    run: RunName,
     split: Annotated[str, typer.Option(help="Split that the log's questions are of.")] = "test",
     db: Database = None,
     format: OutputFormat = Format.table,
@@ -40,8 +41,6 @@ def logged(
 
     Example: `hcache logged LOG.csv RUN`
     """
-    from hcache.commands.routers import target_of
-
     known_split(split)
     _, (found,) = target_of(run, (), db, ())
     estimates, notes = _estimates(log, found, split, db)

@@ -13,7 +13,7 @@ from hcache.commands.options import (
     Overrides,
     Plugins,
 )
-from hcache.experiment import Experiment
+from hcache.commands.targets import load_experiment
 
 
 def prices(
@@ -31,7 +31,7 @@ def prices(
     """
     from hcache.runs.prices import prices_of
 
-    loaded = Experiment.load(experiment, set_ or (), db, plugins=plugin or ())
+    loaded = load_experiment(experiment, set_, db, plugin)
     found = prices_of(loaded)
     rows = [asdict(arm) for arm in found.arms]
     if format is not Format.table:

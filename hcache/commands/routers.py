@@ -1,11 +1,10 @@
-"""`hcache train`, `eval`, `route` and `rerun`."""
+"""`hcache train`, `eval` and `route`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,10 +22,10 @@ from hcache.commands.options import (
     TrackerName,
     With,
 )
+from hcache.commands.targets import RunName, load_experiment, target_of
 from hcache.config.file import parse_settings
 from hcache.config.schema import ExperimentConfig, TrainConfig
-from hcache.errors import DataError, RunError
-from hcache.experiment import Experiment
+from hcache.errors import DataError
 from hcache.models.replies import in_words
 from hcache.runs.tracking import DEFAULT
 
@@ -63,9 +62,7 @@ def train(
     overrides = list(set_ or ())
     overrides += [f"train.seed={seed}"] if seed is not None else []
     overrides += [f"train.settings.device={device}"] if device is not None else []
-    loaded = Experiment.load(
-        experiment, overrides, db, "joint-live" if live else algo, plugin or ()
-    )
+    loaded = load_experiment(experiment, overrides, db, plugin, "joint-live" if live else algo)
     with TrainingProgress(loaded.config) as on_metrics:
         run = train_router(loaded, init=init, on_metrics=on_metrics, tracker=tracker)
     for warning in changes_since(loaded):
@@ -177,11 +174,11 @@ def evaluate(
     from hcache.runs.evaluating import evaluate_runs
     from hcache.runs.training import with_train
 
-    experiment, runs = target_of(target, set_ or (), db, plugin or ())
+    experiment, runs = target_of(target, set_, db, plugin)
     if alpha is not None:
         values = experiment.config.train.model_dump() | {"alpha": alpha}
         experiment = with_train(experiment, parse_settings(TrainConfig, values, "--"))
-    others = [target_of(str(file), set_ or (), db, plugin or ()) for file in with_ or ()]
+    others = [target_of(str(file), set_, db, plugin) for file in with_ or ()]
     with EvaluationProgress() as on_router:
         report = evaluate_runs(experiment, runs, split, others, on_router)
     print_report(report, format)
@@ -209,7 +206,7 @@ def print_remarks(report: Report) -> None:
 
 
 def route(
-    run: Annotated[str, typer.Argument(help="Folder or name of a run.", show_default=False)],
+    run: RunName,
     question: Annotated[str, typer.Argument(help="The question.", show_default=False)],
     experiment: Annotated[
         Path | None, typer.Option(help="Experiment file, where the run's own has moved.")
@@ -250,54 +247,3 @@ def _lines(file: Path | None) -> list[str]:
             "Give a text file with one passage a line.",
         ) from error
     return [line for line in lines if line.strip()]
-
-
-def rerun(
-    run: Annotated[str, typer.Argument(help="Folder or name of a run.", show_default=False)],
-    db: Database = None,
-) -> None:
-    """Repeat a run from its manifest, and say whether the result is identical.
-
-    Where it is not, the first difference is said, and the exit code is 1.
-
-    Example: `hcache rerun runs/demo/ppo-s0-1a2b3c4d`
-    """
-    from hcache.runs.folder import find_run
-    from hcache.runs.training import repeat
-
-    found = find_run(run)
-    with TrainingProgress(found.config) as on_metrics:
-        difference = repeat(found, db, on_metrics)
-    if difference is not None:
-        raise RunError(
-            f"{found.name} came out otherwise: {difference}.",
-            f"See what it was made with, and where: hcache runs show {quote(str(found.folder))}",
-        )
-    say(f"{found.name}: identical")
-
-
-def target_of(
-    target: str, overrides: Sequence[str], db: Path | None, plugins: Sequence[Path]
-) -> tuple[Experiment, list[Run]]:
-    """An experiment file with its finished runs, or a run with its experiment."""
-    from hcache.runs.comparability import damage
-    from hcache.runs.folder import all_runs, find_run
-
-    if target.endswith((".yaml", ".yml")):
-        loaded = Experiment.load(target, overrides, db, plugins=plugins)
-        runs = [run for run in all_runs(Path(loaded.config.runs)) if _may_be_of(run, loaded.name)]
-        return loaded, runs
-    run = find_run(target)
-    if not run.finished:
-        raise RunError(f"{run.folder} is not finished.", "Run the same train command to go on.")
-    if reason := damage(run):
-        raise RunError(f"{run.name}: {reason.rstrip('.')}.", "Train it again.")
-    return run.experiment(db), [run]
-
-
-def _may_be_of(run: Run, experiment: str) -> bool:
-    """True if a run is a finished one of an experiment, or too damaged to tell."""
-    try:
-        return run.finished and run.manifest.get("experiment", experiment) == experiment
-    except RunError:
-        return True

@@ -19,6 +19,7 @@ from hcache.commands.options import (
     Plugins,
     Workers,
 )
+from hcache.commands.targets import load_experiment
 from hcache.config.schema import Server
 from hcache.data.queries import SPLITS, dropped_in_words
 from hcache.engines import engine_of
@@ -53,7 +54,7 @@ def plan(
 
     Example: `hcache plan data/demo/experiment.yaml --show 3`
     """
-    loaded = Experiment.load(experiment, _with(set_, workers), db, plugins=plugin or ())
+    loaded = load_experiment(experiment, _with(set_, workers), db, plugin)
     if batch is not None:
         _say_written(write_batch(loaded, batch))
         return
@@ -115,7 +116,7 @@ def sample(
 
     Example: `hcache sample data/demo/experiment.yaml`
     """
-    loaded = Experiment.load(experiment, _with(set_, workers), db, plugins=plugin or ())
+    loaded = load_experiment(experiment, _with(set_, workers), db, plugin)
     _refuse_recorded(loaded)
     if policy is not None:
         from hcache.runs.folder import find_run
@@ -206,7 +207,7 @@ def rescore(
 
     Example: `hcache rescore data/demo/experiment.yaml`
     """
-    loaded = Experiment.load(experiment, set_ or (), db, plugins=plugin or ())
+    loaded = load_experiment(experiment, set_, db, plugin)
     with Store(loaded.db) as store:
         if loaded.name not in store.experiments():
             raise StoreError(

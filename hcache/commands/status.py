@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hcache.commands.check import ExperimentOrDatabase, database_of
 from hcache.commands.console import print_rows, say
 from hcache.commands.options import Database, Format, OutputFormat
+from hcache.commands.targets import Target, database_of
 from hcache.errors import StoreBusyError
 from hcache.sampling.status import RunStatus, read_status
 from hcache.store import Store, exists, spool_path
@@ -20,9 +20,7 @@ KILLED = "killed"
 PATIENCE_SECONDS = 2.0  # for a sampler that writes; what it says of itself is enough
 
 
-def status(
-    target: ExperimentOrDatabase, db: Database = None, format: OutputFormat = Format.table
-) -> None:
+def status(target: Target = None, db: Database = None, format: OutputFormat = Format.table) -> None:
     """Say who samples into a database, how far that is, how fast, and what it has cost.
 
     Works while sampling runs, and is not in its way. Of a run that was killed it says so. What the

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import typer.main
-from helpers.experiments import facts, load, settings, table, write_questions, write_scripts
+from helpers.experiments import facts, held, load, settings, table, write_questions, write_scripts
 from helpers.paths import ROOT
 from helpers.shell import Shell
 
@@ -221,15 +221,69 @@ def test_train_finds_its_run_again_and_init_starts_from_another(trained: Shell) 
     assert {"sft", "sft+ppo"} <= names
 
 
-def test_runs_and_rerun(trained: Shell) -> None:
+def test_runs_are_listed_shown_and_repeated(trained: Shell) -> None:
     folder = run_folder(trained)
-    (row,) = json.loads(trained("runs", "--format", "json"))
-    assert row["run"] == folder and row["state"] == "finished"
-    assert "sft" in trained("runs")
+    (row,) = json.loads(trained("runs", "list", "--format", "json"))
+    assert row["folder"] == folder and row["state"] == "finished"
+    assert "sft" in trained("runs", "list")
     assert "config.train.alpha" in trained("runs", "show", folder)
     shown = json.loads(trained("runs", "show", folder, "--format", "json"))
     assert shown["outcome"]["weights"] and shown["packages"]["torch"] and shown["machine"]["cores"]
-    assert "identical" in trained("rerun", folder)
+    assert "identical" in trained("runs", "repeat", folder)
+
+
+def test_runs_are_named_by_how_their_names_begin(trained: Shell) -> None:
+    name = Path(run_folder(trained)).name
+    for begin in ("sft", "sft-s0", f"runs/{name[:-3]}"):
+        assert name in trained("runs", "show", begin)
+        assert json.loads(trained("eval", begin, "--format", "json"))["seeds"] == {"sft": 1}
+    trained("train", "experiment.yaml", "--algo", "sft", "--seed", "10", *trained.sets(*QUICK))
+    trained("train", "experiment.yaml", "--algo", "sft", "--seed", "1", *trained.sets(*QUICK))
+    message = trained("runs", "show", "sft-s", code=1)
+    assert "3 runs begin with sft-s" in message and name in message
+    assert '"seed": 1,' in trained("runs", "show", "sft-s1-", "--format", "json")
+    assert "there is no run s0" in trained("runs", "show", "s0", code=1)
+
+
+def test_runs_say_running_while_they_are_trained_and_stay_then(trained: Shell) -> None:
+    run = Run(trained.folder / run_folder(trained))
+    run.write_manifest(run.manifest | {"outcome": None})
+    assert "stopped" in trained("runs", "list")
+    with held(run):
+        assert "running" in trained("runs", "list") and "stopped" not in trained("runs", "list")
+        assert "being trained by another" in trained("runs", "delete", run.name, "--yes", code=1)
+    assert "stopped" in trained("runs", "list") and run.folder.exists()
+
+
+def test_runs_are_deleted_when_that_is_confirmed(trained: Shell) -> None:
+    folder = trained.folder / run_folder(trained)
+    trained("runs", "delete", "sft", code=1)  # nobody answers
+    assert (folder / "manifest.json").exists()
+    assert "deleted" in trained("runs", "delete", "sft", "--yes")
+    assert not folder.exists() and "no runs below" in trained("runs", "list")
+
+
+@pytest.mark.parametrize(
+    "target", [["experiment.yaml"], ["small.duckdb"], ["--db", "small.duckdb"]]
+)
+def test_an_experiment_or_a_database_is_asked(trained: Shell, target: list[str]) -> None:
+    query = "select trajectory_id from outcomes limit 1"
+    (row,) = json.loads(trained("sql", query, *target, "--format", "json"))
+    assert row["trajectory_id"][:12] in trained("show", row["trajectory_id"], *target)
+    assert "144 trajectories of small" in trained("export", "out.jsonl", *target)
+    assert "  all" in trained("digest", *target) and "nobody is" in trained("status", *target)
+    assert "clean" in trained("check", *target)
+    trained("sql", query, code=2)
+
+
+def test_a_second_database_beside_the_file_is_warned_of(trained: Shell) -> None:
+    home = trained.folder
+    trained.folder = home / "work"
+    trained.folder.mkdir()
+    said = trained("train", "../experiment.yaml", code=1)
+    assert "WARNING: another database of small lies beside its file: " in said
+    assert f"{home / 'small.duckdb'}; used is" in said and "--db" in said
+    assert "another" not in trained("prices", "../experiment.yaml", "--db", "../small.duckdb")
 
 
 def test_runs_are_compared_in_words(trained: Shell) -> None:
@@ -254,17 +308,17 @@ def test_runs_are_compared_in_words(trained: Shell) -> None:
     assert "different rewards" in trained("runs", "compare", first, third, code=1)
 
 
-def test_rerun_says_the_first_difference(trained: Shell) -> None:
+def test_repeat_says_the_first_difference(trained: Shell) -> None:
     folder = trained.folder / run_folder(trained)
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     changed = json.loads(lines[3]) | {"loss": 1e9}
     lines[3] = json.dumps(changed)
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    assert "metrics.jsonl is damaged" in trained("rerun", run_folder(trained), code=1)
+    assert "metrics.jsonl is damaged" in trained("runs", "repeat", run_folder(trained), code=1)
     run = Run(folder)
     outcome = run.manifest["outcome"] | {"files": run.files()}
     run.write_manifest(run.manifest | {"outcome": outcome})  # as if it had been trained so
-    message = trained("rerun", run_folder(trained), code=1)
+    message = trained("runs", "repeat", run_folder(trained), code=1)
     assert "line 4" in message and "1000000000" in message
 
 
@@ -297,7 +351,7 @@ def test_doctor_names_what_is_missing(shell: Shell) -> None:
         (["train", "experiment.yaml", "--algo", "pppo"], "did you mean 'ppo'?"),
         (["eval", "runs/nothing"], "there is no run"),
         (["route", "runs/nothing", "q"], "there is no run"),
-        (["rerun", "runs/nothing"], "there is no run"),
+        (["runs", "repeat", "runs/nothing"], "there is no run"),
         (["eval", "experiment.yaml", "--split", "tset"], "test, train, valid"),
         (["sample", "experiment.yaml", "--set", "arms.a.temprature=1"], "did you mean 'temp"),
         (["sample", "experiment.yaml", "--db", "data-folder"], "not a DuckDB database"),
@@ -324,7 +378,7 @@ def test_eval_takes_the_alphas_that_an_experiment_file_takes(trained: Shell, alp
 def test_a_run_that_is_not_finished_is_not_repeated(trained: Shell) -> None:
     run = Run(trained.folder / run_folder(trained))
     run.write_manifest(run.manifest | {"outcome": None})
-    message = trained("rerun", run_folder(trained), code=1)
+    message = trained("runs", "repeat", run_folder(trained), code=1)
     assert message.startswith("error: ") and "is not finished. Run the same train" in message
 
 
@@ -355,11 +409,11 @@ def test_every_command_has_an_example_in_its_help(shell: Shell) -> None:
     ]
     assert set(names) == {
         "demo", "plan", "sample", "train", "bench", "eval", "report", "route", "show", "sql",
-        "export", "assignments", "rerun", "doctor", "check", "rescore",
+        "export", "doctor", "check", "rescore",
         "verify", "digest", "merge", "status", "prices", "import", "reproduce", "logged",
     }  # fmt: skip
-    for name in [*names, "runs"]:
-        assert "Example" in shell(name, "--help"), name
+    for name, _ in printing(typer.main.get_command(app)):
+        assert "Example" in shell(*name.split(), "--help"), name
 
 
 @pytest.mark.parametrize(("ending", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
@@ -434,7 +488,7 @@ def test_training_that_was_killed_goes_on_to_the_same_bits(shell: Shell) -> None
     process.kill()
     process.wait()
     killed = shell.folder / run_folder(shell, "ppo")
-    assert "stopped" in shell("runs")
+    assert "stopped" in shell("runs", "list")
     assert "not finished" in shell("eval", str(killed), code=1)
     shell("train", "experiment.yaml", *sets)
     shell("train", "experiment.yaml", *sets, "--set", "runs=elsewhere")

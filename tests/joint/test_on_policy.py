@@ -598,7 +598,7 @@ def test_train_live_and_eval_from_the_command_line(
         row["name"]
         for row in json.loads(shell("eval", "experiment.yaml", "--format", "json"))["rows"]
     }
-    assert "identical" in shell("rerun", str(run))
+    assert "identical" in shell("runs", "repeat", str(run))
 
 
 def test_bench_leaves_it_out(spoken: Experiment) -> None:

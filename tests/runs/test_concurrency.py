@@ -117,7 +117,7 @@ def test_what_is_being_trained_is_trained_once(
     sampled: Path, running: tuple[subprocess.Popen[str], Run]
 ) -> None:
     process, run = running
-    for command in (("train", "experiment.yaml", "--algo", "ppo", *ENDLESS), ("rerun",)):
+    for command in (("train", "experiment.yaml", "--algo", "ppo", *ENDLESS), ("runs", "repeat")):
         target = () if command[0] == "train" else (str(run.folder),)
         said = ended(begun(sampled, *command, *target), 1)
         assert f"{run.name} is being trained by another process (pid {process.pid} on" in said
