@@ -45,7 +45,10 @@ def check(
     from hcache.checking import check_database
 
     experiment = None
-    if target is not None and is_experiment(target):
+    if target is None or not is_experiment(target):
+        if set_ or plugin or all_prompts:
+            raise typer.BadParameter("--set, --plugin and --all need an experiment file.")
+    else:
         experiment = load_experiment(target, set_, db, plugin)
     path = database_of(target, db) if experiment is None else experiment.db
     with CheckProgress() as on_progress:

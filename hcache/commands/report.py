@@ -47,6 +47,8 @@ def report(
     from hcache.reporting import write_report
 
     if verify:
+        if out or with_ or set_ or plugin:
+            raise typer.BadParameter("--verify writes nothing anew: it goes with --db alone.")
         _verify(targets, db)
         return
     (experiment, runs), *more = [target_of(target, set_, db, plugin) for target in targets]

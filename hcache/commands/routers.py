@@ -59,6 +59,8 @@ def train(
     from hcache.runs.comparability import changes_since, outdated_by
     from hcache.runs.training import train as train_router
 
+    if live and algo not in (None, "joint", "joint-live"):
+        raise typer.BadParameter(f"--live is joint training: leave out --live, or --algo {algo}.")
     overrides = list(set_ or ())
     overrides += [f"train.seed={seed}"] if seed is not None else []
     overrides += [f"train.settings.device={device}"] if device is not None else []
@@ -177,7 +179,7 @@ def evaluate(
     experiment, runs = target_of(target, set_, db, plugin)
     if alpha is not None:
         values = experiment.config.train.model_dump() | {"alpha": alpha}
-        experiment = with_train(experiment, parse_settings(TrainConfig, values, "--"))
+        experiment = with_train(experiment, parse_settings(TrainConfig, values, "--alpha"))
     others = [target_of(str(file), set_, db, plugin) for file in with_ or ()]
     with EvaluationProgress() as on_router:
         report = evaluate_runs(experiment, runs, split, others, on_router)

@@ -56,6 +56,8 @@ def plan(
     """
     loaded = load_experiment(experiment, _with(set_, workers), db, plugin)
     if batch is not None:
+        if show or format is not Format.table:
+            raise typer.BadParameter("--batch writes a file: it goes without --show and --format.")
         _say_written(write_batch(loaded, batch))
         return
     _warn_of_unit(loaded)
@@ -64,6 +66,7 @@ def plan(
         print_rows([asdict(line) for line in made.lines], format, whole=_plan_in_full(loaded, made))
         return
     print_rows(_plan_rows(made), title=f"plan of {loaded.name}")
+    say(f"database: {loaded.db.resolve()}")
     say(
         f"{len(loaded.queries())} queries, at most {made.missing} generations to make, "
         f"{_duration(made.seconds)}."
@@ -142,7 +145,7 @@ def sample(
             only=None if came is None else came.generations,
             on_progress=bars.update,
         ).run()
-    say(summary(tally, str(loaded.db)))
+    say(summary(tally, str(loaded.db.resolve())))
     if served.fleet is not None:
         say(_said_of(served.fleet))
     if came is not None and came.failed:
@@ -281,7 +284,12 @@ def summary(tally: Tally, db: str) -> str:
         text += (
             f"; {tally.absent} requests are not in the results: `hcache plan … --batch` writes them"
         )
-    if tally.left:
+    if tally.left and tally.least > 0:
+        text += (
+            f"; nothing was made, since whole queries alone are: one takes {tally.least} "
+            f"generations, so give --budget {tally.least} or more"
+        )
+    elif tally.left:
         text += f"; {tally.left} queries left for want of budget: run the same command again"
     if tally.moved:
         text += (

@@ -62,6 +62,8 @@ def database_of(target: Path | None, db: Path | None) -> Path:
         typer.BadParameter: there is neither.
     """
     if db is not None:
+        if target is not None and not is_experiment(target):
+            raise typer.BadParameter(f"two databases, {target} and --db {db}: name one.")
         return db
     if target is None:
         raise typer.BadParameter("which database? Give an experiment file, or --db FILE.")
@@ -79,6 +81,10 @@ def target_of(
         loaded = load_experiment(target, overrides, db, plugins)
         runs = [run for run in all_runs(Path(loaded.config.runs)) if _may_be_of(run, loaded.name)]
         return loaded, runs
+    if overrides or plugins:
+        raise typer.BadParameter(
+            f"--set and --plugin are for experiment files; {target} is a run, which has its own."
+        )
     run = find_run(target)
     if not run.finished:
         raise RunError(f"{run.folder} is not finished.", "Run the same train command to go on.")

@@ -56,11 +56,13 @@ class Router:
         """Route one question, greedily; `passages` are what a tool may search.
 
         Raises:
-            DataError: the question is not UTF-8.
+            DataError: the question is empty, or not UTF-8.
             EngineError: a model failed.
         """
         if well_formed(question) != question:
             raise DataError("the question is not UTF-8.", "Type it in UTF-8.")
+        if not question.strip():
+            raise DataError("the question is empty.", "Type one, in quotes.")
         query = Query(question, (), passages=tuple(passages))
         (episode,) = self.live.play(self.policy, [query])
         names = [option.name for option in self.live.options]

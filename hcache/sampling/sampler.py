@@ -73,6 +73,7 @@ class Sampler:
         check(experiment)
         self.experiment = experiment
         self.config = experiment.config.sampling
+        self.tree = 0  # generations of a query, at most
         self.splits, self.db = splits, experiment.db
         self.queries = [
             query for split in splits for query in experiment.splits.get(known_split(split), [])
@@ -198,6 +199,8 @@ class Sampler:
             self.engines.close()
             self.tally.loads = self.engines.loads
             self.tally.left = len(self.held) + len(self.order)
+            if self.budget is not None and self.tally.left and self.budget < self.tree:
+                self.tally.least = self.tree
             self.tally.seconds = time.monotonic() - started
             self.on_progress(self.tally)
 

@@ -19,6 +19,8 @@ from helpers.experiments import facts, held, load, settings, table, write_questi
 from helpers.paths import ROOT
 from helpers.shell import Shell
 
+import hcache
+from hcache.commands import main
 from hcache.commands.app import app
 from hcache.commands.options import Format
 from hcache.data.metrics import METRICS
@@ -322,6 +324,62 @@ def test_repeat_says_the_first_difference(trained: Shell) -> None:
     assert "line 4" in message and "1000000000" in message
 
 
+def test_an_empty_question_is_refused(trained: Shell) -> None:
+    for question in ("", " \n"):
+        assert "the question is empty" in trained("route", "sft", question, code=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "experiment.yaml", "--algo", "sft", "--live"], "--live is joint training"),
+        (["eval", "sft", "--set", "train.alpha=0.3"], "are for experiment files"),
+        (["report", "runs/report", "--verify", "--out", "page"], "--verify writes nothing"),
+        (["check", "small.duckdb", "--all"], "need an experiment file"),
+        (["digest", "small.duckdb", "--db", "other.duckdb"], "two databases"),
+        (["plan", "experiment.yaml", "--batch", "b.jsonl", "--show", "3"], "without --show"),
+    ],
+)
+def test_options_that_do_not_apply_are_refused(
+    shell: Shell, arguments: list[str], words: str
+) -> None:
+    shell.patch.setenv("COLUMNS", "200")
+    shell(*arguments, code=2)
+    shell.patch.setattr(sys, "argv", ["hcache", *arguments])
+    with pytest.raises(SystemExit):
+        main()
+    assert words in " ".join(shell.capture.readouterr().err.split())
+
+
+def test_numbers_with_an_exponent_are_numbers_everywhere(shell: Shell) -> None:
+    shell("sample", "experiment.yaml")
+    rate = shell.sets("train.settings.lr=1e-3", *QUICK)
+    shell("train", "experiment.yaml", "--algo", "sft", *rate)
+    shown = json.loads(shell("runs", "show", "sft", "--format", "json"))
+    assert shown["config"]["train"]["settings"]["lr"] == 0.001
+
+
+def test_a_budget_below_one_tree_says_the_least_that_does_something(shell: Shell) -> None:
+    said = shell("sample", "experiment.yaml", "--budget", "5")
+    assert "0 generations made" in said and "give --budget 6 or more" in said
+    assert "run the same command again" not in said
+    said = shell("sample", "experiment.yaml", "--budget", "6")
+    assert "6 generations made" in said and "run the same command again" in said
+
+
+def test_plan_shows_prompts_of_each_data_set_also_when_all_is_there(shell: Shell) -> None:
+    raw = settings("ab")
+    raw["data"]["other"] = {"sources": {"test": {"path": "other.jsonl"}}}
+    write_questions(shell.folder, "other", 2)
+    load(shell.folder, raw)
+    for _ in range(2):
+        said = shell("plan", "experiment.yaml", "--show", "3")
+        prompts = re.findall(r"^user: (\D+)\d", said, re.MULTILINE)
+        assert prompts == ["train", "other", "train"]
+        assert f"database: {(shell.folder / 'small.duckdb').resolve()}" in said
+        shell("sample", "experiment.yaml")
+
+
 def test_route_asks_the_models_live(trained: Shell) -> None:
     routed = json.loads(trained("route", run_folder(trained), "test0", "--format", "json"))
     assert routed["answer"] == routed["steps"][-1]["reply"]
@@ -372,7 +430,7 @@ def test_train_before_sample_of_this_experiment(trained: Shell) -> None:
 @pytest.mark.parametrize("alpha", ["nan", "inf", "-1"])
 def test_eval_takes_the_alphas_that_an_experiment_file_takes(trained: Shell, alpha: str) -> None:
     message = trained("eval", "experiment.yaml", "--alpha", alpha, code=1)
-    assert message.startswith("error: --: alpha: ") and message.count("\n") == 1
+    assert message.startswith("error: --alpha: alpha: ") and message.count("\n") == 1
 
 
 def test_a_run_that_is_not_finished_is_not_repeated(trained: Shell) -> None:
@@ -495,3 +553,10 @@ def test_training_that_was_killed_goes_on_to_the_same_bits(shell: Shell) -> None
     (whole,) = (shell.folder / "elsewhere").glob("ppo-*")
     for part in ("metrics.jsonl", "policy/policy.safetensors"):
         assert (killed / part).read_bytes() == (whole / part).read_bytes()
+
+
+def test_the_package_is_the_command_and_knows_its_version() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "hcache", "--version"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert (done.returncode, done.stdout) == (0, f"hcache {hcache.__version__}\n")
