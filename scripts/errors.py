@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 import typer.main
 from raised import Package, Raised, tells
@@ -84,11 +85,17 @@ def page() -> str:
     return "\n".join([HEAD, _exit_codes(), *_sections(errors()), REASONS, _reasons()])
 
 
+def commands(group: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+    """The commands of a group with their whole names, those of groups in it as well."""
+    for name, each in getattr(group, "commands", {}).items():
+        yield f"{above}{name}", each
+        yield from commands(each, f"{above}{name} ")
+
+
 def results() -> dict[str, str]:
     """What the exit code of a command says besides errors, by command, as its help has it."""
-    command = typer.main.get_command(app)
     found: dict[str, str] = {}
-    for name, each in sorted(getattr(command, "commands", {}).items()):
+    for name, each in sorted(commands(typer.main.get_command(app))):
         text = " ".join((each.help or "").split())
         if said := re.search(r"[^.]*exit code[^.]*\.", text):
             found[name] = said[0].strip()

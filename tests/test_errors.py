@@ -173,7 +173,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["runs", "--runs", "none"], 0, ""),
+        (["runs", "list", "--runs", "none"], 0, ""),
         (["sql", "select 1", "--db", "none.duckdb"], 1, "Fill one with: hcache sample"),
         (["train"], 2, "--help"),
         (["nothing"], 2, "--help"),
@@ -215,7 +215,7 @@ def test_exit_codes_are_documented_alike(scripts: ModuleType) -> None:
     assert all(f"| {code} | {said} |" in page for code, said in application.EXIT_CODES.items())
     epilog = typer.main.get_command(application.app).epilog or ""
     assert all(f"{code}: {said}" in epilog for code, said in application.EXIT_CODES.items())
-    assert {"bench", "check", "report", "rerun", "verify"} == set(scripts.results())
+    assert {"bench", "check", "report", "runs repeat", "verify"} == set(scripts.results())
     assert all(f"| `hcache {name}` | {said} |" in page for name, said in scripts.results().items())
 
 

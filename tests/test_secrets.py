@@ -42,7 +42,7 @@ COMMANDS = [
     ["rescore", EXPERIMENT],
     ["train", EXPERIMENT],
     ["bench", EXPERIMENT, "--algos", "sft"],
-    ["eval", EXPERIMENT, "--csv", "rows.csv", "--json"],
+    ["eval", EXPERIMENT, "--format", "json"],
     ["report", EXPERIMENT, "--out", "page"],
     ["export", "replies.jsonl", *DB],
     ["export", "replies.parquet", *DB, "--questions"],
@@ -50,7 +50,7 @@ COMMANDS = [
     ["verify", EXPERIMENT],
     ["digest", "small.duckdb"],
     ["sql", "from experiments", *DB, "--format", "json"],
-    ["runs"],
+    ["runs", "list"],
     ["doctor"],
 ]
 SERVED = [

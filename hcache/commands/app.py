@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from functools import partial
 from io import TextIOWrapper
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.text import Text
 
+from hcache import __version__
 from hcache.commands import (
-    assignments,
     bench,
     check,
     demo,
@@ -25,6 +25,7 @@ from hcache.commands import (
     report,
     reproducing,
     routers,
+    runs,
     sampling,
     status,
 )
@@ -52,6 +53,26 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     add_completion=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hcache {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _version(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
 app.command()(demo.demo)
 app.command()(sampling.plan)
 app.command()(prices.prices)
@@ -73,9 +94,7 @@ app.command()(check.check)
 app.command()(check.verify)
 app.command()(check.digest)
 app.command()(export.export)
-app.command()(assignments.assignments)
-app.add_typer(inspect.runs, name="runs")
-app.command()(routers.rerun)
+app.add_typer(runs.app, name="runs")
 app.command()(doctor.doctor)
 
 

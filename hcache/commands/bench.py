@@ -9,18 +9,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
 from hcache.commands.console import notes, progress, say
 from hcache.commands.options import (
-    AsJson,
     Database,
     ExperimentFile,
+    Format,
+    OutputFormat,
     Overrides,
     Plugins,
     TrackerName,
     With,
 )
 from hcache.commands.routers import EvaluationProgress, print_report
+from hcache.commands.targets import load_experiment
 from hcache.data.visible import one_line
 from hcache.errors import RunError
-from hcache.experiment import Experiment
 from hcache.runs.tracking import DEFAULT
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def bench(
     set_: Overrides = None,
     plugin: Plugins = None,
     tracker: TrackerName = DEFAULT,
-    as_json: AsJson = False,
+    format: OutputFormat = Format.table,
 ) -> None:
     """Train every router in several seeds, a process per core, and evaluate them all.
 
@@ -53,8 +54,8 @@ def bench(
     from hcache.runs.benching import algorithms, jobs
     from hcache.runs.evaluating import evaluate_runs
 
-    loaded = Experiment.load(experiment, set_ or (), db, plugins=plugin or ())
-    others = [Experiment.load(file, set_ or (), db, plugins=plugin or ()) for file in with_ or ()]
+    loaded = load_experiment(experiment, set_, db, plugin)
+    others = [load_experiment(file, set_, db, plugin) for file in with_ or ()]
     chosen = algos.split(",") if algos else _all_that_fit(algorithms(loaded))
     own = jobs(loaded, chosen, seeds, tracker)
     theirs = [jobs(other, [other.config.train.algo], seeds, tracker) for other in others]
@@ -69,7 +70,7 @@ def bench(
             list(zip(others, trained[1:], strict=True)),
             on_router,
         )
-    print_report(report, as_json, report.verdicts.values())
+    print_report(report, format, report.verdicts.values())
     if missing := len(wanted) - len(runs):
         raise RunError(
             f"{missing} of {len(wanted)} runs are left out.",

@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, TaskID
 
-from hcache.commands.console import print_json, progress, say
+from hcache.commands.console import print_rows, progress, say
 from hcache.commands.options import (
     AllowCode,
-    AsJson,
     Database,
     ExperimentFile,
+    Format,
+    OutputFormat,
     Overrides,
     Plugins,
     permit_code,
 )
+from hcache.commands.targets import Target, database_of, is_experiment, load_experiment
 from hcache.errors import EngineError, StoreError
-from hcache.experiment import Experiment
 from hcache.store import Store
 
-ExperimentOrDatabase = Annotated[
-    Path,
-    typer.Argument(
-        metavar="EXPERIMENT.yaml|DB",
-        help="A database, or an experiment whose database it is.",
-        show_default=False,
-    ),
-]
+FAULT = ("table", "fault", "count", "example", "hint")
 
 
 def check(
-    target: ExperimentOrDatabase,
+    target: Target = None,
     db: Database = None,
     set_: Overrides = None,
     plugin: Plugins = None,
@@ -42,7 +35,7 @@ def check(
         bool, typer.Option("--all", help="Render every prompt again, not 200 of each arm.")
     ] = False,
     allow_code: AllowCode = False,
-    as_json: AsJson = False,
+    format: OutputFormat = Format.table,
 ) -> None:
     """Check a database row by row: keys, trees, scores, counts of tokens. Runs no model.
 
@@ -56,13 +49,17 @@ def check(
 
     permit_code(allow_code)
     experiment = None
-    if target.suffix in (".yaml", ".yml"):
-        experiment = Experiment.load(target, set_ or (), db, plugins=plugin or ())
-    path = db or (target if experiment is None else experiment.db)
+    if target is None or not is_experiment(target):
+        if set_ or plugin or all_prompts:
+            raise typer.BadParameter("--set, --plugin and --all need an experiment file.")
+    else:
+        experiment = load_experiment(target, set_, db, plugin)
+    path = database_of(target, db) if experiment is None else experiment.db
     with CheckProgress() as on_progress:
         found = check_database(path, experiment, all_prompts, on_progress)
-    if as_json:
-        print_json(found.to_dict())
+    if format is not Format.table:
+        faults = [asdict(fault) for fault in found.faults]
+        print_rows(faults, format, whole=found.to_dict(), columns=FAULT)
     else:
         checked = ", ".join(f"{number:,} {what}" for what, number in found.checked.items())
         for line in (*map(str, found.faults), *found.notes, f"checked: {checked or 'the schema'}"):
@@ -74,7 +71,7 @@ def check(
             "docs/checking.md says what they mean; to have a sound one, sample into another file: "
             "hcache sample EXPERIMENT.yaml --db FILE",
         )
-    if not as_json:
+    if format is Format.table:
         say(f"{path}: clean")
 
 
@@ -85,7 +82,7 @@ def verify(
     plugin: Plugins = None,
     count: Annotated[int, typer.Option(min=1, help="Generations of each arm.")] = 20,
     seed: Annotated[int, typer.Option(help="Draws which ones.")] = 0,
-    as_json: AsJson = False,
+    format: OutputFormat = Format.table,
 ) -> None:
     """Make some stored generations again with the models, and compare them token by token.
 
@@ -96,11 +93,11 @@ def verify(
     """
     from hcache.checking.regenerating import regenerate
 
-    loaded = Experiment.load(experiment, set_ or (), db, plugins=plugin or ())
+    loaded = load_experiment(experiment, set_, db, plugin)
     with Store(loaded.db) as store, CheckProgress() as on_progress:
         found = list(regenerate(store, loaded, count, seed, on_progress=on_progress))
-    if as_json:
-        print_json([asdict(each) for each in found])
+    if format is not Format.table:
+        print_rows([asdict(each) for each in found], format)
     else:
         for each in found:
             say(f"{each}")
@@ -114,9 +111,9 @@ def verify(
 
 
 def digest(
-    target: ExperimentOrDatabase,
+    target: Target = None,
     db: Database = None,
-    as_json: AsJson = False,
+    format: OutputFormat = Format.table,
 ) -> None:
     """Print the digest of what a database holds: the same for the same content, in any order.
 
@@ -129,19 +126,14 @@ def digest(
 
     with Store(database_of(target, db)) as store:
         found = content_digest(store)
-    if as_json:
-        print_json(asdict(found))
+    if format is not Format.table:
+        rows = [{"table": name} | asdict(table) for name, table in found.tables.items()]
+        every = {"table": "all", "digest": found.digest}
+        print_rows([*rows, every], format, whole=asdict(found))
         return
     for name, table in found.tables.items():
         say(f"{table.digest[:32]}  {name} ({table.rows:,} rows)")
     say(f"{found.digest}  all")
-
-
-def database_of(target: Path, db: Path | None) -> Path:
-    """The database that a target names."""
-    if target.suffix in (".yaml", ".yml"):
-        return Experiment.load(target, (), db).db
-    return db or target
 
 
 class CheckProgress:

@@ -14,12 +14,13 @@ from time import monotonic
 from typing import Any
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from hcache.data.visible import visible
+from hcache.commands.options import Format
+from hcache.data.visible import in_markdown, visible
 from hcache.files import json_text
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -60,6 +61,37 @@ def print_json(value: Any) -> None:
     typer.echo(json_text(value))
 
 
+def print_rows(
+    rows: Sequence[Mapping[str, Any]],
+    format: Format = Format.table,
+    *,
+    whole: Any = None,
+    columns: Sequence[str] = (),
+    title: str | None = None,
+) -> None:
+    """Print rows in one of the formats; JSON is `whole` instead where that says more.
+
+    `columns` are needed where there may be no row to tell them, or some of a row are left out.
+    """
+    names = columns or list(dict.fromkeys(name for row in rows for name in row))
+    if format is Format.json:
+        print_json(rows if whole is None else whole)
+    elif format is Format.csv:
+        typer.echo(csv_text(names, rows), nl=False)
+    elif format is Format.markdown:
+        typer.echo(markdown_text(names, rows), nl=False)
+    else:
+        console.print(table_of([{name: row.get(name) for name in names} for row in rows], title))
+
+
+def markdown_text(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as a table of Markdown, in which foreign text is no markup; numbers to four digits."""
+    marks = ["---:" if _is_numeric(row.get(name) for row in rows) else "---" for name in columns]
+    lines = [list(map(in_markdown, columns)), marks]
+    lines += ([in_markdown(_cell(row.get(name))) for name in columns] for row in rows)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     """Rows as CSV, the one place where it is made: nested values as JSON, nothing for none.
 
@@ -93,7 +125,7 @@ def table_of(rows: Sequence[dict[str, Any]], title: str | None = None) -> Table:
     """Rows as a table for people: numbers to four digits, to the right."""
     table = Table(title=title, title_justify="left")
     for name in rows[0] if rows else ():
-        numeric = all(isinstance(row[name], (int, float, type(None))) for row in rows)
+        numeric = _is_numeric(row[name] for row in rows)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(_cell, row.values()))
@@ -149,7 +181,11 @@ class _PlainColumn(TextColumn):
         return Text(visible(self.text_format.format(task=task)), self.style)
 
 
-def _cell(value: object) -> RenderableType:
+def _is_numeric(values: Iterable[object]) -> bool:
+    return all(isinstance(value, (int, float, type(None))) for value in values)
+
+
+def _cell(value: object) -> str:
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

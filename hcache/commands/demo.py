@@ -18,7 +18,7 @@ What to try next (`source .venv/bin/activate` makes .venv/bin/hcache plain `hcac
   hcache show TRAJECTORY --db runs/demo/hcache.duckdb
   hcache train {EXPERIMENT} --algo sft
   hcache eval {EXPERIMENT}
-  hcache runs --runs runs/demo
+  hcache runs list --runs runs/demo
 """
 
 

@@ -6,8 +6,8 @@ import platform
 import sys
 from dataclasses import dataclass
 
-from hcache.commands.console import console, print_json, table_of
-from hcache.commands.options import AsJson
+from hcache.commands.console import print_rows
+from hcache.commands.options import Format, OutputFormat
 from hcache.engines.devices import has_gpu
 from hcache.packages import installed_version
 
@@ -69,14 +69,9 @@ def _sandbox() -> Finding:
     return Finding("sandbox for pass@1", ", ".join(sorted(granted)) or "limits alone", advice)
 
 
-def doctor(as_json: AsJson = False) -> None:
+def doctor(format: OutputFormat = Format.table) -> None:
     """Say what is installed, which engine and device would be used, and what to type if not.
 
     Example: `hcache doctor`
     """
-
-    findings = examine()
-    if as_json:
-        print_json([vars(finding) for finding in findings])
-        return
-    console.print(table_of([vars(finding) for finding in findings]))
+    print_rows([vars(finding) for finding in examine()], format)

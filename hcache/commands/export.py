@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from hcache.commands.console import say
-from hcache.commands.inspect import DatabaseFile
-from hcache.commands.options import Plugins, named_option
+from hcache.commands.options import Database, Plugins, named_option
+from hcache.commands.targets import Target, database_of, is_experiment, load_experiment
 from hcache.data.queries import known_split
 from hcache.errors import StoreError
 from hcache.exports import EXPORTERS, Selection
@@ -25,7 +25,8 @@ def export(
             help="The file to write: .jsonl or .parquet; with hf the folder.", show_default=False
         ),
     ],
-    db: DatabaseFile,
+    target: Target = None,
+    db: Database = None,
     experiment: Annotated[
         str | None, typer.Option(help="Which one, where the database holds several.")
     ] = None,
@@ -53,7 +54,7 @@ def export(
     Questions, references and prompts stay out: their licence may forbid copies. Replies stand as
     they are, also where a model repeats what it was asked; the command says how many do.
 
-    Example: `hcache export --db runs/demo/hcache.duckdb replies.parquet`
+    Example: `hcache export replies.parquet EXPERIMENT.yaml`
     """
     for file in plugin or ():
         load_file(file)
@@ -61,7 +62,9 @@ def export(
     options = options_of(exporter, dict(map(named_option, option or ())), f"format {to!r}")
     splits = tuple(known_split(name.strip()) for name in split.split(",")) if split else ()
     check_free(out, force)
-    with Store(db) as store:
+    if experiment is None and target is not None and is_experiment(target):
+        experiment = load_experiment(target, (), db).name
+    with Store(database_of(target, db)) as store:
         chosen = Selection(store, chosen_experiment(store, experiment), splits, questions)
         made = exporter(chosen, out, **options)
     write_out(out, made.content)

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from hcache.commands.console import print_json, say
-from hcache.commands.options import AsJson, Plugins, named_option
+from hcache.commands.console import print_rows, say
+from hcache.commands.options import Format, OutputFormat, Plugins, named_option
 from hcache.data.queries import dropped_in_words
 from hcache.data.visible import one_line
 from hcache.plugins import load_file
@@ -47,7 +47,7 @@ def import_(
         ),
     ] = None,
     plugin: Plugins = None,
-    as_json: AsJson = False,
+    format: OutputFormat = Format.table,
 ) -> None:
     """Bring outcomes that others have recorded into a database, as an experiment like any other.
 
@@ -61,9 +61,10 @@ def import_(
         load_file(file)
     options = dict(map(named_option, option or ()))
     imported = import_files(format_, paths, db, name=name, split=split, options=options)
-    if as_json:
+    if format is not Format.table:
         dropped = [{**key._asdict(), "count": n} for key, n in imported.dropped.items()]
-        print_json(asdict(imported) | {"file": str(imported.file), "dropped": dropped})
+        found = asdict(imported) | {"file": str(imported.file), "dropped": dropped}
+        print_rows([found], format, whole=found)
         return
     for line in _told(imported, db):
         say(one_line(line))

@@ -1,42 +1,32 @@
-"""`hcache sql`, `show`, `runs` and `doctor`: looking at what is there."""
+"""`hcache sql` and `hcache show`: looking into a database."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from enum import StrEnum
-from pathlib import Path
 from shlex import quote
 from typing import Annotated, Any
 
 import typer
 
-from hcache.commands.console import console, csv_text, field, print_json, say, table_of
-from hcache.commands.options import AsJson
-from hcache.errors import RunError, StoreError
+from hcache.commands.console import console, field, print_rows, say
+from hcache.commands.options import Database, Format, OutputFormat
+from hcache.commands.targets import Target, database_of
+from hcache.errors import StoreError
 from hcache.processes.signals import ended_at_once
 from hcache.recorded.rows import UNRECORDED
-from hcache.runs.folder import Run, all_runs, find_run
 from hcache.store import answer, open_for_people
 from hcache.store.queries import CALLS, FIND
 
-DatabaseFile = Annotated[Path, typer.Option("--db", help="The database.", show_default=False)]
+ID = 12  # characters of a key that tell it from others
 MISSING = "not recorded"  # by those who made the calls
-RunsFolder = Annotated[Path, typer.Option("--runs", help="Folder of the runs.")]
-
-
-class Format(StrEnum):
-    """Forms in which rows are printed."""
-
-    table = "table"
-    csv = "csv"
-    json = "json"
 
 
 def sql(
     query: Annotated[str, typer.Argument(help="Any SQL query.", show_default=False)],
-    db: DatabaseFile,
-    format: Annotated[Format, typer.Option(help="How rows are printed.")] = Format.table,
+    target: Target = None,
+    db: Database = None,
+    format: OutputFormat = Format.table,
     allow_external_access: Annotated[
         bool,
         typer.Option(
@@ -51,37 +41,37 @@ def sql(
     are described in docs/database.md; those for people are `sequences`, `leaderboard`, `oracle`,
     `roles`, `coverage` and `outcomes`.
 
-    Example: `hcache sql "select * from sequences order by f1 desc limit 5" --db FILE`
+    Example: `hcache sql "from sequences order by f1 desc limit 5" EXPERIMENT.yaml`
     """
-    with ended_at_once(), open_for_people(db, allow_external_access) as store:
+    path = database_of(target, db)
+    with ended_at_once(), open_for_people(path, allow_external_access) as store:
         columns, rows = answer(store, query)
-    if format is Format.csv:
-        typer.echo(csv_text(columns, rows), nl=False)
-    elif format is Format.json:
-        print_json(rows)
-    elif not rows:
-        say("no rows")
+    if rows or format is not Format.table:
+        print_rows(rows, format, columns=columns)
     else:
-        console.print(table_of(rows))
+        say("no rows")
 
 
 def show(
     trajectory: Annotated[
         str, typer.Argument(help="Id of a trajectory, or its first characters.", show_default=False)
     ],
-    db: DatabaseFile,
+    target: Target = None,
+    db: Database = None,
+    format: OutputFormat = Format.table,
 ) -> None:
     """Show a trajectory: the question, each hop's arm, prompt, reply, tokens and cost, the score.
 
-    Ids stand in the view `outcomes`.
+    Ids stand in the view `outcomes`. Runs are shown by `hcache runs show`.
 
-    Example: `hcache show 3f2a91 --db runs/demo/hcache.duckdb`
+    Example: `hcache show 3f2a91 EXPERIMENT.yaml`
     """
-    with ended_at_once(), open_for_people(db) as store:
+    path = database_of(target, db)
+    with ended_at_once(), open_for_people(path) as store:
         found = answer(store, FIND, [trajectory]).rows
         if not found:
             raise StoreError(
-                f"{db} holds no trajectory {trajectory!r} of an experiment.",
+                f"{path} holds no trajectory {trajectory!r} of an experiment.",
                 "Ids: hcache sql 'select trajectory_id, sequence from outcomes limit 9' --db FILE",
             )
         if len({row["trajectory_id"] for row in found}) > 1:
@@ -91,6 +81,9 @@ def show(
         outcome = found[0]
         calls = answer(store, CALLS, [outcome["trajectory_id"], outcome["experiment"]]).rows
         scores = {metric: outcome[metric] for metric in store.metrics()}
+    if format is not Format.table:
+        print_rows(calls, format, whole={"outcome": outcome, "calls": calls})
+        return
     try:
         told = [(f"{name}", f"{text}") for name, text in _told(outcome, calls, scores)]
     except (
@@ -102,8 +95,8 @@ def show(
         ValueError,
     ) as e:
         raise StoreError(
-            f"{db}: trajectory {outcome['trajectory_id']} is damaged ({type(e).__name__}: {e}).",
-            f"See what else is: hcache check {quote(str(db))}",
+            f"{path}: trajectory {outcome['trajectory_id']} is damaged ({type(e).__name__}: {e}).",
+            f"See what else is: hcache check {quote(str(path))}",
         ) from e
     for name, text in told:
         if name:
@@ -116,7 +109,8 @@ def _told(
     outcome: dict[str, Any], hops: list[dict[str, Any]], scores: dict[str, float | None]
 ) -> Iterator[tuple[Any, Any]]:
     """Names with their texts; a text without a name is a heading."""
-    yield "", f"{outcome['sequence']}  ({outcome['dataset']}, {outcome['split']})"
+    found = f"{outcome['sequence']} ({outcome['dataset']}, {outcome['split']})"
+    yield "", f"trajectory {outcome['trajectory_id'][:ID]}: {found}"
     yield "question", outcome["question"]
     for number, hop in enumerate(hops, 1):
         who = f"{hop['role']} {hop['arm']}".strip()
@@ -146,80 +140,3 @@ def _tokens(hop: dict[str, Any]) -> str:
 
 def _cost(cost: float | None) -> str:
     return f"cost {MISSING}" if cost is None else f"cost {cost:.4g}"
-
-
-runs = typer.Typer(
-    help="List runs, oldest first, or show one.\n\nExample: `hcache runs --runs runs/demo`",
-    invoke_without_command=True,
-)
-
-
-@runs.callback()
-def list_runs(
-    context: typer.Context, folder: RunsFolder = Path("runs"), as_json: AsJson = False
-) -> None:
-    """List runs with algorithm, seed, α and validation reward."""
-    if context.invoked_subcommand is not None:
-        return
-    rows = [_run_row(run) for run in all_runs(folder)]
-    if as_json:
-        print_json(rows)
-    elif rows:
-        console.print(table_of(rows))
-    else:
-        say(f"no runs below {folder}; train one with: hcache train EXPERIMENT.yaml")
-
-
-@runs.command("show")
-def show_run(
-    run: Annotated[str, typer.Argument(help="Folder or name of a run.", show_default=False)],
-    folder: RunsFolder = Path("runs"),
-) -> None:
-    """Show the manifest of a run and its last metrics.
-
-    Example: `hcache runs show runs/demo/ppo-s0-1a2b3c4d`
-    """
-    found = find_run(run, folder)
-    metrics = found.metrics()
-    shown = found.manifest | {"last_metrics": metrics[-1] if metrics else None}
-    print_json(shown)
-
-
-@runs.command("compare")
-def compare_runs(
-    one: Annotated[str, typer.Argument(help="Folder or name of a run.", show_default=False)],
-    two: Annotated[str, typer.Argument(help="The one to compare with.", show_default=False)],
-    split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
-    db: Annotated[Path | None, typer.Option(help="Database, in place of the first run's.")] = None,
-    folder: RunsFolder = Path("runs"),
-) -> None:
-    """Say whether one run is better than another, by their paired difference in reward.
-
-    Example: `hcache runs compare runs/demo/ppo-s0-1a2b3c4d runs/demo/sft-s0-5e6f7a8b`
-    """
-    from hcache.runs.evaluating import compare
-
-    first, second = find_run(one, folder), find_run(two, folder)
-    say(compare(first, second, split, db))
-
-
-def _run_row(run: Run) -> dict[str, Any]:
-    try:
-        manifest = run.manifest
-    except RunError:
-        unknown = ("experiment", "algo", "seed", "alpha", "valid reward", "seconds")
-        return {"run": str(run.folder), **dict.fromkeys(unknown), "state": "damaged"}
-    outcome = manifest.get("outcome") or {}
-    state = "finished" if outcome else "stopped: the same train command goes on"
-    if (name := str(manifest.get("name", run.name))) != run.name:
-        state += f"; its manifest is that of {name}"
-    return {
-        "run": str(run.folder),
-        "experiment": manifest["experiment"],
-        "algo": manifest["algo"],
-        "seed": manifest["seed"],
-        "alpha": manifest["config"]["train"]["alpha"],
-        "valid reward": outcome.get("best_valid_reward"),
-        "seconds": outcome.get("seconds"),
-        "state": state,
-    }

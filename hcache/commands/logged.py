@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from hcache.commands.console import console, print_json, say
-from hcache.commands.options import AsJson, Database
+from hcache.commands.console import console, print_rows, say
+from hcache.commands.options import Database, Format, OutputFormat
+from hcache.commands.targets import RunName, target_of
 from hcache.data.queries import known_split
 from hcache.store import Store
 from hcache.store.queries import QUESTIONS
@@ -27,10 +28,10 @@ def logged(
             show_default=False,
         ),
     ],
-    run: Annotated[str, typer.Argument(help="Folder or name of a run.", show_default=False)],
+    run: RunName,
     split: Annotated[str, typer.Option(help="Split that the log's questions are of.")] = "test",
     db: Database = None,
-    as_json: AsJson = False,
+    format: OutputFormat = Format.table,
 ) -> None:
     """Estimate what a router would have got from a log in which another one chose.
 
@@ -40,14 +41,13 @@ def logged(
 
     Example: `hcache logged LOG.csv RUN`
     """
-    from hcache.commands.routers import target_of
-
     known_split(split)
     _, (found,) = target_of(run, (), db, ())
     estimates, notes = _estimates(log, found, split, db)
     found.record_look(split)
-    if as_json:
-        print_json(estimates.to_dict() | {"notes": notes})
+    if format is not Format.table:
+        whole = estimates.to_dict() | {"notes": notes}
+        print_rows(_rows(whole["rows"]), format, whole=whole)
         return
     _show(estimates, found)
     for note in notes:
@@ -73,6 +73,15 @@ def _estimates(file: Path, run: Run, split: str, db: Path | None) -> tuple[Estim
     _, notes = without_leakage([run], experiment.db, asked, split)
     probs_NA = greedy_probs(at_alpha(run.policy, train.alpha), tree)
     return estimate(tree, log, probs_NA, train.alpha), notes
+
+
+def _rows(estimates: dict[str, Any]) -> list[dict[str, Any]]:
+    """Flat rows of nested estimates, for tables."""
+    return [
+        {"estimator": name}
+        | {f"{what}_{part}": value for what, row in rows.items() for part, value in row.items()}
+        for name, rows in estimates.items()
+    ]
 
 
 def _show(estimates: Estimates, run: Run) -> None:

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from hcache.commands.console import print_json, say
-from hcache.commands.options import AsJson
+from hcache.commands.console import print_rows, say
+from hcache.commands.options import Format, OutputFormat
 from hcache.files import features_folder
 from hcache.store.merging import Merged
 from hcache.store.merging import merge as merge_files
@@ -23,7 +23,7 @@ def merge(
     sources: Annotated[
         list[Path], typer.Argument(help="Databases to bring in; only read.", metavar="FROM…")
     ],
-    as_json: AsJson = False,
+    format: OutputFormat = Format.table,
 ) -> None:
     """Bring databases that were sampled apart into one, as if one run had made them.
 
@@ -36,14 +36,14 @@ def merge(
     """
 
     def tell(merged: Merged) -> None:
-        if as_json:
+        if format is not Format.table:
             return
         for line in _told(merged, into):
             say(line)
 
     done = merge_files(into, sources, tell)
-    if as_json:
-        print_json([asdict(each) for each in done])
+    if format is not Format.table:
+        print_rows([asdict(each) for each in done], format)
         return
     if encoded := [str(source) for source in sources if features_folder(source).exists()]:
         say(f"features are not merged, they are encoded again when needed: {', '.join(encoded)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,16 @@ import typer
 from hcache.config.sampling import known_workers
 from hcache.data.metrics import allow_code_execution
 from hcache.errors import ConfigError
+
+
+class Format(StrEnum):
+    """Forms in which a command prints what it has found."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+    markdown = "markdown"
+
 
 ExperimentFile = Annotated[
     Path, typer.Argument(help="The experiment's YAML file.", show_default=False)
@@ -49,13 +60,15 @@ Workers = Annotated[
         "said. `ray` or `ray://HOST:PORT`: those of a Ray cluster.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AllowCode = Annotated[
     bool,
     typer.Option(
         "--allow-code-execution",
         help="Run the code that models wrote, in a sandbox, for the metric pass@1.",
     ),
+]
+OutputFormat = Annotated[
+    Format, typer.Option("--format", help="Form of the output; JSON has all there is to say.")
 ]
 TrackerName = Annotated[
     str,

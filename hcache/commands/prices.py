@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from hcache.commands.console import console, notes, print_json, say, table_of
-from hcache.commands.options import AsJson, Database, ExperimentFile, Overrides, Plugins
-from hcache.experiment import Experiment
+from hcache.commands.console import notes, print_rows, say
+from hcache.commands.options import (
+    Database,
+    ExperimentFile,
+    Format,
+    OutputFormat,
+    Overrides,
+    Plugins,
+)
+from hcache.commands.targets import load_experiment
 
 
 def prices(
@@ -14,7 +21,7 @@ def prices(
     db: Database = None,
     set_: Overrides = None,
     plugin: Plugins = None,
-    as_json: AsJson = False,
+    format: OutputFormat = Format.table,
 ) -> None:
     """Show the prices that costs are made of, for 1,000,000 tokens. Runs no model.
 
@@ -24,16 +31,16 @@ def prices(
     """
     from hcache.runs.prices import prices_of
 
-    loaded = Experiment.load(experiment, set_ or (), db, plugins=plugin or ())
+    loaded = load_experiment(experiment, set_, db, plugin)
     found = prices_of(loaded)
-    if as_json:
-        print_json(asdict(found))
-        return
     rows = [asdict(arm) for arm in found.arms]
+    if format is not Format.table:
+        print_rows(rows, format, whole=asdict(found))
+        return
     for name in ("cached", "call"):
         if not any(row[name] is not None for row in rows):
             rows = [{key: value for key, value in row.items() if key != name} for row in rows]
-    console.print(table_of(rows, f"prices of {loaded.name}, for 1,000,000 tokens"))
+    print_rows(rows, title=f"prices of {loaded.name}, for 1,000,000 tokens")
     say(f"cost: {found.cost}")
     for remark in found.remarks:
         say(f"WARNING: {remark}", "bold red", notes)

@@ -10,7 +10,8 @@ import typer
 
 from hcache.commands.console import say
 from hcache.commands.options import Database, Overrides, Plugins, With
-from hcache.commands.routers import EvaluationProgress, print_remarks, target_of
+from hcache.commands.routers import EvaluationProgress, print_remarks
+from hcache.commands.targets import is_experiment, target_of
 from hcache.errors import RunError
 
 
@@ -46,14 +47,14 @@ def report(
     from hcache.reporting import write_report
 
     if verify:
+        if out or with_ or set_ or plugin:
+            raise typer.BadParameter("--verify writes nothing anew: it goes with --db alone.")
         _verify(targets, db)
         return
-    (experiment, runs), *more = [
-        target_of(target, set_ or (), db, plugins=plugin or ()) for target in targets
-    ]
+    (experiment, runs), *more = [target_of(target, set_, db, plugin) for target in targets]
     runs = list(dict.fromkeys([*runs, *(run for _, own in more for run in own)]))
     folder = out or (runs[0].folder.parent if runs else Path(experiment.config.runs)) / "report"
-    others = [target_of(str(file), set_ or (), db, plugins=plugin or ()) for file in with_ or ()]
+    others = [target_of(str(file), set_, db, plugin) for file in with_ or ()]
     with EvaluationProgress() as on_router:
         command = ["hcache", *sys.argv[1:]]
         written = write_report(experiment, runs, folder, split, command, others, on_router)
@@ -66,7 +67,7 @@ def report(
 def _verify(targets: list[str], db: Path | None) -> None:
     from hcache.reporting import verify_report
 
-    if len(targets) != 1 or targets[0].endswith((".yaml", ".yml")):
+    if len(targets) != 1 or is_experiment(targets[0]):
         raise RunError("--verify takes the folder of one report.", "It is the one with index.html.")
     with EvaluationProgress() as on_router:
         found = verify_report(Path(targets[0]), db, on_router)

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from hcache.commands.console import console, print_json, say, table_of
-from hcache.commands.options import AsJson
+from hcache.commands.console import print_rows, say
+from hcache.commands.options import Format, OutputFormat
 
 EQUAL = {True: "equal", False: "differs", None: "not published"}
 
@@ -21,7 +21,7 @@ def reproduce(
     keep: Annotated[
         Path | None, typer.Option(help="Folder in which the databases are kept; else they go.")
     ] = None,
-    as_json: AsJson = False,
+    format: OutputFormat = Format.table,
 ) -> None:
     """Make a published table again: import what was recorded, and compare figure by figure.
 
@@ -35,14 +35,14 @@ def reproduce(
     table = read_reproduction(file)
     with TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         lines = made_again(file, folder, keep or Path(scratch))
-    if as_json:
-        print_json([{**asdict(line), "difference": line.difference} for line in lines])
+    if format is not Format.table:
+        print_rows([{**asdict(line), "difference": line.difference} for line in lines], format)
         return
     rows = [
         {"row": line.row, "figure": line.figure, "published": line.published, "ours": line.ours,
          "difference": line.difference, "": EQUAL[line.equal]}
         for line in lines
     ]  # fmt: skip
-    console.print(table_of(rows, table.source))
+    print_rows(rows, title=table.source)
     published = [line.equal for line in lines if line.equal is not None]
     say(f"{sum(published)} of {len(published)} figures are equal")

@@ -1,32 +1,31 @@
-"""`hcache train`, `eval`, `route` and `rerun`."""
+"""`hcache train`, `eval` and `route`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
-from hcache.commands.console import console, csv_text, field, notes, print_json, progress, say
+from hcache.commands.console import console, field, notes, print_rows, progress, say
 from hcache.commands.options import (
-    AsJson,
     Database,
     ExperimentFile,
+    Format,
+    OutputFormat,
     Overrides,
     Plugins,
     Seed,
     TrackerName,
     With,
 )
+from hcache.commands.targets import RunName, load_experiment, target_of
 from hcache.config.file import parse_settings
 from hcache.config.schema import ExperimentConfig, TrainConfig
-from hcache.errors import DataError, RunError
-from hcache.experiment import Experiment
-from hcache.exports.writing import write_out
+from hcache.errors import DataError
 from hcache.models.replies import in_words
 from hcache.runs.tracking import DEFAULT
 
@@ -60,12 +59,12 @@ def train(
     from hcache.runs.comparability import changes_since, outdated_by
     from hcache.runs.training import train as train_router
 
+    if live and algo not in (None, "joint", "joint-live"):
+        raise typer.BadParameter(f"--live is joint training: leave out --live, or --algo {algo}.")
     overrides = list(set_ or ())
     overrides += [f"train.seed={seed}"] if seed is not None else []
     overrides += [f"train.settings.device={device}"] if device is not None else []
-    loaded = Experiment.load(
-        experiment, overrides, db, "joint-live" if live else algo, plugin or ()
-    )
+    loaded = load_experiment(experiment, overrides, db, plugin, "joint-live" if live else algo)
     with TrainingProgress(loaded.config) as on_metrics:
         run = train_router(loaded, init=init, on_metrics=on_metrics, tracker=tracker)
     for warning in changes_since(loaded):
@@ -164,8 +163,7 @@ def evaluate(
     db: Database = None,
     set_: Overrides = None,
     plugin: Plugins = None,
-    as_json: AsJson = False,
-    csv: Annotated[Path | None, typer.Option(help="Also write the rows to this CSV file.")] = None,
+    format: OutputFormat = Format.table,
 ) -> None:
     """Evaluate routers against every single model, the best static sequence, random and the oracle.
 
@@ -178,26 +176,22 @@ def evaluate(
     from hcache.runs.evaluating import evaluate_runs
     from hcache.runs.training import with_train
 
-    experiment, runs = target_of(target, set_ or (), db, plugin or ())
+    experiment, runs = target_of(target, set_, db, plugin)
     if alpha is not None:
         values = experiment.config.train.model_dump() | {"alpha": alpha}
-        experiment = with_train(experiment, parse_settings(TrainConfig, values, "--"))
-    others = [target_of(str(file), set_ or (), db, plugin or ()) for file in with_ or ()]
+        experiment = with_train(experiment, parse_settings(TrainConfig, values, "--alpha"))
+    others = [target_of(str(file), set_, db, plugin) for file in with_ or ()]
     with EvaluationProgress() as on_router:
         report = evaluate_runs(experiment, runs, split, others, on_router)
-    if csv is not None:
-        rows = report.to_dict()["rows"]
-        columns = list(dict.fromkeys(name for row in rows for name in row))
-        write_out(csv, csv_text(columns, rows).encode())
-    print_report(report, as_json)
+    print_report(report, format)
 
 
-def print_report(report: Report, as_json: bool, sentences: Iterable[str] = ()) -> None:
-    """Print a report as JSON, or as a table with some sentences and what must be known below."""
+def print_report(report: Report, format: Format, sentences: Iterable[str] = ()) -> None:
+    """Print a report; as a table with some sentences and what must be known below."""
     from hcache.evaluation.leaderboard import table
 
-    if as_json:
-        typer.echo(report.to_json(), nl=False)
+    if format is not Format.table:
+        print_rows(report.rows, format, whole=report.to_dict())
         return
     console.print(table(report))
     for sentence in sentences:
@@ -214,7 +208,7 @@ def print_remarks(report: Report) -> None:
 
 
 def route(
-    run: Annotated[str, typer.Argument(help="Folder or name of a run.", show_default=False)],
+    run: RunName,
     question: Annotated[str, typer.Argument(help="The question.", show_default=False)],
     experiment: Annotated[
         Path | None, typer.Option(help="Experiment file, where the run's own has moved.")
@@ -226,7 +220,7 @@ def route(
         str | None,
         typer.Option(help="Data set whose instruction it is asked with, where they differ."),
     ] = None,
-    as_json: AsJson = False,
+    format: OutputFormat = Format.table,
 ) -> None:
     """Route one question live: the trained router decides, real models answer.
 
@@ -236,8 +230,8 @@ def route(
 
     with live_router(run, experiment) as router:
         routed = router.route(question, _lines(passages), data)
-    if as_json:
-        print_json(asdict(routed))
+    if format is not Format.table:
+        print_rows([asdict(step) for step in routed.steps], format, whole=asdict(routed))
         return
     for step in routed.steps:
         role = f", {step.role}" if step.role else ""
@@ -259,54 +253,3 @@ def _lines(file: Path | None) -> list[str]:
             "Give a text file with one passage a line.",
         ) from error
     return [line for line in lines if line.strip()]
-
-
-def rerun(
-    run: Annotated[str, typer.Argument(help="Folder or name of a run.", show_default=False)],
-    db: Database = None,
-) -> None:
-    """Repeat a run from its manifest, and say whether the result is identical.
-
-    Where it is not, the first difference is said, and the exit code is 1.
-
-    Example: `hcache rerun runs/demo/ppo-s0-1a2b3c4d`
-    """
-    from hcache.runs.folder import find_run
-    from hcache.runs.training import repeat
-
-    found = find_run(run)
-    with TrainingProgress(found.config) as on_metrics:
-        difference = repeat(found, db, on_metrics)
-    if difference is not None:
-        raise RunError(
-            f"{found.name} came out otherwise: {difference}.",
-            f"See what it was made with, and where: hcache runs show {quote(str(found.folder))}",
-        )
-    say(f"{found.name}: identical")
-
-
-def target_of(
-    target: str, overrides: Sequence[str], db: Path | None, plugins: Sequence[Path]
-) -> tuple[Experiment, list[Run]]:
-    """An experiment file with its finished runs, or a run with its experiment."""
-    from hcache.runs.comparability import damage
-    from hcache.runs.folder import all_runs, find_run
-
-    if target.endswith((".yaml", ".yml")):
-        loaded = Experiment.load(target, overrides, db, plugins=plugins)
-        runs = [run for run in all_runs(Path(loaded.config.runs)) if _may_be_of(run, loaded.name)]
-        return loaded, runs
-    run = find_run(target)
-    if not run.finished:
-        raise RunError(f"{run.folder} is not finished.", "Run the same train command to go on.")
-    if reason := damage(run):
-        raise RunError(f"{run.name}: {reason.rstrip('.')}.", "Train it again.")
-    return run.experiment(db), [run]
-
-
-def _may_be_of(run: Run, experiment: str) -> bool:
-    """True if a run is a finished one of an experiment, or too damaged to tell."""
-    try:
-        return run.finished and run.manifest.get("experiment", experiment) == experiment
-    except RunError:
-        return True

@@ -9,17 +9,19 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, TaskID, TimeRemainingColumn
 
-from hcache.commands.console import console, field, notes, print_json, progress, say, table_of
+from hcache.commands.console import console, field, notes, print_rows, progress, say
 from hcache.commands.options import (
     AllowCode,
-    AsJson,
     Database,
     ExperimentFile,
+    Format,
+    OutputFormat,
     Overrides,
     Plugins,
     Workers,
     permit_code,
 )
+from hcache.commands.targets import load_experiment
 from hcache.config.schema import Server
 from hcache.data.queries import SPLITS, dropped_in_words
 from hcache.engines import engine_of
@@ -48,18 +50,25 @@ def plan(
         Path | None,
         typer.Option(help="Write what servers' models can be asked now as a batch file instead."),
     ] = None,
+    format: OutputFormat = Format.table,
 ) -> None:
     """Say what sampling would do: generations, what is cached, tokens, time. Runs no model.
 
     Example: `hcache plan data/demo/experiment.yaml --show 3`
     """
-    loaded = Experiment.load(experiment, _with(set_, workers), db, plugins=plugin or ())
+    loaded = load_experiment(experiment, _with(set_, workers), db, plugin)
     if batch is not None:
+        if show or format is not Format.table:
+            raise typer.BadParameter("--batch writes a file: it goes without --show and --format.")
         _say_written(write_batch(loaded, batch))
         return
     _warn_of_unit(loaded)
     made = make_plan(loaded, show)
-    console.print(table_of(_plan_rows(made), f"plan of {loaded.name}"))
+    if format is not Format.table:
+        print_rows([asdict(line) for line in made.lines], format, whole=_plan_in_full(loaded, made))
+        return
+    print_rows(_plan_rows(made), title=f"plan of {loaded.name}")
+    say(f"database: {loaded.db.resolve()}")
     say(
         f"{len(loaded.queries())} queries, at most {made.missing} generations to make, "
         f"{_duration(made.seconds)}."
@@ -71,7 +80,7 @@ def plan(
             field(f"{message.role}:", message.content, "dim")
     placement, why_not = planned_placement(loaded)
     if placement is not None:
-        console.print(table_of(_placement_rows(placement), _title(placement)))
+        print_rows(_placement_rows(placement), title=_title(placement))
     if why_not:
         say(why_not)
     if made.errors:
@@ -114,7 +123,7 @@ def sample(
     Example: `hcache sample data/demo/experiment.yaml`
     """
     permit_code(allow_code)
-    loaded = Experiment.load(experiment, _with(set_, workers), db, plugins=plugin or ())
+    loaded = load_experiment(experiment, _with(set_, workers), db, plugin)
     _refuse_recorded(loaded)
     if policy is not None:
         from hcache.runs.folder import find_run
@@ -140,7 +149,7 @@ def sample(
             only=None if came is None else came.generations,
             on_progress=bars.update,
         ).run()
-    say(summary(tally, str(loaded.db)))
+    say(summary(tally, str(loaded.db.resolve())))
     if served.fleet is not None:
         say(_said_of(served.fleet))
     if came is not None and came.failed:
@@ -198,7 +207,7 @@ def rescore(
     set_: Overrides = None,
     plugin: Plugins = None,
     allow_code: AllowCode = False,
-    as_json: AsJson = False,
+    format: OutputFormat = Format.table,
 ) -> None:
     """Score stored replies anew where a metric or an extractor has changed. Runs no model.
 
@@ -207,7 +216,7 @@ def rescore(
     Example: `hcache rescore data/demo/experiment.yaml`
     """
     permit_code(allow_code)
-    loaded = Experiment.load(experiment, set_ or (), db, plugins=plugin or ())
+    loaded = load_experiment(experiment, set_, db, plugin)
     with Store(loaded.db) as store:
         if loaded.name not in store.experiments():
             raise StoreError(
@@ -219,8 +228,8 @@ def rescore(
         scored = score_again(
             loaded, PATIENCE_SECONDS, lambda scores: bar.update(task, completed=scores)
         )
-    if as_json:
-        print_json(asdict(scored))
+    if format is not Format.table:
+        print_rows([asdict(scored)], format, whole=asdict(scored))
         return
     say(f"{scored} in {loaded.db}")
 
@@ -281,7 +290,12 @@ def summary(tally: Tally, db: str) -> str:
         text += (
             f"; {tally.absent} requests are not in the results: `hcache plan … --batch` writes them"
         )
-    if tally.left:
+    if tally.left and tally.least > 0:
+        text += (
+            f"; nothing was made, since whole queries alone are: one takes {tally.least} "
+            f"generations, so give --budget {tally.least} or more"
+        )
+    elif tally.left:
         text += f"; {tally.left} queries left for want of budget: run the same command again"
     if tally.moved:
         text += (
@@ -291,6 +305,16 @@ def summary(tally: Tally, db: str) -> str:
     if tally.waiting:
         text += "; the database is in use, finished generations wait beside it for the next run"
     return text
+
+
+def _plan_in_full(experiment: Experiment, made: Plan) -> dict[str, object]:
+    return {
+        "experiment": experiment.name,
+        "queries": len(experiment.queries()),
+        "missing": made.missing,
+        "seconds": made.seconds,
+        "lines": [asdict(line) for line in made.lines],
+    }
 
 
 def _plan_rows(made: Plan) -> list[dict[str, object]]:

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hcache.commands.check import ExperimentOrDatabase, database_of
-from hcache.commands.console import console, print_json, say, table_of
-from hcache.commands.options import AsJson, Database
+from hcache.commands.console import print_rows, say
+from hcache.commands.options import Database, Format, OutputFormat
+from hcache.commands.targets import Target, database_of
 from hcache.errors import StoreBusyError
 from hcache.sampling.status import RunStatus, read_status
 from hcache.store import Store, exists, spool_path
@@ -20,7 +20,7 @@ KILLED = "killed"
 PATIENCE_SECONDS = 2.0  # for a sampler that writes; what it says of itself is enough
 
 
-def status(target: ExperimentOrDatabase, db: Database = None, as_json: AsJson = False) -> None:
+def status(target: Target = None, db: Database = None, format: OutputFormat = Format.table) -> None:
     """Say who samples into a database, how far that is, how fast, and what it has cost.
 
     Works while sampling runs, and is not in its way. Of a run that was killed it says so. What the
@@ -31,17 +31,17 @@ def status(target: ExperimentOrDatabase, db: Database = None, as_json: AsJson = 
     path = database_of(target, db)
     sampler, run = sampling(path), read_status(path)
     stored = _stored(path, run)
-    if as_json:
-        print_json(_plain(path, sampler, run, stored))
+    if format is not Format.table:
+        print_rows(stored, format, whole=_plain(path, sampler, run, stored))
         return
     for line in _told(path, sampler, run):
         say(line)
     if sampler and run is not None and run.arms:
-        console.print(table_of(_arm_rows(run), "this run"))
+        print_rows(_arm_rows(run), title="this run")
     if sampler and run is not None and run.parts:
-        console.print(table_of(_part_rows(run), "workers and endpoints"))
+        print_rows(_part_rows(run), title="workers and endpoints")
     if stored:
-        console.print(table_of(stored, "in the database"))
+        print_rows(stored, title="in the database")
 
 
 def _stored(path: Path, run: RunStatus | None) -> list[dict[str, Any]]:

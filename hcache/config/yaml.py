@@ -8,6 +8,7 @@ before anything is built.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -138,6 +139,9 @@ def _fault_of_text(text: str) -> str:
     return ""
 
 
+_Loader.add_implicit_resolver(  # numbers of JSON that YAML 1.1 takes for texts, such as 1e-3
+    f"{_TAG}float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
+)
 _checked("bool", lambda value: "")
 _checked("int", lambda value: "" if value in INTEGERS else "a number of more than 64 bits")
 _checked("float", lambda value: "" if math.isfinite(value) else "a number that is not finite")

@@ -24,6 +24,8 @@ _ACTING = re.compile(
     "]"
 )
 
+_MARKUP = re.compile(r"([\\`*_\[\]|~$])")
+
 
 def visible(text: str) -> str:
     r"""The text with every character that would act on a terminal or page written out, as \x1b."""
@@ -33,6 +35,12 @@ def visible(text: str) -> str:
 def one_line(text: str) -> str:
     r"""The text as `visible` has it on one line: line feeds are written out too, as \n."""
     return visible(text).replace("\n", r"\n")
+
+
+def in_markdown(text: str) -> str:
+    """The text on one line as Markdown shows it: nothing in it is markup, HTML or a new cell."""
+    line = " ".join(visible(text).split()).replace("&", "&amp;").replace("<", "&lt;")
+    return _MARKUP.sub(r"\\\1", line)
 
 
 def _written_out(match: re.Match[str]) -> str:

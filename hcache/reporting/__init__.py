@@ -2,7 +2,7 @@
 
 index.html      everything on one page: no script, no network
 report.md       the same in Markdown
-report.json     the figures behind it, as `hcache eval --json` prints them
+report.json     the figures behind it, as `hcache eval --format json` prints them
 recipe.json     what it was made from, for `verify_report`
 figures/        each figure as SVG and PNG
 """

@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from hcache.data.visible import visible
+from hcache.data.visible import in_markdown, visible
 from hcache.evaluation.leaderboard import HEADER, footnotes, label, title
 from hcache.evaluation.report import Group, Report, Row
 from hcache.evaluation.statistics import BETTER, WORSE, Interval
@@ -248,8 +248,7 @@ def _plain(value: Any) -> Any:
     """Text that Markdown shows as it is, in one line; markup made here passes."""
     if isinstance(value, Markup):
         return value
-    line = printable(str(value)).replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", line)
+    return in_markdown(str(value))
 
 
 def fenced(text: str) -> Markup:

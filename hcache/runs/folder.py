@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("hcache", "torch", "numpy", "scikit-learn", "duckdb", "polars", "safetensors")
 METRICS, DESCRIPTION = "metrics.jsonl", "policy/policy.json"  # files that the manifest answers for
+SHOWN = 5  # runs that an error names
 WAIT = 0.2  # seconds between two looks whether a run is free
 _log = logging.getLogger(__name__)
 
@@ -178,6 +179,17 @@ class Run:
         if known := outcome.get("files", {}).get(name):
             check_file(self.folder / name, again(self.folder), known)
 
+    def is_locked(self) -> bool:
+        """True while a process trains it."""
+        try:
+            with (self.folder / "lock").open(encoding="utf-8") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # it was never trained here
+            return False
+        return False
+
     @contextmanager
     def lock(self, wait: bool = False) -> Iterator[Callable[[], None]]:
         """Hold the run for this process; the kernel lets go of it when the process ends.
@@ -273,18 +285,34 @@ class MetricsLog:
 
 
 def find_run(name: str | Path, folder: Path = Path("runs")) -> Run:
-    """A run by its path, or by its name below `folder`.
+    """A run by its path, or by the beginning of its name below `folder`.
 
     Raises:
-        RunError: there is no such run.
+        RunError: there is no such run, or several are called so.
     """
     path = Path(name)
     if has_manifest(path):
         return Run(path)
-    found = [run for run in all_runs(folder) if run.name == str(name)]
+    runs = all_runs(folder)
+    found = [run for run in runs if run.name == str(name)] or [
+        run for run in runs if _begins(run, str(name))
+    ]
     if not found:
-        raise RunError(f"there is no run {name}.", f"See them with: hcache runs --runs {folder}")
+        raise RunError(
+            f"there is no run {name}.", f"See them with: hcache runs list --runs {folder}"
+        )
+    if len(found) > 1:
+        known = ", ".join(str(run.folder) for run in found[:SHOWN])
+        raise RunError(
+            f"{len(found)} runs begin with {name}: {known}{', …' * (len(found) > SHOWN)}.",
+            "Give more of the name, or the folder.",
+        )
     return found[0]
+
+
+def _begins(run: Run, name: str) -> bool:
+    """True if the name of a run, or its path, begins so."""
+    return bool(name) and (run.name.startswith(name) or str(run.folder).startswith(name))
 
 
 def all_runs(folder: Path) -> list[Run]:

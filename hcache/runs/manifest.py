@@ -99,7 +99,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     file = folder / MANIFEST
     if not has_manifest(folder):
-        raise RunError(f"{folder} is no run (it has no {MANIFEST}).", "See them with: hcache runs")
+        raise RunError(
+            f"{folder} is no run (it has no {MANIFEST}).", "See them with: hcache runs list"
+        )
     manifest = read_object(file, again(folder), BEFORE)
     try:
         _Manifest.model_validate(manifest)

@@ -62,12 +62,14 @@ class Router:
         It is asked as those of `dataset` are, which need not be given where all are asked alike.
 
         Raises:
-            DataError: the question is not UTF-8.
+            DataError: the question is empty, or not UTF-8.
             ConfigError: no such data set, or none is given and they differ.
             EngineError: a model failed.
         """
         if well_formed(question) != question:
             raise DataError("the question is not UTF-8.", "Type it in UTF-8.")
+        if not question.strip():
+            raise DataError("the question is empty.", "Type one, in quotes.")
         query = Query(question, (), passages=tuple(passages), **self._asked(dataset))
         (episode,) = self.live.play(self.policy, [query])
         names = [option.name for option in self.live.options]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,6 @@ def make_plan(experiment: Experiment, show: int = 0) -> Plan:
     rates = _rates(experiment)
     lengths = {arm.name: _Tokens(arm.path) for arm in experiment.pool}  # a tool reads no tokens
     lines = {place: Line(*place, count, count) for place, count in counted.items()}
-    prompts: list[Request] = []
     first: dict[tuple[str, int], Request] = {}  # that is not cached
     for query in queries:
         for request, hop in _walk(experiment, query, lambda r: stored.get(r.key)):
@@ -158,14 +158,25 @@ def make_plan(experiment: Experiment, show: int = 0) -> Plan:
             if arm.name in lengths:
                 line.prompt_tokens += lengths[arm.name].count(request)
                 line.output_tokens += arm.config.max_tokens
-            if len(prompts) < show:
-                prompts.append(request)
     for line in lines.values():
         rate = rates.get(line.arm)
         line.seconds = None if rate is None else rate * (line.generations - line.cached)
     order = {arm.name: index for index, arm in enumerate(experiment.all_arms)}
     ordered = sorted(lines.values(), key=lambda line: (line.hop, order[line.arm]))
-    return Plan(ordered, prompts, _refusals(first.values()))
+    return Plan(ordered, example_prompts(experiment, show), _refusals(first.values()))
+
+
+def example_prompts(experiment: Experiment, count: int) -> list[Request]:
+    """First prompts of some queries, of each data set in turn, of each arm in turn."""
+    by_dataset: dict[str, list[Query]] = {}
+    for query in experiment.queries():
+        by_dataset.setdefault(query.dataset, []).append(query)
+    in_turn = [query for row in zip_longest(*by_dataset.values()) for query in row if query]
+    enumerator, prompts = enumerator_of(experiment), []
+    for number, query in enumerate(in_turn[:count]):
+        asked = enumerator.start(query, 1)
+        prompts += asked[number % len(asked) :][:1] if asked else []
+    return prompts
 
 
 def _refusals(requests: Iterable[Request]) -> list[ArmError]:

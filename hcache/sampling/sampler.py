@@ -63,9 +63,8 @@ class Sampler:
     ) -> None:
         """The queries of some splits; `budget` bounds the generations of this run, `minutes` when
         queries are still begun; of a server's models, `only` generations of these keys are made.
-        `workers` answer beside each other where the engines are in several processes; `swap` asks
-        for one model at a time whatever the schedule. `answered` says how many generations each
-        worker has made.
+        `workers` answer side by side where engines are in several processes; `swap` asks for one
+        model at a time whatever the schedule; `answered` counts the generations of each worker.
 
         Raises:
             ConfigError: no such split, or none with queries; or see `check`.
@@ -73,6 +72,7 @@ class Sampler:
         check(experiment)
         self.experiment = experiment
         self.config = experiment.config.sampling
+        self.tree = 0  # generations of a query, at most
         self.splits, self.db = splits, experiment.db
         self.queries = [
             query for split in splits for query in experiment.splits.get(known_split(split), [])
@@ -198,6 +198,8 @@ class Sampler:
             self.engines.close()
             self.tally.loads = self.engines.loads
             self.tally.left = len(self.held) + len(self.order)
+            short = self.budget is not None and self.budget < self.tree
+            self.tally.least = self.tree if short and self.tally.left else 0
             self.tally.seconds = time.monotonic() - started
             self.on_progress(self.tally)
 
@@ -339,11 +341,9 @@ class Sampler:
         if key in self.engines.loaded:
             self.engines.drop(key)  # the others may need its memory
 
-    def _take(
-        self, engine: Engine, finished: list[Generation], running: dict[str, Request]
-    ) -> None:
+    def _take(self, engine: Engine, done: list[Generation], running: dict[str, Request]) -> None:
         """Make replies safe, then let the trees grow."""
-        pairs = [(running.pop(generation.key), generation) for generation in finished]
+        pairs = [(running.pop(generation.key), generation) for generation in done]
         records = [record_of(request, generation, engine) for request, generation in pairs]
         self.uncommitted += records
         self.spool.append(records)

@@ -31,6 +31,7 @@ class Tally:
     absent: int = 0  # of a server's models, not in the file of results that was given
     unpaid: int = 0  # requests not sent, since they could pass sampling.max_cost
     left: int = 0  # queries not begun, for want of budget
+    least: int = 0  # budget that would have begun a query, where the one given began none
     waiting: bool = False  # whether finished generations wait in the spool
     seconds: float = 0.0
     scored: Scored = field(default_factory=Scored)  # at the end, of what was there before

@@ -296,7 +296,7 @@ def test_the_command_says_clean_or_what_is_wrong(
     shell = Shell(folder, capsys, monkeypatch)
     assert "small.duckdb: clean" in shell("check", "experiment.yaml")
     assert "small.duckdb: clean" in shell("check", "small.duckdb")
-    assert json.loads(shell("check", "small.duckdb", "--json"))["clean"]
+    assert json.loads(shell("check", "small.duckdb", "--format", "json"))["clean"]
     with duckdb.connect(str(folder / "small.duckdb")) as connection:
         connection.execute("update scores set value = 2 where rowid = 0")
     assert "2 faults of 2 kinds" in shell("check", "experiment.yaml", code=1)

@@ -108,7 +108,7 @@ def test_the_command(
 ) -> None:
     shell = Shell(experiment.db.parent, capsys, monkeypatch)
     assert "b: 20" not in shell("verify", "experiment.yaml")
-    said = json.loads(shell("verify", "experiment.yaml", "--count", "3", "--json"))
+    said = json.loads(shell("verify", "experiment.yaml", "--count", "3", "--format", "json"))
     assert [(each["arm"], each["equal"]) for each in said] == [("a", 3), ("b", 3)]
     monkeypatch.setattr(regenerate, "__defaults__", (0, newer, lambda *_: None))
     assert "3 of 30 generations came out otherwise" in shell("verify", "experiment.yaml", code=1)

@@ -9,14 +9,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from helpers.experiments import facts, load, settings, table, write_questions, write_scripts
+import typer.main
+from helpers.experiments import facts, held, load, settings, table, write_questions, write_scripts
 from helpers.paths import ROOT
 from helpers.shell import Shell
 
+import hcache
+from hcache.commands import main
 from hcache.commands.app import app
+from hcache.commands.options import Format
 from hcache.data.metrics import METRICS
 from hcache.runs.folder import Run
 from hcache.store import Store, write
@@ -67,7 +73,7 @@ def test_rescore_says_how_many_values_changed(
     write(shell.folder / "small.duckdb", {"scores": old})
     said = "144 scores made anew, " + f"{changed} values changed"
     assert changed > 0 and said in shell("rescore", "experiment.yaml")
-    assert json.loads(shell("rescore", "experiment.yaml", "--json")) == {
+    assert json.loads(shell("rescore", "experiment.yaml", "--format", "json")) == {
         "new": 0, "anew": 0, "changed": 0, "left": 0
     }  # fmt: skip
     message = shell("rescore", "experiment.yaml", "--set", "name=other", code=1)
@@ -93,7 +99,7 @@ def test_cut_replies_are_in_every_report(shell: Shell) -> None:
     shell("train", "experiment.yaml", "--algo", "sft", *cut, *quick)
     sentence = "b: 18 of 18 replies cut at max_tokens (100.0%)."
     assert sentence in shell("eval", "experiment.yaml", *cut)
-    replies = json.loads(shell("eval", "experiment.yaml", "--json", *cut))["replies"]
+    replies = json.loads(shell("eval", "experiment.yaml", "--format", "json", *cut))["replies"]
     assert [(row["arm"], row["truncated"], row["too_long"]) for row in replies] == [
         ("a", 0, 0), ("b", 18, 0)
     ]  # fmt: skip
@@ -148,27 +154,60 @@ def test_show_tells_every_score(shell: Shell, monkeypatch: pytest.MonkeyPatch) -
 
 def test_eval_prints_table_json_and_csv(trained: Shell) -> None:
     assert "oracle" in trained("eval", "experiment.yaml")
-    report = json.loads(trained("eval", "experiment.yaml", "--json", "--csv", "rows.csv"))
+    report = json.loads(trained("eval", "experiment.yaml", "--format", "json"))
     assert report["queries"] == 6
     names = {row["name"] for row in report["rows"]}
     assert {"a", "b", "random", "oracle", "sft"} <= names
-    rows = list(csv.DictReader((trained.folder / "rows.csv").read_text().splitlines()))
-    assert len(rows) == len(report["rows"])
+    rows = [*csv.DictReader(trained("eval", "experiment.yaml", "--format", "csv").splitlines())]
+    assert [row["name"] for row in rows] == [row["name"] for row in report["rows"]]
     looks = (trained.folder / run_folder(trained) / "looks.jsonl").read_text().splitlines()
-    assert [json.loads(look)["split"] for look in looks] == ["test", "test"]
-    one = json.loads(trained("eval", run_folder(trained), "--split", "valid", "--json"))
+    assert [json.loads(look)["split"] for look in looks] == ["test"] * 3
+    one = json.loads(trained("eval", run_folder(trained), "--split", "valid", "--format", "json"))
     assert one["queries"] == 6 and "sft" in one["verdicts"]
 
 
-def test_a_csv_is_written_whole_or_not_at_all(trained: Shell) -> None:
-    before, rows = trained.folder / "before.csv", trained.folder / "rows.csv"
-    before.write_text("as before")
-    rows.hardlink_to(before)
-    trained("eval", "experiment.yaml", "--csv", "rows.csv")
-    assert before.read_text() == "as before" != rows.read_text()  # a file in place of the other
-    (trained.folder / "file").touch()
-    said = trained("eval", "experiment.yaml", "--csv", "file/rows.csv", code=1)
-    assert "\nerror: cannot write file/rows.csv" in said
+def printing(command: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command with its whole name."""
+    if not getattr(command, "commands", None):
+        yield name, command
+    for each, below in getattr(command, "commands", {}).items():
+        yield from printing(below, f"{name} {each}".strip())
+
+
+def test_rows_have_one_option_for_their_form_everywhere() -> None:
+    found = {}
+    for name, command in printing(typer.main.get_command(app)):
+        options = {option: param for param in command.params for option in param.opts}
+        assert not {"--json", "--csv"} & options.keys(), name
+        if "--format" in options:
+            found[name] = options["--format"].type_descriptor.annotation
+    assert {*found.values()} == {Format} and [*Format] == ["table", "json", "csv", "markdown"]
+    assert {"bench", "check", "eval", "plan", "show", "sql", "status", "runs show"} <= {*found}
+
+
+@pytest.mark.parametrize(
+    ("command", "column"),
+    [
+        (("plan", "experiment.yaml"), "cached"),
+        (("prices", "experiment.yaml"), "input"),
+        (("status", "experiment.yaml"), "generations"),
+        (("digest", "experiment.yaml"), "digest"),
+        (("check", "experiment.yaml"), "fault"),
+        (("eval", "experiment.yaml"), "gap_closed"),
+        (("rescore", "experiment.yaml"), "changed"),
+        (("doctor",), "found"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_rows_in_every_form_are_the_same(
+    trained: Shell, command: tuple[str, ...], column: str
+) -> None:
+    text = trained(*command, "--format", "csv")
+    rows = [*csv.DictReader(text.splitlines())]
+    head, rule, *lines = trained(*command, "--format", "markdown").splitlines()
+    assert column.replace("_", r"\_") in head and set(rule) <= set("| -:")
+    assert column in text.splitlines()[0].split(",") and len(lines) == len(rows)
+    json.loads(trained(*command, "--format", "json"))
 
 
 def test_train_finds_its_run_again_and_init_starts_from_another(trained: Shell) -> None:
@@ -178,19 +217,75 @@ def test_train_finds_its_run_again_and_init_starts_from_another(trained: Shell) 
     assert (trained.folder / first / "manifest.json").read_bytes() == manifest
     trained("train", "experiment.yaml", "--init", first, *trained.sets(*QUICK))
     names = {
-        row["name"] for row in json.loads(trained("eval", "experiment.yaml", "--json"))["rows"]
+        row["name"]
+        for row in json.loads(trained("eval", "experiment.yaml", "--format", "json"))["rows"]
     }
     assert {"sft", "sft+ppo"} <= names
 
 
-def test_runs_and_rerun(trained: Shell) -> None:
+def test_runs_are_listed_shown_and_repeated(trained: Shell) -> None:
     folder = run_folder(trained)
-    (row,) = json.loads(trained("runs", "--json"))
-    assert row["run"] == folder and row["state"] == "finished"
-    assert "sft" in trained("runs")
-    shown = json.loads(trained("runs", "show", folder))
+    (row,) = json.loads(trained("runs", "list", "--format", "json"))
+    assert row["folder"] == folder and row["state"] == "finished"
+    assert "sft" in trained("runs", "list")
+    assert "config.train.alpha" in trained("runs", "show", folder)
+    shown = json.loads(trained("runs", "show", folder, "--format", "json"))
     assert shown["outcome"]["weights"] and shown["packages"]["torch"] and shown["machine"]["cores"]
-    assert "identical" in trained("rerun", folder)
+    assert "identical" in trained("runs", "repeat", folder)
+
+
+def test_runs_are_named_by_how_their_names_begin(trained: Shell) -> None:
+    name = Path(run_folder(trained)).name
+    for begin in ("sft", "sft-s0", f"runs/{name[:-3]}"):
+        assert name in trained("runs", "show", begin)
+        assert json.loads(trained("eval", begin, "--format", "json"))["seeds"] == {"sft": 1}
+    trained("train", "experiment.yaml", "--algo", "sft", "--seed", "10", *trained.sets(*QUICK))
+    trained("train", "experiment.yaml", "--algo", "sft", "--seed", "1", *trained.sets(*QUICK))
+    message = trained("runs", "show", "sft-s", code=1)
+    assert "3 runs begin with sft-s" in message and name in message
+    assert '"seed": 1,' in trained("runs", "show", "sft-s1-", "--format", "json")
+    assert "there is no run s0" in trained("runs", "show", "s0", code=1)
+
+
+def test_runs_say_running_while_they_are_trained_and_stay_then(trained: Shell) -> None:
+    run = Run(trained.folder / run_folder(trained))
+    run.write_manifest(run.manifest | {"outcome": None})
+    assert "stopped" in trained("runs", "list")
+    with held(run):
+        assert "running" in trained("runs", "list") and "stopped" not in trained("runs", "list")
+        assert "being trained by another" in trained("runs", "delete", run.name, "--yes", code=1)
+    assert "stopped" in trained("runs", "list") and run.folder.exists()
+
+
+def test_runs_are_deleted_when_that_is_confirmed(trained: Shell) -> None:
+    folder = trained.folder / run_folder(trained)
+    trained("runs", "delete", "sft", code=1)  # nobody answers
+    assert (folder / "manifest.json").exists()
+    assert "deleted" in trained("runs", "delete", "sft", "--yes")
+    assert not folder.exists() and "no runs below" in trained("runs", "list")
+
+
+@pytest.mark.parametrize(
+    "target", [["experiment.yaml"], ["small.duckdb"], ["--db", "small.duckdb"]]
+)
+def test_an_experiment_or_a_database_is_asked(trained: Shell, target: list[str]) -> None:
+    query = "select trajectory_id from outcomes limit 1"
+    (row,) = json.loads(trained("sql", query, *target, "--format", "json"))
+    assert row["trajectory_id"][:12] in trained("show", row["trajectory_id"], *target)
+    assert "144 trajectories of small" in trained("export", "out.jsonl", *target)
+    assert "  all" in trained("digest", *target) and "nobody is" in trained("status", *target)
+    assert "clean" in trained("check", *target)
+    trained("sql", query, code=2)
+
+
+def test_a_second_database_beside_the_file_is_warned_of(trained: Shell) -> None:
+    home = trained.folder
+    trained.folder = home / "work"
+    trained.folder.mkdir()
+    said = trained("train", "../experiment.yaml", code=1)
+    assert "WARNING: another database of small lies beside its file: " in said
+    assert f"{home / 'small.duckdb'}; used is" in said and "--db" in said
+    assert "another" not in trained("prices", "../experiment.yaml", "--db", "../small.duckdb")
 
 
 def test_runs_are_compared_in_words(trained: Shell) -> None:
@@ -215,22 +310,78 @@ def test_runs_are_compared_in_words(trained: Shell) -> None:
     assert "different rewards" in trained("runs", "compare", first, third, code=1)
 
 
-def test_rerun_says_the_first_difference(trained: Shell) -> None:
+def test_repeat_says_the_first_difference(trained: Shell) -> None:
     folder = trained.folder / run_folder(trained)
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     changed = json.loads(lines[3]) | {"loss": 1e9}
     lines[3] = json.dumps(changed)
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    assert "metrics.jsonl is damaged" in trained("rerun", run_folder(trained), code=1)
+    assert "metrics.jsonl is damaged" in trained("runs", "repeat", run_folder(trained), code=1)
     run = Run(folder)
     outcome = run.manifest["outcome"] | {"files": run.files()}
     run.write_manifest(run.manifest | {"outcome": outcome})  # as if it had been trained so
-    message = trained("rerun", run_folder(trained), code=1)
+    message = trained("runs", "repeat", run_folder(trained), code=1)
     assert "line 4" in message and "1000000000" in message
 
 
+def test_an_empty_question_is_refused(trained: Shell) -> None:
+    for question in ("", " \n"):
+        assert "the question is empty" in trained("route", "sft", question, code=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "experiment.yaml", "--algo", "sft", "--live"], "--live is joint training"),
+        (["eval", "sft", "--set", "train.alpha=0.3"], "are for experiment files"),
+        (["report", "runs/report", "--verify", "--out", "page"], "--verify writes nothing"),
+        (["check", "small.duckdb", "--all"], "need an experiment file"),
+        (["digest", "small.duckdb", "--db", "other.duckdb"], "two databases"),
+        (["plan", "experiment.yaml", "--batch", "b.jsonl", "--show", "3"], "without --show"),
+    ],
+)
+def test_options_that_do_not_apply_are_refused(
+    shell: Shell, arguments: list[str], words: str
+) -> None:
+    shell.patch.setenv("COLUMNS", "200")
+    shell(*arguments, code=2)
+    shell.patch.setattr(sys, "argv", ["hcache", *arguments])
+    with pytest.raises(SystemExit):
+        main()
+    assert words in " ".join(shell.capture.readouterr().err.split())
+
+
+def test_numbers_with_an_exponent_are_numbers_everywhere(shell: Shell) -> None:
+    shell("sample", "experiment.yaml")
+    rate = shell.sets("train.settings.lr=1e-3", *QUICK)
+    shell("train", "experiment.yaml", "--algo", "sft", *rate)
+    shown = json.loads(shell("runs", "show", "sft", "--format", "json"))
+    assert shown["config"]["train"]["settings"]["lr"] == 0.001
+
+
+def test_a_budget_below_one_tree_says_the_least_that_does_something(shell: Shell) -> None:
+    said = shell("sample", "experiment.yaml", "--budget", "5")
+    assert "0 generations made" in said and "give --budget 6 or more" in said
+    assert "run the same command again" not in said
+    said = shell("sample", "experiment.yaml", "--budget", "6")
+    assert "6 generations made" in said and "run the same command again" in said
+
+
+def test_plan_shows_prompts_of_each_data_set_also_when_all_is_there(shell: Shell) -> None:
+    raw = settings("ab")
+    raw["data"]["other"] = {"sources": {"test": {"path": "other.jsonl"}}}
+    write_questions(shell.folder, "other", 2)
+    load(shell.folder, raw)
+    for _ in range(2):
+        said = shell("plan", "experiment.yaml", "--show", "3")
+        prompts = re.findall(r"^user: (\D+)\d", said, re.MULTILINE)
+        assert prompts == ["train", "other", "train"]
+        assert f"database: {(shell.folder / 'small.duckdb').resolve()}" in said
+        shell("sample", "experiment.yaml")
+
+
 def test_route_asks_the_models_live(trained: Shell) -> None:
-    routed = json.loads(trained("route", run_folder(trained), "test0", "--json"))
+    routed = json.loads(trained("route", run_folder(trained), "test0", "--format", "json"))
     assert routed["answer"] == routed["steps"][-1]["reply"]
     assert routed["sequence"].split(">") == [step["arm"] for step in routed["steps"]]
     assert "answer" in trained("route", run_folder(trained), "test0")
@@ -271,7 +422,7 @@ def test_route_asks_as_the_data_set_does(trained: Shell) -> None:
     refused = trained("route", str(run), "test0", code=1)
     assert "instructions of their own" in refused and "--data one|two" in refused
     assert "did you mean 'two'" in trained("route", str(run), "test0", "--data", "twoo", code=1)
-    routed = json.loads(trained("route", str(run), "test0", "--data", "two", "--json"))
+    routed = json.loads(trained("route", str(run), "test0", "--data", "two", "--format", "json"))
     for step in routed["steps"]:
         assert step["messages"][-1]["content"].endswith("\n\nAs two.")
 
@@ -282,7 +433,7 @@ def test_a_question_that_is_not_utf8_is_refused(trained: Shell) -> None:
 
 
 def test_doctor_names_what_is_missing(shell: Shell) -> None:
-    findings = {row["part"]: row for row in json.loads(shell("doctor", "--json"))}
+    findings = {row["part"]: row for row in json.loads(shell("doctor", "--format", "json"))}
     assert findings["duckdb"]["found"] and not findings["duckdb"]["advice"]
     assert {"engine", "torch", "device for sampling"} <= findings.keys()
     assert "engine" in shell("doctor")
@@ -298,7 +449,7 @@ def test_doctor_names_what_is_missing(shell: Shell) -> None:
         (["train", "experiment.yaml", "--algo", "pppo"], "did you mean 'ppo'?"),
         (["eval", "runs/nothing"], "there is no run"),
         (["route", "runs/nothing", "q"], "there is no run"),
-        (["rerun", "runs/nothing"], "there is no run"),
+        (["runs", "repeat", "runs/nothing"], "there is no run"),
         (["eval", "experiment.yaml", "--split", "tset"], "test, train, valid"),
         (["sample", "experiment.yaml", "--set", "arms.a.temprature=1"], "did you mean 'temp"),
         (["sample", "experiment.yaml", "--db", "data-folder"], "not a DuckDB database"),
@@ -319,13 +470,13 @@ def test_train_before_sample_of_this_experiment(trained: Shell) -> None:
 @pytest.mark.parametrize("alpha", ["nan", "inf", "-1"])
 def test_eval_takes_the_alphas_that_an_experiment_file_takes(trained: Shell, alpha: str) -> None:
     message = trained("eval", "experiment.yaml", "--alpha", alpha, code=1)
-    assert message.startswith("error: --: alpha: ") and message.count("\n") == 1
+    assert message.startswith("error: --alpha: alpha: ") and message.count("\n") == 1
 
 
 def test_a_run_that_is_not_finished_is_not_repeated(trained: Shell) -> None:
     run = Run(trained.folder / run_folder(trained))
     run.write_manifest(run.manifest | {"outcome": None})
-    message = trained("rerun", run_folder(trained), code=1)
+    message = trained("runs", "repeat", run_folder(trained), code=1)
     assert message.startswith("error: ") and "is not finished. Run the same train" in message
 
 
@@ -356,11 +507,11 @@ def test_every_command_has_an_example_in_its_help(shell: Shell) -> None:
     ]
     assert set(names) == {
         "demo", "plan", "sample", "train", "bench", "eval", "report", "route", "show", "sql",
-        "export", "assignments", "rerun", "doctor", "check", "rescore",
+        "export", "doctor", "check", "rescore",
         "verify", "digest", "merge", "status", "prices", "import", "reproduce", "logged",
     }  # fmt: skip
-    for name in [*names, "runs"]:
-        assert "Example" in shell(name, "--help"), name
+    for name, _ in printing(typer.main.get_command(app)):
+        assert "Example" in shell(*name.split(), "--help"), name
 
 
 @pytest.mark.parametrize(("ending", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
@@ -435,10 +586,17 @@ def test_training_that_was_killed_goes_on_to_the_same_bits(shell: Shell) -> None
     process.kill()
     process.wait()
     killed = shell.folder / run_folder(shell, "ppo")
-    assert "stopped" in shell("runs")
+    assert "stopped" in shell("runs", "list")
     assert "not finished" in shell("eval", str(killed), code=1)
     shell("train", "experiment.yaml", *sets)
     shell("train", "experiment.yaml", *sets, "--set", "runs=elsewhere")
     (whole,) = (shell.folder / "elsewhere").glob("ppo-*")
     for part in ("metrics.jsonl", "policy/policy.safetensors"):
         assert (killed / part).read_bytes() == (whole / part).read_bytes()
+
+
+def test_the_package_is_the_command_and_knows_its_version() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "hcache", "--version"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert (done.returncode, done.stdout) == (0, f"hcache {hcache.__version__}\n")

@@ -66,7 +66,7 @@ def test_sampling_scores_at_its_end_and_routers_learn_from_it(shell: Shell) -> N
     assert "36 new scores" in said
     quick = shell.sets("train.iterations=20", "train.patience=3")
     shell("train", "experiment.yaml", "--algo", "sft", *quick)
-    report = json.loads(shell("eval", "experiment.yaml", "--json"))
+    report = json.loads(shell("eval", "experiment.yaml", "--format", "json"))
     assert report["best_static"] in ("a", "b")
 
 

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from rich.progress import BarColumn
 
 from hcache.commands import main
-from hcache.commands.console import PlainConsole, notes, progress, table_of
+from hcache.commands.console import PlainConsole, markdown_text, notes, progress, table_of
 from hcache.commands.sampling import SamplingProgress
 from hcache.data.visible import tell_of_warnings, visible
 from hcache.files import json_text
@@ -83,7 +83,7 @@ def test_a_defect_in_line_100_is_reported_in_line_100(shell: Shell) -> None:
 
 @pytest.mark.parametrize("name", ["x[/y]", "x[red]y", ":smile:", r"x\[y\]", "x\x1b[31my"])
 def test_paths_in_messages_are_text(shell: Shell, name: str) -> None:
-    assert visible(name) in shell("runs", "--runs", name)
+    assert visible(name) in shell("runs", "list", "--runs", name)
     for command in (["sql", "select 1", "--db", name], ["sample", name], ["runs", "show", name]):
         assert visible(name) in flat(shell(*command, code=1))
     assert visible(name) in shell("sql", f'select "{name}"', "--db", "small.duckdb", code=1) or (
@@ -112,7 +112,7 @@ def test_runs_in_a_folder_with_brackets(shell: Shell) -> None:
     shell("sample", "experiment.yaml")
     quick = shell.sets("train.iterations=2", "runs=runs[/bold]:100:x")
     assert "runs[/bold]:100:x/sft-" in shell("train", "experiment.yaml", "--algo", "sft", *quick)
-    assert "runs[/bold]:100:x" in flat(shell("runs", "--runs", "runs[/bold]:100:x"))
+    assert "runs[/bold]:100:x" in flat(shell("runs", "list", "--runs", "runs[/bold]:100:x"))
 
 
 def test_nested_columns_are_json_in_csv(shell: Shell) -> None:
@@ -171,7 +171,7 @@ def test_no_character_of_format_reorders_or_hides() -> None:
 )
 def test_what_reorders_or_hides_is_written_out(shell: Shell, sign: str) -> None:
     assert visible(f"a{sign}b") == f"a{sign.encode('unicode_escape').decode()}b"
-    assert sign not in shell("runs", "--runs", f"a{sign}b")
+    assert sign not in shell("runs", "list", "--runs", f"a{sign}b")
 
 
 @pytest.mark.parametrize(
@@ -196,6 +196,14 @@ def test_progress_bars_show_names_as_they_are() -> None:
     bars.add_task(HOSTILE + ACTING, total=1)
     assert HOSTILE + visible(ACTING) in printed(bars.get_renderable())
     assert bars.console is notes
+
+
+def test_rows_in_markdown_show_foreign_text_as_text() -> None:
+    text = "a|b <b>*x*</b> `c`\n[d](e) _f_" + ACTING
+    head, rule, line = markdown_text(["a_b", "n"], [{"a_b": text, "n": 0.123456}]).splitlines()
+    assert (head, rule) == (r"| a\_b | n |", "| --- | ---: |")
+    assert line.startswith(r"| a\|b &lt;b>\*x\*&lt;/b> \`c\` \[d\](e) \_f\_a\\x1b\[2Jb")
+    assert line.endswith(" | 0.1235 |") and not set(line) & set(ACTING) - set("abcdefgh[2J")
 
 
 def test_json_text_of_what_json_lacks() -> None:
@@ -226,9 +234,9 @@ def test_warnings_are_shown_as_any_other_text(
     monkeypatch.setattr(logging.root, "handlers", [])  # those of pytest
     monkeypatch.setattr(logging, "lastResort", logging.lastResort)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    monkeypatch.setattr("hcache.commands.inspect.say", lambda _: speak())
+    monkeypatch.setattr("hcache.commands.runs.say", lambda _: speak())
     shell.patch.chdir(shell.folder)
-    shell.patch.setattr(sys, "argv", ["hcache", "runs"])
+    shell.patch.setattr(sys, "argv", ["hcache", "runs", "list"])
     with pytest.raises(SystemExit):
         main()
     told = shell.capture.readouterr().err

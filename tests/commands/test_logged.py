@@ -57,7 +57,7 @@ def logs(shell: Shell) -> tuple[str, float]:
 
 def test_the_log_of_the_router_itself_gives_its_exact_reward(trained: Shell) -> None:
     run, exact = logs(trained)
-    found = json.loads(trained("logged", "own.csv", run, "--json"))
+    found = json.loads(trained("logged", "own.csv", run, "--format", "json"))
     assert found["answers"] and not found["reasons"]
     assert found["support"]["effective"] == pytest.approx(40)
     for name in ("IPS", "per-decision IPS", "SNIPS"):
@@ -72,7 +72,7 @@ def test_a_log_that_cannot_answer_gives_reasons_and_no_figure(trained: Shell) ->
     assert "The log cannot answer: its weights are worth" in said
     row = next(line for line in said.splitlines() if "SNIPS" in line)
     assert not any(sign.isdigit() for sign in row)
-    found = json.loads(trained("logged", "chance.csv", run, "--json"))
+    found = json.loads(trained("logged", "chance.csv", run, "--format", "json"))
     assert not found["answers"] and found["reasons"]
     assert found["rows"]["DR"]["reward"] == {"estimate": None, "low": None, "high": None}
 

@@ -38,7 +38,7 @@ def test_it_says_what_is_new_and_what_differs(shell: Shell) -> None:
     assert "that of all.duckdb stays" in said and "generations of " in said
     assert "3 trajectories of two.duckdb were made with another reply and stay out; 0 of" in said
     assert "features are not merged, they are encoded again when needed: two.duckdb" in said
-    [found] = json.loads(shell("merge", "all.duckdb", "two.duckdb", "--json"))
+    [found] = json.loads(shell("merge", "all.duckdb", "two.duckdb", "--format", "json"))
     assert found["new"]["conflicts"] == 0 and found["conflicts"][0]["count"] == 1
     assert found["left_out"] == 3 and found["missing"] == 0
 

@@ -65,7 +65,9 @@ def test_before_and_after_a_run_it_says_what_is_there(shell: Shell) -> None:
     assert not status_path(shell.folder / "small.duckdb").exists()
     said = shell("status", "small.duckdb")
     assert said.startswith("nobody is sampling into small.duckdb\n")
-    found = json.loads(shell("status", "experiment.yaml", "--db", "small.duckdb", "--json"))
+    found = json.loads(
+        shell("status", "experiment.yaml", "--db", "small.duckdb", "--format", "json")
+    )
     assert (found["state"], found["sampler"], found["run"]) == ("idle", None, None)
     assert [(row["arm"], row["generations"]) for row in found["stored"]] == [("a", 15), ("b", 15)]
     assert all(row["spent"] > 0 for row in found["stored"])
@@ -78,7 +80,7 @@ def test_spent_is_what_the_database_costs_at_the_prices(shell: Shell) -> None:
     Sampler(
         load(shell.folder, raw), on_progress=lambda tally: runs.append(dict(tally.spent_of))
     ).run()
-    stored = json.loads(shell("status", "small.duckdb", "--json"))["stored"]
+    stored = json.loads(shell("status", "small.duckdb", "--format", "json"))["stored"]
     assert runs[-1] == pytest.approx({row["arm"]: row["spent"] for row in stored})
     for row, prices in zip(stored, ((1, 1), (3, 5)), strict=True):
         tokens = row["prompt_tokens"], row["output_tokens"]
@@ -91,7 +93,7 @@ def test_meanwhile_it_says_who_how_far_and_how_fast(
 ) -> None:
     raw = settings("ab")
     [found] = asked_meanwhile(
-        shell, raw, lambda: json.loads(shell("status", "small.duckdb", "--json"))
+        shell, raw, lambda: json.loads(shell("status", "small.duckdb", "--format", "json"))
     )
     run = found["run"]
     assert found["state"] == "sampling" and str(os.getpid()) in found["sampler"]
@@ -119,7 +121,7 @@ def test_workers_and_endpoints_are_shown(shell: Shell) -> None:
 
     def ask() -> tuple[str, Any]:
         return shell("status", "small.duckdb"), json.loads(
-            shell("status", "small.duckdb", "--json")
+            shell("status", "small.duckdb", "--format", "json")
         )
 
     [(said, found)] = asked_meanwhile(shell, settings("ab"), ask, answered=lambda: parts)
@@ -139,16 +141,16 @@ def test_a_run_that_was_killed_is_seen_as_such_and_the_next_one_clears_it(shell:
             if run is not None and run.generated >= 4:
                 break
             time.sleep(0.1)
-        found = json.loads(shell("status", "small.duckdb", "--json"))
+        found = json.loads(shell("status", "small.duckdb", "--format", "json"))
         assert found["state"] == "sampling" and found["run"]["pid"] == process.pid
         process.send_signal(signal.SIGKILL)
-    found = json.loads(shell("status", "small.duckdb", "--json"))
+    found = json.loads(shell("status", "small.duckdb", "--format", "json"))
     assert found["state"] == "killed"
     said = " ".join(shell("status", "small.duckdb").split())
     assert f"process {process.pid}" in said and "was killed after" in said
     assert "the same command goes on" in said and "wait in small.duckdb.spool" in said
     sample(shell.folder, settings("ab"))
-    assert json.loads(shell("status", "small.duckdb", "--json"))["state"] == "idle"
+    assert json.loads(shell("status", "small.duckdb", "--format", "json"))["state"] == "idle"
 
 
 def test_a_status_that_cannot_be_written_stops_nothing(
@@ -193,7 +195,7 @@ def test_while_the_database_is_written_it_still_says_how_far_the_run_is(
             [sys.executable, "-c", code], cwd=shell.folder, stdin=-1, stdout=-1
         ) as process:
             assert process.stdout is not None and process.stdout.readline()
-            said = json.loads(shell("status", "small.duckdb", "--json"))
+            said = json.loads(shell("status", "small.duckdb", "--format", "json"))
             process.communicate(b"\n")
         return said
 

@@ -22,7 +22,8 @@ import polars as pl
 import yaml
 
 from hcache.commands.export import export
-from hcache.commands.inspect import Format, sql
+from hcache.commands.inspect import sql
+from hcache.commands.options import Format
 from hcache.data.extractors import EXTRACTORS, extractor
 from hcache.data.metrics import METRICS, score_many, unmet
 from hcache.data.readers import READERS, read
@@ -405,7 +406,7 @@ def sql_queries(folder: Path) -> Make:
         form = random.choice(list(Format))
 
         def run() -> None:
-            _silently(lambda: sql(query, db, form))
+            _silently(lambda: sql(query, db, format=form))
 
         return f"{form} {query!r}", run
 
@@ -455,7 +456,7 @@ def exports(folder: Path) -> Make:
                 for statement in damage:
                     connection.execute(statement, {"said": said} if "$" in statement else None)
             out = folder / "exports" / Path(name).name
-            _silently(lambda: export(out, db, experiment, questions, to, force=True))
+            _silently(lambda: export(out, db, None, experiment, questions, to, force=True))
 
         return f"{damage} {said!r} {name!r} {experiment!r} {questions} {to}", run
 

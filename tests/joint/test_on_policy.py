@@ -589,15 +589,16 @@ def test_train_live_and_eval_from_the_command_line(
     assert "best validation reward" in printed and "It ended by itself" in printed
     (run,) = (shell.folder / "runs").glob("joint-live-s0-*")
     assert f"hcache sample experiment.yaml --policy {run.name}" in printed
-    report = json.loads(shell("eval", "experiment.yaml", "--json"))
+    report = json.loads(shell("eval", "experiment.yaml", "--format", "json"))
     (row,) = (row for row in report["rows"] if row["name"] == "joint-live")
     assert row["role"] == "router" and row["seeds"] == 1
     assert any(f"--policy {run.name} --split test" in note for note in report["notes"])
     shell("sample", "experiment.yaml", "--policy", run.name, "--split", "test")
     assert "joint-live with ΔW" in {
-        row["name"] for row in json.loads(shell("eval", "experiment.yaml", "--json"))["rows"]
+        row["name"]
+        for row in json.loads(shell("eval", "experiment.yaml", "--format", "json"))["rows"]
     }
-    assert "identical" in shell("rerun", str(run))
+    assert "identical" in shell("runs", "repeat", str(run))
 
 
 def test_bench_leaves_it_out(spoken: Experiment) -> None:

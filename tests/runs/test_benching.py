@@ -145,6 +145,6 @@ def test_the_command_trains_and_judges(pair: tuple[Experiment, Experiment], tmp_
         file.write_text(json.dumps(experiment.config.model_dump(mode="json")), encoding="utf-8")
         files.append(str(file))
     arguments = ["bench", files[0], "--with", files[1], "--algos", "sft,knn", "--seeds", "2"]
-    options = ["--db", str(pair[0].db), "--set", f"runs={tmp_path}", "--json"]
+    options = ["--db", str(pair[0].db), "--set", f"runs={tmp_path}", "--format", "json"]
     done = CliRunner().invoke(app, [*arguments, *options], catch_exceptions=False)
     assert json.loads(done.stdout)["seeds"] == {"sft": 2, "knn": 2, "cascade (cascaded)": 2}

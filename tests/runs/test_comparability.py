@@ -159,7 +159,7 @@ def test_a_run_that_does_not_fit_is_left_out_by_name_and_the_rest_goes_on(
     run_of(experiment)
     odd = run_of(experiment, 1)
     change(odd)
-    arguments = ["eval", str(experiment.source), "--db", str(experiment.db), "--json"]
+    arguments = ["eval", str(experiment.source), "--db", str(experiment.db), "--format", "json"]
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
     report = json.loads(done.stdout)
     assert report["seeds"] == {"sft": 1}

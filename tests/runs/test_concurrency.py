@@ -117,7 +117,7 @@ def test_what_is_being_trained_is_trained_once(
     sampled: Path, running: tuple[subprocess.Popen[str], Run]
 ) -> None:
     process, run = running
-    for command in (("train", "experiment.yaml", "--algo", "ppo", *ENDLESS), ("rerun",)):
+    for command in (("train", "experiment.yaml", "--algo", "ppo", *ENDLESS), ("runs", "repeat")):
         target = () if command[0] == "train" else (str(run.folder),)
         said = ended(begun(sampled, *command, *target), 1)
         assert f"{run.name} is being trained by another process (pid {process.pid} on" in said
@@ -127,14 +127,14 @@ def test_what_is_being_trained_is_trained_once(
 def test_reports_beside_a_training_are_of_what_is_finished(
     sampled: Path, running: tuple[subprocess.Popen[str], Run]
 ) -> None:
-    found = ended(begun(sampled, "eval", "experiment.yaml", "--json"))
+    found = ended(begun(sampled, "eval", "experiment.yaml", "--format", "json"))
     assert json.loads(found)["seeds"] == {"sft": 1}
     ended(begun(sampled, "report", "experiment.yaml"))
     assert running[1].name not in (sampled / "runs/report/index.html").read_text(encoding="utf-8")
 
 
 def test_two_benches_share_their_runs(sampled: Path) -> None:
-    options = ("--algos", "soft,sft", "--set", "runs=both", "--json")
+    options = ("--algos", "soft,sft", "--set", "runs=both", "--format", "json")
     commands = [begun(sampled, "bench", "experiment.yaml", *options) for _ in "12"]
     reports = [json.loads(ended(command)) for command in commands]
     assert reports[0]["seeds"] == reports[1]["seeds"] == {"soft": 1, "sft": 1}
@@ -148,7 +148,16 @@ def test_two_benches_share_their_runs(sampled: Path) -> None:
 
 
 def test_a_damaged_run_is_left_out_of_a_bench(sampled: Path) -> None:
-    bench = ("bench", "experiment.yaml", "--algos", "soft,sft", "--set", "runs=damaged", "--json")
+    bench = (
+        "bench",
+        "experiment.yaml",
+        "--algos",
+        "soft,sft",
+        "--set",
+        "runs=damaged",
+        "--format",
+        "json",
+    )
     ended(begun(sampled, *bench))
     for name in ("manifest.json", "metrics.jsonl"):
         (run,) = (run for run in all_runs(sampled / "damaged") if run.name.startswith("soft"))

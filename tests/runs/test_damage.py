@@ -193,12 +193,12 @@ def test_the_rest_of_the_runs_is_still_listed(
     kept, odd = (seeded(experiment, seed, tmp_path) for seed in (0, 1))
     spoil(odd.folder / name, how)
     assert {found.name for found in all_runs(tmp_path)} == {kept.name, odd.name}
-    listed = CliRunner().invoke(app, ["runs", "--runs", str(tmp_path), "--json"])
+    listed = CliRunner().invoke(app, ["runs", "list", "--runs", str(tmp_path), "--format", "json"])
     states = {Path(row["run"]).name: row["state"] for row in json.loads(listed.stdout)}
     assert states[kept.name] == "finished"
     assert states[odd.name] == ("damaged" if name == "manifest.json" else "finished")
     where = ["--db", str(experiment.db), "--set", f"runs={tmp_path}"]
-    arguments = ["eval", str(experiment.source), *where, "--json"]
+    arguments = ["eval", str(experiment.source), *where, "--format", "json"]
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
     report = json.loads(done.stdout)
     assert report["seeds"] == {"sft": 1}
@@ -259,7 +259,7 @@ def test_a_manifest_of_another_run_is_told_in_the_list(
 ) -> None:
     kept, odd = (seeded(experiment, seed, tmp_path) for seed in (0, 1))
     shutil.copy(kept.folder / "manifest.json", odd.folder)
-    listed = CliRunner().invoke(app, ["runs", "--runs", str(tmp_path), "--json"])
+    listed = CliRunner().invoke(app, ["runs", "list", "--runs", str(tmp_path), "--format", "json"])
     states = {Path(row["run"]).name: row["state"] for row in json.loads(listed.stdout)}
     assert states[kept.name] == "finished"
     assert states[odd.name] == f"finished; its manifest is that of {kept.name}"

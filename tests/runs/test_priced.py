@@ -51,7 +51,7 @@ def run_on(experiment: Experiment, *arguments: str) -> str:
 def test_prices_are_shown_with_where_they_are_from(folder: Path) -> None:
     raw = raw_of(folder, a="mini", b=None) | {"prices": "prices.json"}
     experiment = load(folder, raw)
-    found = json.loads(run_on(experiment, "prices", "--json"))
+    found = json.loads(run_on(experiment, "prices", "--format", "json"))
     a, b = found["arms"]
     assert (a["input"], a["output"], a["cached"], a["call"]) == (0.15, 0.6, 0.075, None)
     assert (b["input"], b["output"], b["cached"], b["source"]) == (1000, 1000, None, "default")

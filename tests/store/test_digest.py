@@ -128,4 +128,4 @@ def test_the_command_prints_it(
     lines = shell("digest", "experiment.yaml").splitlines()
     assert lines[-1] == f"{whole.digest}  all"
     assert f"{whole.tables['scores'].digest[:32]}  scores (60 rows)" in lines[:-1]
-    assert json.loads(shell("digest", "small.duckdb", "--json"))["digest"] == whole.digest
+    assert json.loads(shell("digest", "small.duckdb", "--format", "json"))["digest"] == whole.digest

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,14 +14,14 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 from helpers.experiments import load, settings, write_script, write_scripts
 from helpers.fitting import ALPHA, same, small
-from helpers.paths import DEMO
+from helpers.paths import DEMO, ROOT
 from helpers.policies import RandomPolicy
 from typer.testing import CliRunner
 
 from hcache.artefacts import write_object
-from hcache.commands.app import app
 from hcache.config.schema import FeaturesConfig
 from hcache.engines import Engines, make_engine
 from hcache.errors import ConfigError, HcacheError, RunError
@@ -544,8 +545,10 @@ def test_the_role_is_read_from_the_database_and_live_alike(
 
 
 def assignments(db: Path, out: Path, *options: str) -> list[dict[str, Any]]:
-    arguments = ["assignments", str(out), "--db", str(db), *options]
-    CliRunner().invoke(app, arguments, catch_exceptions=False)
+    example = runpy.run_path(str(ROOT / "examples" / "haps_assignments.py"))
+    command = typer.Typer()
+    command.command()(example["assignments"])
+    CliRunner().invoke(command, [str(out), str(db), *options], catch_exceptions=False)
     rows: list[dict[str, Any]] = json.loads(out.read_text())
     return rows
 

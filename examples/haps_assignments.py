@@ -1,32 +1,35 @@
-"""`hcache assignments`: the best arm of each role as JSON rows, to fine-tune a router elsewhere."""
+"""The best arm of each role as JSON rows, on which arXiv 2601.05903 fine-tunes its router.
+
+python examples/haps_assignments.py sft.json runs/roles/hcache.duckdb --balance smart
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import torch
 import typer
 
 from hcache.commands.console import say
 from hcache.commands.export import chosen_experiment
-from hcache.commands.inspect import DatabaseFile
 from hcache.config.file import parse_settings
 from hcache.config.schema import FeaturesConfig, TrainConfig
 from hcache.config.stored import stored_config
 from hcache.data.queries import known_split
 from hcache.errors import StoreError
 from hcache.exports.writing import check_free, write_out
+from hcache.replay.loading import load_replay
+from hcache.replay.tree import tree_of_leaf
 from hcache.store import Store
 from hcache.store.queries import QUESTIONS, ROLES
-
-if TYPE_CHECKING:
-    from hcache.trainers.sft import TargetSettings
+from hcache.trainers.sft import TargetSettings, best_leaves
 
 
 def assignments(
     out: Annotated[Path, typer.Argument(help="The file to write, JSON.", show_default=False)],
-    db: DatabaseFile,
+    db: Annotated[Path, typer.Argument(help="The database.", show_default=False)],
     experiment: Annotated[
         str | None, typer.Option(help="Which one, where the database holds several.")
     ] = None,
@@ -46,16 +49,12 @@ def assignments(
     seed: Annotated[int, typer.Option(help="Of ties and balance.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
-    """Write the best assignments of roles to arms, as arXiv 2601.05903 fine-tunes on them.
+    """Write the best assignments of roles to arms.
 
     A JSON array of rows with `question`, `reward` and `output`, which is JSON itself: each role
     with the place of its arm. Questions are in the file by its nature; their licence may forbid
     copies. Questions that are not sampled to the end are left out.
-
-    Example: `hcache assignments sft.json --db runs/dialogue/hcache.duckdb --balance smart`
     """
-    from hcache.trainers.sft import TargetSettings
-
     known_split(split)
     check_free(out, force)
     values = {"ties": ties, "min_best": min_best, "balance": balance}
@@ -72,12 +71,6 @@ def _rows(
     store: Store, name: str, split: str, alpha: float, settings: TargetSettings, seed: int
 ) -> list[dict[str, Any]]:
     """The rows, question by question."""
-    import torch
-
-    from hcache.replay.loading import load_replay
-    from hcache.replay.tree import tree_of_leaf
-    from hcache.trainers.sft import best_leaves
-
     found = store.rows_of("experiments", name)
     roles = store.sql(ROLES, [found["workflow"][0]])["role"].to_list()
     if not roles:
@@ -100,3 +93,7 @@ def _rows(
         }
         for query, leaf in zip(query_R, leaves.tolist(), strict=True)
     ]
+
+
+if __name__ == "__main__":
+    typer.run(assignments)
