@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from helpers.forest import Forest, small_forests
@@ -173,3 +174,35 @@ def test_effective_size_is_kish(values: list[float]) -> None:
     assert found == pytest.approx(sum(values) ** 2 / squares if squares else 0.0)
     assert found <= len(values) + 1e-9
     assert effective_size(torch.full((len(values),), 0.3)) == pytest.approx(len(values))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_estimators_of_one_step_equal_those_of_open_bandit_pipeline(seed: int) -> None:
+    obp = pytest.importorskip("obp.ope", reason="obp is not installed", exc_type=ImportError)
+    rng = np.random.default_rng(seed)
+    episodes, arms = rng.integers(5, 400), rng.integers(2, 6)
+    logged_EA, asked_EA = (rng.dirichlet(np.ones(arms), episodes) for _ in range(2))
+    arm_E = np.array([rng.choice(arms, p=own) for own in logged_EA])
+    every_E = np.arange(episodes)
+    reward_E, model_EA = rng.random(episodes), rng.random((episodes, arms))
+    log = {
+        "reward": reward_E, "action": arm_E, "pscore": logged_EA[every_E, arm_E],
+        "action_dist": asked_EA[:, :, None],
+    }  # fmt: skip
+    ratio_E1 = torch.from_numpy(asked_EA[every_E, arm_E] / log["pscore"])[:, None]
+    steps_E11 = torch.from_numpy(reward_E)[:, None, None]
+    taken_E11 = torch.from_numpy(model_EA[every_E, arm_E])[:, None, None]
+    value_E11 = torch.from_numpy((asked_EA * model_EA).sum(axis=1))[:, None, None]
+    theirs = [
+        obp.InverseProbabilityWeighting().estimate_policy_value(**log),
+        obp.SelfNormalizedInverseProbabilityWeighting().estimate_policy_value(**log),
+        obp.DoublyRobust().estimate_policy_value(
+            **log, estimated_rewards_by_reg_model=model_EA[:, :, None]
+        ),
+    ]
+    ours = [
+        ips(ratio_E1, steps_E11),
+        self_normalised(ratio_E1, steps_E11),
+        doubly_robust(ratio_E1, steps_E11, taken_E11, value_E11),
+    ]
+    assert [float(own.mean()) for own in ours] == pytest.approx(theirs, abs=1e-14)
