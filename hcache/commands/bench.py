@@ -16,6 +16,7 @@ from hcache.commands.options import (
     Overrides,
     Plugins,
     TrackerName,
+    Wide,
     With,
 )
 from hcache.commands.routers import EvaluationProgress, print_report
@@ -41,6 +42,7 @@ def bench(
     set_: Overrides = None,
     plugin: Plugins = None,
     tracker: TrackerName = DEFAULT,
+    wide: Wide = False,
     format: OutputFormat = Format.table,
 ) -> None:
     """Train every router in several seeds, a process per core, and evaluate them all.
@@ -70,7 +72,7 @@ def bench(
             list(zip(others, trained[1:], strict=True)),
             on_router,
         )
-    print_report(report, format, report.verdicts.values())
+    print_report(report, format, wide)
     if missing := len(wanted) - len(runs):
         raise RunError(
             f"{missing} of {len(wanted)} runs are left out.",

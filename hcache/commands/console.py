@@ -14,8 +14,11 @@ from time import monotonic
 from typing import Any
 
 import typer
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
@@ -24,6 +27,9 @@ from hcache.data.visible import in_markdown, visible
 from hcache.files import json_text
 
 SECONDS_BETWEEN_LINES = 30.0
+GAP = 2  # between columns
+SHORTEST = 12  # characters that are left of a text that is cut
+LONGEST = 40  # of a word that is not broken
 WIDE = 160  # where output is not a terminal: files and pipes have no margin
 
 _CSV_SPECIAL = re.compile('[,"\r\n]')
@@ -68,6 +74,7 @@ def print_rows(
     whole: Any = None,
     columns: Sequence[str] = (),
     title: str | None = None,
+    elide: bool = False,
 ) -> None:
     """Print rows in one of the formats; JSON is `whole` instead where that says more.
 
@@ -81,7 +88,8 @@ def print_rows(
     elif format is Format.markdown:
         typer.echo(markdown_text(names, rows), nl=False)
     else:
-        console.print(table_of([{name: row.get(name) for name in names} for row in rows], title))
+        whole_rows = [{name: row.get(name) for name in names} for row in rows]
+        console.print(table_of(whole_rows, title, elide))
 
 
 def markdown_text(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
@@ -121,15 +129,79 @@ def _unlike_a_formula(text: str) -> str:
     return f"'{text}" if formula else text
 
 
-def table_of(rows: Sequence[dict[str, Any]], title: str | None = None) -> Table:
-    """Rows as a table for people: numbers to four digits, to the right."""
-    table = Table(title=title, title_justify="left")
-    for name in rows[0] if rows else ():
-        numeric = _is_numeric(row[name] for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(_cell, row.values()))
+def table_of(
+    rows: Sequence[Mapping[str, Any]], title: str | None = None, elide: bool = False
+) -> RenderableType:
+    """Rows for people: numbers to four digits, to the right.
+
+    As wide as the console at most. Texts are broken between words, or with `elide` kept in one line
+    and cut; where that does not help, each row is a block with a line for each column.
+    """
+    names = list(rows[0]) if rows else []
+    numeric = [_is_numeric(row[name] for row in rows) for name in names]
+    cells = [[visible(_cell(row[name])) for name in names] for row in rows]
+    if elide:
+        cells = [[cell.replace("\n", "↵") for cell in line] for line in cells]
+    columns = [[name, *column] for name, *column in zip(names, *cells, strict=True)]
+    widths = _widths(columns, [elide and not fixed for fixed in numeric], console.width)
+    if widths is None:
+        return _blocks(names, cells, title)
+    table = Table(title=title, box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table.title_justify = "left"
+    for name, fixed, width in zip(names, numeric, widths, strict=True):
+        table.add_column(
+            name,
+            justify="right" if fixed else "left",
+            width=width,
+            no_wrap=elide,
+            overflow="ellipsis" if elide else "fold",
+        )
+    for line in cells:
+        table.add_row(*line)
     return table
+
+
+def _widths(columns: Sequence[Sequence[str]], cut: Sequence[bool], room: int) -> list[int] | None:
+    """Widths of columns, each given by its header and cells; None where they do not fit."""
+    spare = room - GAP * len(columns)
+    full = [max(map(_width, column)) for column in columns]
+    if sum(full) <= spare:
+        return full
+    if any(cut):
+        least = [
+            max(_width(c[0]), min(w, SHORTEST if s else w))
+            for c, w, s in zip(columns, full, cut, strict=True)
+        ]
+    else:
+        least = [max(_longest_word(text) for text in column) for column in columns]
+    if sum(least) > spare:
+        return None
+    for _ in range(spare - sum(least)):  # to whichever lacks most
+        neediest = max(range(len(full)), key=lambda index: full[index] - least[index])
+        least[neediest] += 1
+    return least
+
+
+def _width(text: str) -> int:
+    return max(map(cell_len, text.split("\n")))
+
+
+def _longest_word(text: str) -> int:
+    """Columns that a text needs: an interval is a word."""
+    return min(LONGEST, max(map(cell_len, re.findall(r"\S*\[[^\[\]\n]*\]|\S+", text)), default=0))
+
+
+def _blocks(names: Sequence[str], cells: Iterable[Sequence[str]], title: str | None) -> Group:
+    """Rows as blocks, a line for each column."""
+    parts: list[RenderableType] = [Text(title, "italic")] if title else []
+    for number, line in enumerate(cells, 1):
+        block = Table.grid(padding=(0, 2, 0, 0))
+        block.add_column(style="bold", no_wrap=True)
+        block.add_column(overflow="fold")
+        for name, cell in zip(names, line, strict=True):
+            block.add_row(name, cell)
+        parts += [Rule(f"{number}", align="left"), block]
+    return Group(*parts)
 
 
 def progress(*columns: str | ProgressColumn) -> Progress:

@@ -27,6 +27,9 @@ def sql(
     target: Target = None,
     db: Database = None,
     format: OutputFormat = Format.table,
+    rows: Annotated[
+        int, typer.Option("--rows", min=0, help="Most rows of a table; 0 for all of them.")
+    ] = 40,
     allow_external_access: Annotated[
         bool,
         typer.Option(
@@ -45,11 +48,16 @@ def sql(
     """
     path = database_of(target, db)
     with ended_at_once(), open_for_people(path, allow_external_access) as store:
-        columns, rows = answer(store, query)
-    if rows or format is not Format.table:
-        print_rows(rows, format, columns=columns)
-    else:
+        columns, found = answer(store, query)
+    if format is not Format.table:
+        print_rows(found, format, columns=columns)
+    elif not found:
         say("no rows")
+    else:
+        shown = found[: rows or None]
+        print_rows(shown, columns=columns, elide=True)
+        if more := len(found) - len(shown):
+            say(f"{more:,} more rows; --rows 0 shows all of them.")
 
 
 def show(

@@ -70,6 +70,7 @@ AllowCode = Annotated[
 OutputFormat = Annotated[
     Format, typer.Option("--format", help="Form of the output; JSON has all there is to say.")
 ]
+Wide = Annotated[bool, typer.Option("--wide", help="Every figure with its interval, hops and AIQ.")]
 TrackerName = Annotated[
     str,
     typer.Option(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
-from hcache.commands.console import console, field, notes, print_rows, progress, say
+from hcache.commands.console import field, notes, print_rows, progress, say
 from hcache.commands.options import (
     Database,
     ExperimentFile,
@@ -20,6 +20,7 @@ from hcache.commands.options import (
     Plugins,
     Seed,
     TrackerName,
+    Wide,
     With,
 )
 from hcache.commands.targets import RunName, load_experiment, target_of
@@ -163,6 +164,7 @@ def evaluate(
     db: Database = None,
     set_: Overrides = None,
     plugin: Plugins = None,
+    wide: Wide = False,
     format: OutputFormat = Format.table,
 ) -> None:
     """Evaluate routers against every single model, the best static sequence, random and the oracle.
@@ -183,18 +185,19 @@ def evaluate(
     others = [target_of(str(file), set_, db, plugin) for file in with_ or ()]
     with EvaluationProgress() as on_router:
         report = evaluate_runs(experiment, runs, split, others, on_router)
-    print_report(report, format)
+    print_report(report, format, wide)
 
 
-def print_report(report: Report, format: Format, sentences: Iterable[str] = ()) -> None:
-    """Print a report; as a table with some sentences and what must be known below."""
-    from hcache.evaluation.leaderboard import table
+def print_report(report: Report, format: Format, wide: bool = False) -> None:
+    """Print a report; as a table with the verdicts and what must be known below."""
+    from hcache.evaluation.leaderboard import footnotes, lines, title
 
     if format is not Format.table:
         print_rows(report.rows, format, whole=report.to_dict())
         return
-    console.print(table(report))
-    for sentence in sentences:
+    group = report.groups[0]
+    print_rows(lines(group, wide), title=title(report, group))
+    for sentence in (*footnotes(group), *report.verdicts.values()):
         say(sentence)
     print_remarks(report)
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from hcache.evaluation.report import Group, Report, Row
 from hcache.evaluation.statistics import Interval
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 HEADER = (
     "who",
@@ -29,17 +25,9 @@ def title(report: Report, group: Group) -> str:
     return f"{name}: {group.queries} queries, α = {report.alpha:g}"
 
 
-def table(report: Report, group: int = 0) -> Table:
-    """A group as a table for the terminal."""
-    from rich.table import Table
-
-    shown = report.groups[group]
-    out = Table(title=title(report, shown), caption="\n".join(footnotes(shown)) or None)
-    for name in HEADER:
-        out.add_column(name, justify="left" if name == "who" else "right")
-    for row in shown.rows:
-        out.add_row(*_line(row))
-    return out
+def lines(group: Group, wide: bool = False) -> list[dict[str, str]]:
+    """A group as rows of texts: what decides, or with `wide` every figure with its interval."""
+    return [_wide(row) if wide else _short(row) for row in group.rows]
 
 
 def footnotes(group: Group) -> list[str]:
@@ -72,15 +60,38 @@ def label(row: Row) -> str:
     return f"{name} ({row.seeds} seeds)" if row.seeds > 1 else name
 
 
-def _line(row: Row) -> tuple[str, ...]:
+def share(interval: Interval) -> str:
+    """A share of the gap; what lies more than the whole gap below the best static is said so."""
+    if math.isnan(interval.estimate):
+        return "-"
+    return "below -1" if interval.estimate < -1 else f"{interval.estimate:.3f}"
+
+
+def _alone(interval: Interval) -> str:
+    return "-" if math.isnan(interval.estimate) else f"{interval.estimate:.3f}"
+
+
+def _short(row: Row) -> dict[str, str]:
+    return {
+        "who": label(row),
+        "quality": _alone(row.quality),
+        "cost": _alone(row.cost),
+        "reward": _alone(row.reward),
+        "against best static": cell(row.difference),
+        "gap closed": share(row.gap_closed),
+    }
+
+
+def _wide(row: Row) -> dict[str, str]:
     spread = row.reward.spread
-    return (
+    figures = (
         label(row),
         cell(row.quality),
         cell(row.cost),
         cell(row.reward) + ("" if math.isnan(spread) else f" ± {spread:.3f}"),
         f"{row.hops:.2f}",
         cell(row.difference),
-        cell(row.gap_closed),
-        "-" if math.isnan(row.aiq.estimate) else f"{row.aiq.estimate:.3f}",
+        share(row.gap_closed) if row.gap_closed.estimate < -1 else cell(row.gap_closed),
+        _alone(row.aiq),
     )
+    return dict(zip(HEADER, figures, strict=True))
