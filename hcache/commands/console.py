@@ -187,8 +187,9 @@ def _width(text: str) -> int:
 
 
 def _longest_word(text: str) -> int:
-    """Columns that a text needs: an interval is a word."""
-    return min(LONGEST, max(map(cell_len, re.findall(r"\S*\[[^\[\]\n]*\]|\S+", text)), default=0))
+    """Columns that a text needs: an estimate with its interval is a word."""
+    words = re.findall(r"(?:\S+ )?\[[^\[\]\n]*\]|\S+", text)
+    return min(LONGEST, max(map(cell_len, words), default=0))
 
 
 def _blocks(names: Sequence[str], cells: Iterable[Sequence[str]], title: str | None) -> Group:

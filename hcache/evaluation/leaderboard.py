@@ -64,7 +64,7 @@ def share(interval: Interval) -> str:
     """A share of the gap; what lies more than the whole gap below the best static is said so."""
     if math.isnan(interval.estimate):
         return "-"
-    return "below -1" if interval.estimate < -1 else f"{interval.estimate:.3f}"
+    return "< -1" if interval.estimate < -1 else f"{interval.estimate:.3f}"
 
 
 def _alone(interval: Interval) -> str:

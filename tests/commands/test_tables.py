@@ -85,7 +85,7 @@ def test_a_share_far_below_the_best_static_is_said_in_words(
     from hcache.evaluation.leaderboard import share
     from hcache.evaluation.statistics import Interval
 
-    assert share(Interval(-455.0, -900.0, -10.0)) == "below -1"
+    assert share(Interval(-455.0, -900.0, -10.0)) == "< -1"
     assert share(Interval(float("nan"))) == "-"
     assert share(Interval(0.5, 0.4, 0.6)) == "0.500"
 
