@@ -140,7 +140,9 @@ def _fault_of_text(text: str) -> str:
 
 
 _Loader.add_implicit_resolver(  # numbers of JSON that YAML 1.1 takes for texts, such as 1e-3
-    f"{_TAG}float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
+    f"{_TAG}float",
+    re.compile(r"[-+]?[0-9]{1,15}(\.[0-9]*)?[eE][-+]?[0-9]{1,3}$"),  # shorter than a key is
+    list("-+0123456789"),
 )
 _checked("bool", lambda value: "")
 _checked("int", lambda value: "" if value in INTEGERS else "a number of more than 64 bits")

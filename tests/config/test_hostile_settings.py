@@ -9,6 +9,7 @@ import pytest
 from helpers.experiments import Raw, load, settings
 
 from hcache.config.file import read_config
+from hcache.config.yaml import load_yaml
 from hcache.data.readers import read
 from hcache.errors import ConfigError, HcacheError, RunError
 from hcache.files import find
@@ -154,3 +155,21 @@ def test_limit_beyond_all_rows_is_all_rows(folder: Path, limit: int) -> None:
 def test_resamples_beyond_memory_are_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match="resamples"):
         load(folder, settings("ab", evaluate={"resamples": 10**12}))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 0.001),
+        ("1E3", 1000.0),
+        ("-2.5e+2", -250.0),
+        ("3e825ceb85bdb9434c4f34e68a0d004a", None),  # keys and digests are texts
+        ("38250000085009434040340068000e04", None),
+        ("1e-3x", None),
+        ("2e", None),
+    ],
+)
+def test_numbers_with_exponents_are_numbers_and_keys_are_not(
+    text: str, value: float | None
+) -> None:
+    assert load_yaml(f"x: {text}") == {"x": text if value is None else value}
