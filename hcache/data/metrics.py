@@ -31,7 +31,7 @@ from hcache.plugins import Registry
 
 Metric = Callable[[str, Sequence[str]], float]
 METRICS: Registry[Metric] = Registry("metric", "hcache.metrics")
-VERSIONS = {"f1": 2, "em": 2, "numeric": 3, "choice": 3}
+VERSIONS = {"f1": 2, "em": 2, "numeric": 3, "choice": 3, "pass@1": 2}
 CODE = "pass@1"
 PLACE = "{answer}"
 """The line of a query's tests that the answer stands in place of."""

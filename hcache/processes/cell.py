@@ -1,11 +1,12 @@
 """The script that runs one program of a model, in a process of its own; see `sandbox.py`.
 
-    python -I -S cell.py PROGRAM FOLDER TOKEN RESULT MEMORY SECONDS
+    python -s -P -S cell.py PROGRAM FOLDER TOKEN RESULT MEMORY SECONDS
 
-The program may write in FOLDER alone. If it comes to its end, what stands in the pipe TOKEN is
-passed on to the pipe RESULT: an exit, an exception or a kill on the way is no success. Whatever
-the kernel does not have (namespaces, Landlock) is left out; `protections` says what there is.
-It imports the standard library alone, and nothing of the package.
+The program may write in FOLDER alone. Once it is confined, READY is written to the pipe RESULT; if
+it comes to its end, so is what stands in the pipe TOKEN: an exit, an exception or a kill on the way
+is no success. Whatever the kernel does not have (namespaces, Landlock, filters of system calls) is
+left out; `protections` says what there is. It imports the standard library alone, and nothing of
+the package.
 """
 
 from __future__ import annotations
@@ -23,28 +24,78 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 NEW_USER, NEW_PID, NEW_NET, NEW_IPC, NEW_MOUNTS = (1 << bit for bit in (28, 29, 30, 27, 17))
 NAMESPACES = NEW_USER | NEW_PID | NEW_NET | NEW_IPC | NEW_MOUNTS
 DIE_WITH_PARENT, NO_NEW_PRIVILEGES, SUBREAPER = 1, 38, 36  # of prctl
+GET_SECCOMP, SET_SECCOMP, FILTER = 21, 22, 2
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446  # system calls of Landlock
-PROCESSES = 64
-FEWEST_PIDS = 320  # kernels take no pid_max much smaller; it binds root, whom no limit does
+MOUNT_SETATTR = 442
+READ_ONLY, RECURSIVE, THIS_FOLDER = 1, 0x8000, -100
+NO_SETUID_NO_DEVICES = 6
+CAPABILITIES = 0x20080522  # version 3 of capset
 FILE_BYTES = 16 << 20
-NICE = 19  # so that whoever ends a program gets to it past all that it has started
+FOLDER_BYTES = 64 << 20
+NICE = 10
+PATIENCE = 3  # seconds that may pass for each that a program may compute, on a busy machine
+READY = b"."
 TIME_IS_UP = 124  # exit code
+
+REFUSED = {
+    # fork vfork clone clone3, socket io_uring_setup, kill tkill tgkill; truncate chmod fchmod
+    # fchmodat fchmodat2 chown fchown lchown fchownat utime utimes futimesat utimensat setxattr
+    # lsetxattr fsetxattr setxattrat removexattr lremovexattr fremovexattr removexattrat
+    "x86_64": (
+        0xC000003E, 57, 58, 56, 435, 41, 425, 62, 200, 234, 76, 90, 91, 268, 452, 92, 93, 94, 260,
+        132, 235, 261, 280, 188, 189, 190, 463, 197, 198, 199, 466,
+    ),
+    "aarch64": (
+        0xC00000B7, 220, 435, 198, 425, 129, 130, 131, 45, 52, 53, 452, 55, 54, 88, 5, 6, 7, 463,
+        14, 15, 16, 466,
+    ),
+}  # fmt: skip
+"""By processor: its number for seccomp(2), and the system calls that a program is refused."""
 
 
 def main(program: str, folder: str, token: int, result: int, memory: int, seconds: int) -> bool:
     """Run the program, and leave no process of it behind; false if its time was up."""
     LIBC.prctl(DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
     LIBC.prctl(SUBREAPER, 1, 0, 0, 0)
-    apart = LIBC.unshare(NAMESPACES) == 0
+    apart = set_apart(folder)
     child = os.fork()
     if child == 0:
         LIBC.prctl(DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
         confine(folder, memory, seconds, apart)
+        os.write(result, READY)
         play(program, token, result)
-    in_time = ended(child, seconds)
+    in_time = ended(child, PATIENCE * seconds)
     if not apart:  # else all have ended with the first process of their namespace
         end_all()
     return in_time
+
+
+def set_apart(folder: str) -> bool:
+    """Move into namespaces of its own, as the same user; false if the kernel grants none.
+
+    All files are read-only there, but for the folder, which is a small file system in memory.
+    """
+    user, group = os.geteuid(), os.getegid()
+    if LIBC.unshare(NAMESPACES) != 0:
+        return False
+    with contextlib.suppress(OSError):
+        put("/proc/self/setgroups", "deny")
+        put("/proc/self/uid_map", f"{user} {user} 1")
+        put("/proc/self/gid_map", f"{group} {group} 1")
+        attributes = struct.pack("QQQQ", READ_ONLY, 0, 0, 0)
+        LIBC.syscall(MOUNT_SETATTR, THIS_FOLDER, b"/", RECURSIVE, attributes, len(attributes))
+        size = f"size={FOLDER_BYTES},nr_inodes=4096".encode()
+        LIBC.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", NO_SETUID_NO_DEVICES, size)
+    return True
+
+
+def put(path: str, text: str) -> None:
+    """Write a text to a file of the kernel."""
+    file = os.open(path, os.O_WRONLY)
+    try:
+        os.write(file, text.encode())
+    finally:
+        os.close(file)
 
 
 def ended(child: int, seconds: int) -> bool:
@@ -56,8 +107,8 @@ def ended(child: int, seconds: int) -> bool:
     signal.signal(signal.SIGALRM, end)
     signal.alarm(seconds)
     try:
-        os.waitpid(child, 0)
-        return True
+        status = os.waitpid(child, 0)[1]
+        return not (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL)
     except TimeoutError:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -69,31 +120,37 @@ def ended(child: int, seconds: int) -> bool:
 def confine(folder: str, memory: int, seconds: int, apart: bool) -> None:
     """Take from this process, and all that it starts, what a program has no need of."""
     if apart:
-        with contextlib.suppress(OSError):
-            LIBC.mount(b"proc", b"/proc", b"proc", 0, None)
-            pid_max = os.open("/proc/sys/kernel/pid_max", os.O_WRONLY)
-            os.write(pid_max, str(FEWEST_PIDS).encode())
-            os.close(pid_max)
+        LIBC.mount(b"proc", b"/proc", b"proc", 0, None)
     os.nice(NICE)
     os.chdir(folder)
-    LIBC.prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0)
-    write_only_in(folder)
     for limit, most in (
         (resource.RLIMIT_CPU, seconds),
         (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_FSIZE, FILE_BYTES),
         (resource.RLIMIT_NOFILE, 64),
-        (resource.RLIMIT_NPROC, PROCESSES if apart else 0),
+        (resource.RLIMIT_NPROC, 0),
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(limit, (most, most))
+    LIBC.prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+    LIBC.capset(struct.pack("Ii", CAPABILITIES, 0), bytes(24))  # none are left, not even root's
+    write_only_in(folder)
+    refuse_calls()
 
 
 def play(program: str, token: int, result: int) -> None:
-    """Run the program as if it were called by its name."""
+    """Run the program as a module, as OpenAI's harness does: not as `__main__`.
+
+    Chance is the same in every run, that of sets too (PYTHONHASHSEED), and so is the outcome.
+    """
     try:
-        code = compile(content(program), "program.py", "exec")
-        exec(code, {"__name__": "__main__", "__builtins__": __builtins__})
+        source = content(program)
+        if b"random" in source:  # imported for nothing it would take a third of the time
+            import random
+
+            random.seed(0)
+        module = sys.modules["program"] = type(sys)("program")
+        exec(compile(source, "program.py", "exec"), module.__dict__)
     except BaseException:
         os._exit(1)
     os.write(result, os.read(token, 64))
@@ -151,10 +208,37 @@ def write_only_in(folder: str) -> None:
     os.close(rules)
 
 
+def refuse_calls() -> None:
+    """Refuse what starts processes and threads, signals to them, sockets and changes of files'
+    attributes, by the numbers of system calls (seccomp)."""
+    if not filters():
+        return
+    processor, *calls = REFUSED[os.uname().machine]
+    load, equals, at_least, end = 0x20, 0x15, 0x35, 0x06
+    kill, refuse, allow = 0x80000000, 0x00050001, 0x7FFF0000  # refuse: EPERM
+    steps = [(load, 0, 0, 4), (equals, 1, 0, processor), (end, 0, 0, kill)]
+    steps += [(load, 0, 0, 0), (at_least, 0, 1, 1 << 30), (end, 0, 0, kill)]  # calls of x32
+    for call in calls:
+        steps += [(equals, 0, 1, call), (end, 0, 0, refuse)]
+    steps.append((end, 0, 0, allow))
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+    program = struct.pack("HP", len(steps), ctypes.addressof(code))
+    LIBC.prctl(SET_SECCOMP, FILTER, program, 0, 0)
+
+
+def filters() -> bool:
+    """True if the kernel filters system calls, and their numbers are known here."""
+    return os.uname().machine in REFUSED and LIBC.prctl(GET_SECCOMP, 0, 0, 0, 0) >= 0
+
+
 def protections() -> list[str]:
     """Names of what this kernel grants; asked in a process that may lose it all."""
-    found = ["namespaces"] if LIBC.unshare(NAMESPACES) == 0 else []
-    return [*found, "landlock"] if landlock() else found
+    granted = {
+        "namespaces": LIBC.unshare(NAMESPACES) == 0,
+        "landlock": landlock() > 0,
+        "filters": filters(),
+    }
+    return [name for name, there in granted.items() if there]
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 What goes in: Python programs of the standard library. What comes out: whether each ran to its end.
 A program has a temporary folder, removed afterwards, and no environment, no input and no output.
-Memory, time, processes and sizes of files are limited; the kernel keeps it from the network, from
-writing elsewhere and from other processes as far as it can (`protections`). It may read whatever
-the user may read. It is a fence against mistakes and mischief of models, not against someone who
-writes a program to be counted as right: that shares a process with what reports its success.
+Memory, time and sizes of files are limited; the kernel keeps it from the network, from starting
+processes and threads, from changing files elsewhere and from other processes as far as it can
+(`protections`). It may read whatever the user may read. It is a fence against mistakes and
+mischief of models, not against someone who writes a program to be counted as right: that shares a
+process with what reports its success.
 """
 
 from __future__ import annotations
@@ -16,24 +17,27 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from pathlib import Path
 
-from hcache.errors import ConfigError
+from hcache.errors import ConfigError, EngineError
 from hcache.processes import cell
 from hcache.processes.children import cores
 
-SECONDS = 10
+SECONDS = 10  # of computing; three times as many may pass
 GRACE = 20  # seconds that starting and clearing up may take on a busy machine
 MEMORY = 1 << 30
 PROTECTIONS = {
-    "namespaces": "the network and other processes",
-    "landlock": "files outside its folder",
+    "namespaces": "seeing other processes",
+    "landlock": "changing files outside its folder",
+    "filters": "the network, other processes and attributes of files",
 }
 """Means of the kernel, and from what each keeps a program."""
-PYTHON = (sys.executable, "-I", "-S", "-B", cell.__file__)
+PYTHON = (sys.executable, "-s", "-P", "-S", "-B", cell.__file__)
+ENVIRONMENT = {"LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}  # the order of sets is always the same
 
 
 class Outcome(Enum):
@@ -44,11 +48,16 @@ class Outcome(Enum):
     TIMED_OUT = "timed out"
 
 
+ends: Counter[Outcome] = Counter()
+"""Ends of all programs that this process has run."""
+
+
 def run_programs(programs: Sequence[str], seconds: int = SECONDS) -> list[Outcome]:
     """Outcomes of programs, in their order; as many run at a time as there are cores.
 
     Raises:
         ConfigError: this is not Linux.
+        EngineError: a program could not be started, which says nothing about it.
     """
     if sys.platform != "linux":
         raise ConfigError(
@@ -58,14 +67,20 @@ def run_programs(programs: Sequence[str], seconds: int = SECONDS) -> list[Outcom
     with ThreadPoolExecutor(cores(), "hcache-sandbox") as pool:
         running = [pool.submit(run_program, program, seconds) for program in programs]
         try:
-            return [each.result() for each in running]
+            outcomes = [each.result() for each in running]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    ends.update(outcomes)
+    return outcomes
 
 
 def run_program(program: str, seconds: int = SECONDS) -> Outcome:
-    """The outcome of one program, after at most so many seconds."""
+    """The outcome of one program, after at most so many seconds of computing.
+
+    Raises:
+        EngineError: it could not be started.
+    """
     with tempfile.TemporaryDirectory(prefix="hcache-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "program.py"
         path.write_bytes(program.encode("utf-8", "surrogatepass"))
@@ -85,13 +100,20 @@ def _run(program: Path, folder: Path, seconds: int) -> Outcome:
             [*PYTHON, str(program), str(folder), *map(str, (token_read, result_write)),
              str(MEMORY), str(seconds)],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            env={"HOME": str(folder), "TMPDIR": str(folder), "LANG": "C.UTF-8"},
+            env={"HOME": str(folder), "TMPDIR": str(folder), **ENVIRONMENT},
             pass_fds=(token_read, result_write), start_new_session=True,
         )  # fmt: skip
-        if _code(process, seconds + GRACE) == cell.TIME_IS_UP:
-            return Outcome.TIMED_OUT
+        code = _code(process, cell.PATIENCE * seconds + GRACE)
         os.set_blocking(result_read, False)
-        return Outcome.PASSED if _read(result_read) == secret else Outcome.FAILED
+        said = _read(result_read)
+        if not said.startswith(cell.READY):
+            raise EngineError(
+                f"the sandbox did not start a program (exit code {code}).",
+                "Free memory or end other processes, then run the same command again.",
+            )
+        if code == cell.TIME_IS_UP:
+            return Outcome.TIMED_OUT
+        return Outcome.PASSED if said == cell.READY + secret else Outcome.FAILED
     finally:
         for end in (token_read, result_read, result_write):
             os.close(end)

@@ -18,6 +18,7 @@ from hcache.data.metrics import CODE, RECORDED, may_score, references_of, score_
 from hcache.data.queries import Query
 from hcache.errors import DataError
 from hcache.experiment import Experiment
+from hcache.processes.sandbox import SECONDS, Outcome, ends
 from hcache.store import Store, wait_and_write
 from hcache.store.queries import TO_SCORE, UNSCORED
 
@@ -41,6 +42,7 @@ class Scored:
     anew: int = 0  # in place of one by another version
     changed: int = 0  # of these, with another value than before
     left: int = 0  # that would run code, which nobody has allowed
+    timed_out: int = 0  # programs that did not end in time, which makes their answers wrong
 
     def __str__(self) -> str:
         parts = [f"{self.new:,} new scores"] if self.new else []
@@ -50,6 +52,10 @@ class Scored:
             parts.append(
                 f"{self.left:,} not made, since they run code that models wrote: "
                 "`hcache rescore EXPERIMENT.yaml --allow-code-execution` makes them"
+            )
+        if self.timed_out:
+            parts.append(
+                f"{self.timed_out:,} programs did not end within {SECONDS} s and count as wrong"
             )
         return "; ".join(parts)
 
@@ -119,7 +125,7 @@ def rescore(
         StoreError: there is no database, or it is held open by others for `patience` seconds.
         DataError: a metric cannot be met by the references of a query, or a reply was not recorded.
     """
-    done = Scored()
+    done, before = Scored(), ends[Outcome.TIMED_OUT]
     for name, dataset in experiment.config.data.items():
         for metric in dataset.metrics:
             if not may_score(metric):
@@ -136,6 +142,7 @@ def rescore(
                 done.anew += len(old)
                 done.changed += sum(before != value for before, value in old)
                 on_page(done.new + done.anew)
+    done.timed_out = ends[Outcome.TIMED_OUT] - before
     return done
 
 

@@ -103,7 +103,7 @@ from trajectories t join queries q using (query_id)
 semi join (select query_id from splits where experiment = $1) using (query_id)
 left join scores s on s.trajectory_id = t.trajectory_id and s.extractor = $3 and s.metric = $4
 where q.dataset = $2 and s.version is distinct from $5
-order by t.trajectory_id
+order by t.query_id, t.trajectory_id
 """
 
 TO_SCORE = """

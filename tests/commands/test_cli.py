@@ -74,7 +74,7 @@ def test_rescore_says_how_many_values_changed(
     said = "144 scores made anew, " + f"{changed} values changed"
     assert changed > 0 and said in shell("rescore", "experiment.yaml")
     assert json.loads(shell("rescore", "experiment.yaml", "--format", "json")) == {
-        "new": 0, "anew": 0, "changed": 0, "left": 0
+        "new": 0, "anew": 0, "changed": 0, "left": 0, "timed_out": 0
     }  # fmt: skip
     message = shell("rescore", "experiment.yaml", "--set", "name=other", code=1)
     assert "holds no experiment 'other'" in message

@@ -10,6 +10,7 @@ from helpers.experiments import load, settings, table, write_script
 from helpers.shell import Shell
 
 from hcache.data import metrics
+from hcache.processes import sandbox
 
 FRAME = "def one():\n    'One.'\n{answer}\nassert one() == 1"
 
@@ -68,6 +69,14 @@ def test_sampling_scores_at_its_end_and_routers_learn_from_it(shell: Shell) -> N
     shell("train", "experiment.yaml", "--algo", "sft", *quick)
     report = json.loads(shell("eval", "experiment.yaml", "--format", "json"))
     assert report["best_static"] in ("a", "b")
+
+
+def test_programs_without_an_end_are_counted(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    shell("sample", "experiment.yaml")
+    ended = sandbox.Outcome.TIMED_OUT
+    monkeypatch.setattr(sandbox, "run_program", lambda program, seconds: ended)
+    said = " ".join(shell("rescore", "experiment.yaml", "--allow-code-execution").split())
+    assert "36 new scores; 4 programs did not end within 10 s and count as wrong" in said
 
 
 def test_no_setting_of_an_experiment_allows_it(shell: Shell) -> None:

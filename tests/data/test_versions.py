@@ -51,7 +51,7 @@ SCORED = {
     "em": (2, "e5dd05d33781"),
     "f1": (2, "d549de97e398"),
     "numeric": (3, "772c1fe91d84"),
-    "pass@1": (1, "ad2f4df517b2"),
+    "pass@1": (2, "ad2f4df517b2"),
 }
 
 

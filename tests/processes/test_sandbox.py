@@ -16,13 +16,15 @@ from helpers.paths import ROOT
 
 from hcache.data.metrics import program_of
 from hcache.data.readers import read
-from hcache.processes import cell
+from hcache.errors import EngineError
+from hcache.processes import cell, sandbox
 from hcache.processes.sandbox import Outcome, protections, run_program, run_programs
 
 PASSED, FAILED, TIMED_OUT = Outcome.PASSED, Outcome.FAILED, Outcome.TIMED_OUT
 HUMANEVAL = ROOT.parent / "shared" / "data" / "humaneval" / "HumanEval.jsonl.gz"
 GRANTED = protections()
 namespaces = pytest.mark.skipif("namespaces" not in GRANTED, reason="the kernel grants none")
+filters = pytest.mark.skipif("filters" not in GRANTED, reason="no system calls are filtered")
 landlock = pytest.mark.skipif("landlock" not in GRANTED, reason="the kernel has no Landlock")
 
 
@@ -30,7 +32,9 @@ landlock = pytest.mark.skipif("landlock" not in GRANTED, reason="the kernel has 
     ("program", "outcome"),
     [
         ("import math, typing, collections, heapq\nassert math.gcd(4, 6) == 2", PASSED),
-        ("assert __name__ == '__main__'", PASSED),
+        ("assert __name__ == 'program'\nif __name__ == '__main__': raise SystemExit", PASSED),
+        ("import pickle\nclass A: pass\npickle.loads(pickle.dumps(A()))", PASSED),
+        ("import asyncio\nasync def one(): return 1\nassert asyncio.run(one()) == 1", PASSED),
         ("open('own', 'w').write('x'); assert open('own').read() == 'x'", PASSED),
         ("print('much' * 10_000_000)", PASSED),
         ("def f():\n    return 'ünï'\nassert len(f()) == 3", PASSED),
@@ -49,6 +53,7 @@ landlock = pytest.mark.skipif("landlock" not in GRANTED, reason="the kernel has 
         ("x = [0] * 10**12", FAILED),
         ("x = bytearray(100 * 2**30)", FAILED),
         ("open('big', 'wb').write(b'x' * (17 << 20))", FAILED),
+        ("import threading\nthreading.Thread(target=print).start()", FAILED),
         ("while True: pass", TIMED_OUT),
         ("while True: print('x' * 10_000)", TIMED_OUT),
         ("import time; time.sleep(60)", TIMED_OUT),
@@ -61,7 +66,69 @@ def test_only_a_program_that_comes_to_its_end_has_passed(program: str, outcome: 
 
 def test_environment_and_own_arguments_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HCACHE_SECRET", "s3cret")
-    program = "import os\nassert set(os.environ) <= {'HOME', 'TMPDIR', 'LANG', 'LC_CTYPE'}"
+    program = "import os\nassert set(os.environ) <= {'HOME', 'TMPDIR', 'LANG', 'PYTHONHASHSEED'}"
+    assert run_program(program) is PASSED
+
+
+@pytest.mark.parametrize(
+    "chance", ["list({'a', 'b', 'c', 'd', 'e'})[0]", "__import__('random').random()"]
+)
+def test_chance_is_the_same_in_every_run(chance: str) -> None:
+    program = f"assert hash(str({chance})) % 2"
+    assert len(set(run_programs([program] * 16))) == 1
+
+
+def test_a_program_that_was_not_started_is_no_wrong_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "PYTHON", ("false",))
+    with pytest.raises(EngineError, match="did not start"):
+        run_program("pass")
+
+
+def test_time_is_that_of_computing() -> None:
+    """On a busy machine a program has less than a core, and is no worse for it."""
+    assert run_program("import time; time.sleep(1.5)", seconds=1) is PASSED
+
+
+@namespaces
+def test_disk_is_not_filled() -> None:
+    program = """
+for number in range(100):
+    with open(str(number), 'wb') as file:
+        file.write(b'x' * (4 << 20))
+"""
+    assert run_program(program) is FAILED
+
+
+@filters
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        "os.chmod(PATH, 0)",
+        "os.chown(PATH, -1, -1)",
+        "os.utime(PATH, (1, 1))",
+        "os.setxattr(PATH, 'user.own', b'x')",
+    ],
+)
+def test_attributes_of_files_are_not_changed(tmp_path: Path, attempt: str) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("whole")
+    before = victim.stat()
+    assert run_program(f"import os\nPATH = {str(victim)!r}\n{attempt}") is FAILED
+    assert victim.stat() == before
+
+
+@filters
+@pytest.mark.parametrize(
+    "attempt", ["os.fork()", "os.kill(os.getpid(), 0)", "os.posix_spawn('/bin/true', ['true'], {})"]
+)
+def test_no_process_is_started_or_signalled(attempt: str) -> None:
+    assert run_program(f"import os\ntry: {attempt}\nexcept PermissionError: pass") is PASSED
+
+
+def test_no_right_is_left_not_even_to_root() -> None:
+    program = "lines = open('/proc/self/status').read().split('\\n')\n"
+    program += "caps = [line for line in lines if line.startswith('CapEff')]\n"
+    program += "assert caps == ['CapEff:\\t0000000000000000']"
     assert run_program(program) is PASSED
 
 
@@ -159,7 +226,9 @@ def test_nothing_outlives_who_asked(tmp_path: Path) -> None:
 
 def test_many_keep_their_order() -> None:
     programs = [f"assert {number} % 3" for number in range(12)]
+    before = sandbox.ends[FAILED]
     assert run_programs(programs) == [PASSED if n % 3 else FAILED for n in range(12)]
+    assert sandbox.ends[FAILED] == before + 4
     assert run_programs([]) == []
 
 
