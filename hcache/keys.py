@@ -11,6 +11,9 @@ import json
 from pathlib import Path
 
 KEY_DIGITS = 32
+_ENCODER = json.JSONEncoder(  # made once: `json.dumps` makes one for every call
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+)
 
 
 def canonical(value: object) -> str:
@@ -20,9 +23,7 @@ def canonical(value: object) -> str:
         ValueError: for NaN or infinity, which JSON cannot say.
         TypeError: for anything that is not JSON.
     """
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
+    return _ENCODER.encode(value)
 
 
 def digest(value: object) -> str:

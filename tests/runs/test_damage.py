@@ -204,7 +204,7 @@ def test_the_rest_of_the_runs_is_still_listed(
     assert report["seeds"] == {"sft": 1}
     (note,) = [note for note in report["notes"] if note.startswith(f"Left out: {odd.name}: ")]
     assert "damaged" in note
-    alone = CliRunner().invoke(app, ["eval", str(odd.folder), *where])
+    alone = CliRunner().invoke(app, ["eval", str(odd.folder), "--db", str(experiment.db)])
     assert alone.exit_code == 1 and isinstance(alone.exception, HcacheError)
 
 
