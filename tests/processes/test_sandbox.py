@@ -122,7 +122,8 @@ def test_attributes_of_files_are_not_changed(tmp_path: Path, attempt: str) -> No
     "attempt", ["os.fork()", "os.kill(os.getpid(), 0)", "os.posix_spawn('/bin/true', ['true'], {})"]
 )
 def test_no_process_is_started_or_signalled(attempt: str) -> None:
-    assert run_program(f"import os\ntry: {attempt}\nexcept PermissionError: pass") is PASSED
+    program = f"import os\ntry: {attempt}\nexcept PermissionError: pass\nelse: raise SystemExit"
+    assert run_program(program) is PASSED
 
 
 def test_no_right_is_left_not_even_to_root() -> None:
