@@ -43,6 +43,7 @@ COMMANDS = [
     ["train", EXPERIMENT],
     ["bench", EXPERIMENT, "--algos", "sft"],
     ["eval", EXPERIMENT, "--format", "json"],
+    ["eval", EXPERIMENT, "--format", "csv"],
     ["report", EXPERIMENT, "--out", "page"],
     ["export", "replies.jsonl", *DB],
     ["export", "replies.parquet", *DB, "--questions"],
@@ -91,7 +92,7 @@ def check_nothing_is_written(folder: Path) -> None:
     *_, kept = done.stdout.decode().split("kept: ")
     assert json.loads(kept)["VLLM_LOGGING_LEVEL"] == "ERROR"
     written = {str(file.relative_to(folder)): file.read_bytes() for file in files(folder)}
-    assert {"small.duckdb", "page/index.html", "rows.csv", "replies.parquet"} <= written.keys()
+    assert {"small.duckdb", "page/index.html", "replies.parquet"} <= written.keys()
     assert any(name.endswith("manifest.json") for name in written)
     for place, data in {**written, "output": done.stdout, "errors": done.stderr}.items():
         assert b"canary" not in data, place
