@@ -43,6 +43,7 @@ def test_page_and_figures_are_the_same_twice(cache: Path, monkeypatch: pytest.Mo
     for place in ("first", "second"):
         arguments = ["findings", "--db", "small.duckdb", "--runs", "runs", "--docs", place]
         monkeypatch.setattr("sys.argv", arguments)
+        study.study_of.cache_clear()
         findings.main()
         files = sorted(path for path in Path(place).rglob("*") if path.is_file())
         made.append({path.relative_to(place).as_posix(): path.read_bytes() for path in files})

@@ -9,16 +9,12 @@ versions the page and its figures come out byte for byte.
 from __future__ import annotations
 
 import argparse
-import warnings
 from pathlib import Path
 
-import matplotlib
-from matplotlib.figure import Figure
-
-from benchmarks.findings.answers import ANSWERS, Finding, draw, table
+from benchmarks.findings.answers import ANSWERS, Finding, draw
 from benchmarks.findings.study import Place
 from hcache.files import replace_file
-from hcache.reporting.style import STYLE
+from hcache.reporting.figures import rendered
 
 EXPERIMENT = Path("examples/real.yaml")
 CASCADE = Path("examples/real-cascade.yaml")
@@ -43,7 +39,7 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     given = parser.parse_args()
     place = Place(EXPERIMENT, CASCADE, given.db, given.runs)
-    findings = [table(place)[0], *(answer(place) for answer in ANSWERS)]
+    findings = [answer(place) for answer in ANSWERS]
     folder = given.docs / "findings"
     folder.mkdir(parents=True, exist_ok=True)
     for finding in findings:
@@ -67,15 +63,8 @@ def _row(cells: tuple[str, ...] | list[str]) -> str:
 
 def svg(finding: Finding) -> bytes:
     """The figure of a finding."""
-    from io import BytesIO
-
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Glyph .* missing from")
-        figure = Figure(figsize=(6.4, 0.6 + 0.19 * (len(finding.bars) + 2)), layout="constrained")
-        draw(figure.add_subplot(), finding)
-        file = BytesIO()
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    return file.getvalue()
+    height = 0.6 + 0.19 * (len(finding.bars) + 2)
+    return rendered((6.4, height), lambda figure: draw(figure.add_subplot(), finding))[0]
 
 
 if __name__ == "__main__":

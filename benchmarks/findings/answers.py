@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 
-from benchmarks.findings.study import SEEDS, Array, Place, Study, difference, mean, train
+from benchmarks.findings.study import SEEDS, Array, Place, Study, difference, study_of, train
 from hcache.evaluation.baselines import Candidate
-from hcache.evaluation.report import Report
-from hcache.evaluation.statistics import Interval
+from hcache.evaluation.leaderboard import cell
+from hcache.evaluation.statistics import Interval, interval_of_mean
 from hcache.replay.exact import sequences, static_leaves
 from hcache.reporting.style import GREY, INK, MARKS, METHODS, error_bar
 from hcache.runs.benching import algorithms, jobs
@@ -47,29 +47,19 @@ class Finding:
     axis: str = ""
 
 
-def said(value: Interval, digits: int = 3) -> str:
-    """An estimate with its interval, as the tables have it."""
-    if np.isnan(value.estimate):
-        return "no number"
-    text = f"{value.estimate:.{digits}f}"
-    if np.isnan(value.low):
-        return text
-    return f"{text} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
-
-
 def told(value: Interval) -> str:
     """A difference in words, by whether its interval holds 0."""
     if not value.excludes_zero:
-        return f"not distinguishable ({said(value)})"
-    return f"{'higher' if value.estimate > 0 else 'lower'} by {said(value)}"
+        return f"not distinguishable ({cell(value)})"
+    return f"{'higher' if value.estimate > 0 else 'lower'} by {cell(value)}"
 
 
 # The table
 
 
-def table(place: Place) -> tuple[Finding, Report]:
+def table(place: Place) -> Finding:
     """All routers, each in five seeds, against the fixed choices and the oracle."""
-    study = Study(place)
+    study = study_of(place)
     fit = [name for name, reason in algorithms(study.experiment).items() if not reason]
     report = evaluate_runs(study.experiment, train(jobs(study.experiment, fit, SEEDS)))
     rows = report.groups[0].rows
@@ -84,8 +74,8 @@ def table(place: Place) -> tuple[Finding, Report]:
         f"The best static sequence, chosen on training and validation, is {report.best_static}. "
         f"Better than it: {_names(better)}; worse: {_names(worse)}; the others are not "
         "distinguishable from it (95%, Holm over the routers).",
-        f"The highest reward is that of {best.name}, {said(best.reward)}. Against the best static "
-        f"sequence it is {told(best.difference)}; it closes {said(best.gap_closed, 2)} of the gap "
+        f"The highest reward is that of {best.name}, {cell(best.reward)}. Against the best static "
+        f"sequence it is {told(best.difference)}; it closes {cell(best.gap_closed)} of the gap "
         "to the oracle.",
     )
     return Finding(
@@ -93,13 +83,13 @@ def table(place: Place) -> tuple[Finding, Report]:
         ("who", "quality", "USD per 1,000 questions", "R", "against best static", "verdict",
          "gap closed", "AIQ"),
         tuple(
-            (row.name, said(row.quality), f"{1_000 * row.cost.estimate:.4f}", said(row.reward),
-             said(row.difference), row.verdict, said(row.gap_closed, 2), said(row.aiq))
+            (row.name, cell(row.quality), f"{1_000 * row.cost.estimate:.4f}", cell(row.reward),
+             cell(row.difference), row.verdict, cell(row.gap_closed), cell(row.aiq))
             for row in shown
         ),
         tuple(Bar("", row.name, row.reward) for row in shown if row.role in DRAWN),
         f"reward R = Q − {report.alpha:g} · USD",
-    ), report  # fmt: skip
+    )  # fmt: skip
 
 
 def _names(names: Sequence[str]) -> str:
@@ -112,10 +102,10 @@ def _names(names: Sequence[str]) -> str:
 def context(place: Place) -> Finding:
     """One hop, two hops, and as many calls without context."""
     studies = {
-        "L = 1": Study(place, "workflow.hops=1"),
-        "L = 2": Study(place),
-        "L = 2 without STOP": Study(place, "train.stop=false"),
-        "L = 2 without context": Study(place, cascade=True),
+        "L = 1": study_of(place, "workflow.hops=1"),
+        "L = 2": study_of(place),
+        "L = 2 without STOP": study_of(place, "train.stop=false"),
+        "L = 2 without context": study_of(place, cascade=True),
     }
     found: dict[str, dict[str, Candidate]] = {
         name: {"best static": s.static, OURS: s.router(OURS), "oracle": s.oracle}
@@ -144,12 +134,13 @@ def context(place: Place) -> Finding:
         "context", "Value of context, of a second hop and of STOP", tuple(sentences),
         ("setting", "who", "quality", "R", "R of L = 2 less this"),
         tuple(
-            (name, f"{who} ({one.sequence})" if one.sequence else who, said(mean(one.quality)),
-             said(mean(one.reward)), said(gains[name, who]) if (name, who) in gains else "")
+            (name, f"{who} ({one.sequence})" if one.sequence else who,
+             cell(interval_of_mean(one.quality)), cell(interval_of_mean(one.reward)),
+             cell(gains[name, who]) if (name, who) in gains else "")
             for name, all_ in found.items() for who, one in all_.items()
         ),
         tuple(
-            Bar(name, who, mean(one.reward))
+            Bar(name, who, interval_of_mean(one.reward))
             for name, all_ in found.items() for who, one in all_.items()
         ),
         "reward R",
@@ -161,7 +152,7 @@ def context(place: Place) -> Finding:
 
 def claim(place: Place) -> Finding:
     """Quality over that of a single model, as HierRouter reports it, and over the best fixed."""
-    study = Study(place)
+    study = study_of(place)
     ours, static = study.router(OURS), study.static
     arms = study.evaluator.tree.arms
     singles = [study.evaluator.static(arm, "single", (i,)) for i, arm in enumerate(arms)]
@@ -178,22 +169,25 @@ def claim(place: Place) -> Finding:
             (name, f"{own:.3f}", *(f"{q:.3f}" for q in quality),
              f"{own / lowest:.2f}" if lowest > 0 else "no number",
              f"{own / highest:.2f}" if highest > 0 else "no number",
-             f"{ours.cost[:, of].mean() / static.cost[:, of].mean():.2f}", said(gain))
+             f"{ours.cost[:, of].mean() / static.cost[:, of].mean():.2f}", cell(gain))
         )  # fmt: skip
-        bars.append(Bar(name, OURS, mean(ours.quality[:, of])))
-        bars += [Bar(name, one.name, mean(one.quality[:, of])) for one in singles]
+        bars.append(Bar(name, OURS, interval_of_mean(ours.quality[:, of])))
+        bars += [Bar(name, one.name, interval_of_mean(one.quality[:, of])) for one in singles]
     overall = difference(ours.quality, static.quality)
+    reached = (
+        f"{OURS} reaches up to {max(ratios):.1f} times the weakest arm of a data set"
+        if ratios
+        else "there is no ratio, since every data set has an arm of quality 0"
+    )
     sentences = (
         "HierRouter (arXiv 2511.09873) reports up to 2.4 times the quality of a single model. By "
-        f"that measure {OURS} reaches up to {max(ratios):.1f} times the weakest arm of a data set"
-        if ratios
-        else "No data set has a single model with a quality above 0",
+        f"that measure {reached}.",
         f"Against the best static sequence ({static.sequence}), which the claim leaves out, its "
         f"quality is {told(overall)}.",
     )
     return Finding(
         "claim", "HierRouter's claim, by its measure and by ours",
-        tuple(sentence.rstrip(".") + "." for sentence in sentences),
+        sentences,
         ("data set", OURS, *arms, "× weakest arm", "× best arm", "cost × best static",
          "quality less best static"),
         tuple(rows), tuple(bars), "quality",
@@ -205,7 +199,7 @@ def claim(place: Place) -> Finding:
 
 def gap(place: Place) -> Finding:
     """Where the gap to the oracle is lost: what a router that sees the question could know."""
-    study = Study(place)
+    study = study_of(place)
     ours, static, oracle = study.router(OURS), study.static, study.oracle
     whole = difference(oracle.reward, static.reward)
     bounds = dict(_bounds(study))
@@ -217,7 +211,7 @@ def gap(place: Place) -> Finding:
     }
     best = max(bounds, key=lambda name: bounds[name].mean())
     sentences = (
-        f"The oracle is {said(whole)} of reward above the best static sequence.",
+        f"The oracle is {cell(whole)} of reward above the best static sequence.",
         f"The best of the bounds that look at test outcomes of like questions, {best}, closes "
         f"{_share(bounds[best], static, oracle)} of that gap, {OURS} "
         f"{_share(ours.reward, static, oracle)}: the rest of the way to the oracle is what text "
@@ -226,10 +220,10 @@ def gap(place: Place) -> Finding:
     return Finding(
         "gap", "Where the gap is lost", sentences, ("who", "R", "gap closed"),
         tuple(
-            (name, said(mean(reward)), _share(reward, static, oracle))
+            (name, cell(interval_of_mean(reward)), _share(reward, static, oracle))
             for name, reward in rewards.items()
         ),
-        tuple(Bar("", name, mean(reward)) for name, reward in rewards.items()),
+        tuple(Bar("", name, interval_of_mean(reward)) for name, reward in rewards.items()),
         "reward R",
     )  # fmt: skip
 
@@ -271,7 +265,7 @@ def _cosine(feature_QD: Array) -> Array:
     return unit_QD @ unit_QD.T
 
 
-ANSWERS: tuple[Callable[[Place], Finding], ...] = (context, claim, gap)
+ANSWERS: tuple[Callable[[Place], Finding], ...] = (table, context, claim, gap)
 
 
 # Figures

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,7 @@ class Study:
     def __init__(self, place: Place, *changes: str, cascade: bool = False) -> None:
         file = place.cascade if cascade else place.experiment
         self.experiment = Experiment.load(file, [f"runs={place.runs}", *changes], place.db)
+        self._routers: dict[str, Candidate] = {}
 
     @property
     def alpha(self) -> float:
@@ -87,10 +88,18 @@ class Study:
         """The best trajectory of each question, which nobody can know."""
         return self.evaluator.oracle()
 
-    def router(self, algo: str, seeds: int = SEEDS) -> Candidate:
+    def router(self, algo: str) -> Candidate:
         """A router in several seeds, trained unless its runs are there."""
-        runs = train(jobs(self.experiment, [algo], seeds))
-        return self.evaluator.router(algo, [run.policy for run in runs])
+        if algo not in self._routers:
+            runs = train(jobs(self.experiment, [algo], SEEDS))
+            self._routers[algo] = self.evaluator.router(algo, [run.policy for run in runs])
+        return self._routers[algo]
+
+
+@cache
+def study_of(place: Place, *changes: str, cascade: bool = False) -> Study:
+    """The study of a setting, loaded once for all answers that ask for it."""
+    return Study(place, *changes, cascade=cascade)
 
 
 def train(wanted: Sequence[Job]) -> list[Run]:
@@ -106,11 +115,6 @@ def train(wanted: Sequence[Job]) -> list[Run]:
 
     run_all(list(wanted), lambda job, run: done.__setitem__(job.key, run), failed)
     return [done[job.key] for job in wanted]
-
-
-def mean(values_SQ: Array) -> Interval:
-    """Mean and 95% interval over questions and, where there are several, seeds."""
-    return interval_of_mean(values_SQ)
 
 
 def difference(one: Array, two: Array) -> Interval:

@@ -63,8 +63,11 @@ def export(
     splits = tuple(known_split(name.strip()) for name in split.split(",")) if split else ()
     check_free(out, force)
     if experiment is None and target is not None and is_experiment(target):
-        experiment = load_experiment(target, (), db).name
-    with Store(database_of(target, db)) as store:
+        loaded = load_experiment(target, (), db)
+        experiment, path = loaded.name, loaded.db
+    else:
+        path = database_of(target, db)
+    with Store(path) as store:
         chosen = Selection(store, chosen_experiment(store, experiment), splits, questions)
         made = exporter(chosen, out, **options)
     write_out(out, made.content)

@@ -62,16 +62,22 @@ def _picture(
     size: tuple[float, float],
     draw: Callable[[Figure], None],
 ) -> Picture:
+    svg, png = rendered(size, draw)
+    return Picture(name, title, caption, words, svg, png)
+
+
+def rendered(size: tuple[float, float], draw: Callable[[Figure], None]) -> tuple[bytes, bytes]:
+    """A figure of a size in inches, as SVG and as PNG; the same drawing gives the same bytes."""
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph .* missing from")  # names in other scripts
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
-        files = {}
+        files = []
         for kind, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": ""})):
             file = BytesIO()
             figure.savefig(file, format=kind, dpi=200, metadata=metadata)
-            files[kind] = file.getvalue()
-    return Picture(name, title, caption, words, files["svg"], files["png"])
+            files.append(file.getvalue())
+    return files[0], files[1]
 
 
 def _plane(report: Report) -> Picture:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import polars as pl
+
 from hcache.config.schema import DatasetConfig
 from hcache.data.extractors import extractor, version_of
 from hcache.data.metrics import CODE, RECORDED, may_score, references_of, score_many
@@ -125,13 +127,13 @@ def rescore(
         StoreError: there is no database, or it is held open by others for `patience` seconds.
         DataError: a metric cannot be met by the references of a query, or a reply was not recorded.
     """
-    done, before = Scored(), ends[Outcome.TIMED_OUT]
+    done, late = Scored(), ends[Outcome.TIMED_OUT]
     for name, dataset in experiment.config.data.items():
         for metric in dataset.metrics:
             if not may_score(metric):
-                done.left += _number_unscored(experiment, name, dataset.extract, metric)
+                done.left += len(_unscored(experiment, name, dataset.extract, metric))
                 continue
-            for rows in _unscored(experiment, name, dataset.extract, metric):
+            for rows in _pages(experiment, name, dataset.extract, metric):
                 scores = score_rows(rows, dataset.extract, metric)
                 wait_and_write(experiment.db, {"scores": scores}, patience)
                 pairs = [
@@ -142,23 +144,22 @@ def rescore(
                 done.anew += len(old)
                 done.changed += sum(before != value for before, value in old)
                 on_page(done.new + done.anew)
-    done.timed_out = ends[Outcome.TIMED_OUT] - before
+    done.timed_out = ends[Outcome.TIMED_OUT] - late
     return done
 
 
-def _number_unscored(experiment: Experiment, dataset: str, extract: str, metric: str) -> int:
+def _unscored(experiment: Experiment, dataset: str, extract: str, metric: str) -> pl.DataFrame:
+    """Trajectories that lack a score of the version of today."""
     wanted = [experiment.name, dataset, extract, metric, version_of(extract, metric)]
     with Store(experiment.db) as store:
-        return len(store.sql(UNSCORED, wanted))
+        return store.sql(UNSCORED, wanted)
 
 
-def _unscored(
+def _pages(
     experiment: Experiment, dataset: str, extract: str, metric: str
 ) -> Iterator[Sequence[Row]]:
     """Pages of what is to be scored; between them the database may be written."""
-    wanted = [experiment.name, dataset, extract, metric, version_of(extract, metric)]
-    with Store(experiment.db) as store:
-        found = store.sql(UNSCORED, wanted)
+    found = _unscored(experiment, dataset, extract, metric)
     for chosen in found.iter_slices(PROGRAMS if metric == CODE else PAGE):
         with Store(experiment.db) as store:
             rows = store.sql(TO_SCORE, chosen=chosen).to_dicts()
